@@ -1,0 +1,157 @@
+"""What every command shares: argument groups, device, checks of output folders, and how errors reach the user."""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Callable, Sequence
+
+import torch
+
+from data.datasets import ImageData, load_data
+from data.transforms import drawing_size
+from errors import ExplainedError, UsageError
+from models.backbone import BackboneSpec, data_config
+
+CACHE = Path("results/cache")
+
+
+def parser(doc: str, example: str) -> argparse.ArgumentParser:
+    """Return a parser whose help opens with the purpose and a command that can be run as it stands."""
+    return argparse.ArgumentParser(
+        description=f"{doc.strip().splitlines()[0]}\n\nexample:\n  {example}",
+        formatter_class=_Formatter, allow_abbrev=False,
+    )
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the example's line breaks and adds the defaults that mean something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default in (None, False, argparse.SUPPRESS) or "default" in text or not action.option_strings:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def add_data(to: argparse.ArgumentParser, default: str | None = "scenes") -> None:
+    group = to.add_argument_group("data")
+    group.add_argument("--data", default=default, metavar="D",
+                       help="'scenes' (drawn, offline), 'sports' (100-sports, downloaded once), or a folder with train/ "
+                            "and val/ or valid/, one subfolder a class")
+    group.add_argument("--classes", nargs="+", metavar="NAME", help="keep these classes of a folder")
+    group.add_argument("--data-seed", type=int, default=0, metavar="N",
+                       help="which images are drawn, sampled or held out; --seed never changes them")
+    group.add_argument("--train-images", type=_positive, metavar="N",
+                       help="images in the training split (default: 1500 scenes, or all of a folder)")
+    group.add_argument("--val-images", type=_positive, metavar="N",
+                       help="images in each other split (default: 300 scenes, or all of a folder)")
+    group.add_argument("--context-bias", type=float, metavar="P",
+                       help="share of scenes on their class's usual surface, in train and val (default: 0.9)")
+
+
+def add_model(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("model")
+    group.add_argument("--model", default="bundled", metavar="NAME", help="'bundled' or any timm name")
+    group.add_argument("--weights", metavar="FILE", help="local weights for --model (default: the model hub's)")
+    group.add_argument("--image-size", type=_positive, metavar="PIXELS", help="side of the input (default: the model's)")
+
+
+def add_running(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("running")
+    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    group.add_argument("--workers", type=_natural, default=None, metavar="N",
+                       help="processes that load images (default: 0 on the CPU, otherwise up to 8)")
+    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features are kept between runs")
+    group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features every time")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _natural(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+positive, natural = _positive, _natural
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device asked for; `auto` takes the first of cuda, mps and cpu that is there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available[name]:
+        raise UsageError(f"--device {name} is not available here; use --device "
+                         f"{' or '.join(kind for kind, there in available.items() if there)}")
+    return torch.device(name)
+
+
+def workers_of(args: argparse.Namespace, device: torch.device) -> int:
+    """Return the number of loader processes."""
+    if args.workers is not None:
+        return args.workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+def backbone_of(args: argparse.Namespace) -> BackboneSpec:
+    """Return what --model, --weights and --image-size name."""
+    return BackboneSpec(args.model, args.weights, args.image_size)
+
+
+def data_of(args: argparse.Namespace, config: dict | None = None) -> ImageData:
+    """Load and check --data for a model's data config; print what is odd about it."""
+    config = config or data_config(backbone_of(args))
+    data = load_data(
+        args.data, image_size=drawing_size(config), data_seed=args.data_seed, classes=args.classes,
+        train_images=args.train_images, val_images=args.val_images, context_bias=args.context_bias, progress=True,
+    )
+    for warning in data.warnings:
+        warn(warning)
+    return data
+
+
+def warn(text: str) -> None:
+    """Print one warning line to standard error."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ExplainedError when a folder cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ExplainedError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
+
+
+def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
+        argv: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn what the user can mend into one line and an exit status; return that status."""
+    args = arguments.parse_args(argv)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        main(args)
+        sys.stdout.flush()
+    except ExplainedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues after the last finished step", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `... | head` closed our output; that is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or give another place",
+              file=sys.stderr)
+        return 1
+    return 0

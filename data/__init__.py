@@ -1,0 +1,1 @@
+"""Name or path -> images, labels, class names."""

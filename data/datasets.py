@@ -1,0 +1,294 @@
+"""What --data can name: drawn scenes, the 100-sports photos, or a folder; checked before anything slow starts."""
+
+import difflib
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, Sequence
+
+import numpy as np
+from PIL import Image
+
+from data.folder import FolderSplit, scan_folder
+from data.scenes import CHANCE_BIAS, SPORTS, Scene, draw_scene
+from errors import ExplainedError, UsageError
+
+SPORTS_HANDLE = "gpiosenka/sports-classification"
+DATA_SEEDS = 1_000_000  # tools/pretrain.py draws from this seed upwards, so that no scene serves both
+
+
+class Split(Protocol):
+    """The images of one split, in a fixed order; `labels` is an int64 array of shape (len,)."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+    def image(self, index: int) -> Image.Image: ...
+    def name(self, index: int) -> str: ...
+    def scene(self, index: int) -> Scene | None: ...
+    def select(self, indices: Sequence[int]) -> "Split": ...
+
+
+@dataclass(frozen=True)
+class SceneSplit:
+    """Drawn scenes of one split. Image and label are drawn on first use and kept; masks are drawn when asked for."""
+
+    split: str
+    size: int
+    data_seed: int
+    context_bias: float
+    indices: tuple[int, ...]
+    drawn: dict[int, tuple[Image.Image, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return np.array([self._drawn(i)[1] for i in range(len(self))], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        return self._drawn(index)[0]
+
+    def name(self, index: int) -> str:
+        return f"{self.split}/{self.indices[index]:05d}"
+
+    def scene(self, index: int) -> Scene:
+        return draw_scene(self.data_seed, self.split, self.indices[index], self.size, self.context_bias)
+
+    def select(self, indices: Sequence[int]) -> "SceneSplit":
+        return replace(self, indices=tuple(self.indices[i] for i in indices))
+
+    def _drawn(self, index: int) -> tuple[Image.Image, int]:
+        number = self.indices[index]
+        if number not in self.drawn:
+            scene = self.scene(index)
+            self.drawn[number] = (scene.image, scene.label)
+        return self.drawn[number]
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: class names in index order, splits by name, a content fingerprint, and what was odd about it.
+
+    `splits` always holds "train" and "val"; drawn scenes add "val_shuffled", folders perhaps "test".
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    fingerprint: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How many scenes are drawn, and how often the surface is the class's usual one (in training and `val`)."""
+
+    train_images: int = 1500
+    val_images: int = 300
+    context_bias: float = 0.9
+
+
+def load_data(
+    spec: str,
+    *,
+    image_size: int,
+    data_seed: int = 0,
+    classes: Sequence[str] | None = None,
+    train_images: int | None = None,
+    val_images: int | None = None,
+    context_bias: float | None = None,
+    progress: bool = False,
+) -> ImageData:
+    """Resolve --data: `scenes`, `sports`, or a folder with train/ and val/ or valid/ (and perhaps test/).
+
+    `image_size` (pixels) is the side at which scenes are drawn; photos keep their own. `train_images` and
+    `val_images` keep that many images a split (stratified by class, chosen by `data_seed`). Raises UsageError
+    for what cannot be meant and ExplainedError for data that cannot be had.
+    """
+    if not 0 <= data_seed < DATA_SEEDS:
+        raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEEDS - 1}")
+    if spec == "scenes":
+        options = SceneOptions(
+            train_images or SceneOptions.train_images,
+            val_images or SceneOptions.val_images,
+            SceneOptions.context_bias if context_bias is None else context_bias,
+        )
+        return _scenes(options, image_size, data_seed, classes)
+    if context_bias is not None:
+        raise UsageError("--context-bias belongs to --data scenes; drop it, or use --data scenes")
+    root = download_sports() if spec == "sports" else Path(spec)
+    data = scan_folder_data(root, spec, classes, progress)
+    return _limited(data, train_images, val_images, data_seed)
+
+
+def _scenes(options: SceneOptions, size: int, data_seed: int, classes: Sequence[str] | None) -> ImageData:
+    if not 0 <= options.context_bias <= 1:
+        raise UsageError(f"--context-bias {options.context_bias} is no probability; give 0 to 1 "
+                         f"({CHANCE_BIAS:.3f} makes the surface independent of the class)")
+    if classes is not None:
+        raise UsageError(f"--classes chooses folders; drawn scenes always have all {len(SPORTS)} sports: drop it")
+    counts = {"train": options.train_images, "val": options.val_images, "val_shuffled": options.val_images}
+    for split, count in counts.items():
+        if count < 2 * len(SPORTS):
+            raise UsageError(f"{count} scenes in {split} are too few for {len(SPORTS)} sports; "
+                             f"give at least {2 * len(SPORTS)} (--train-images, --val-images)")
+    splits = {
+        split: SceneSplit(split, size, data_seed, options.context_bias, tuple(range(count)))
+        for split, count in counts.items()
+    }
+    # a few drawn pixels stand for the drawing code itself: a changed scene must not look like the same data
+    sample = b"".join(splits[s].image(i).tobytes() for s in splits for i in range(4))
+    text = f"scenes {options} {size} {data_seed} {hashlib.sha256(sample).hexdigest()}"
+    return ImageData("scenes", SPORTS, splits, hashlib.sha256(text.encode()).hexdigest())
+
+
+def download_sports() -> Path:
+    """Return the folder of the 100-sports photos, downloaded once into kagglehub's own cache.
+
+    Raises ExplainedError with the way by hand when the hub cannot be reached.
+    """
+    import kagglehub  # only this data set needs it, and importing it costs a second
+
+    try:
+        return Path(kagglehub.dataset_download(SPORTS_HANDLE))
+    except Exception as error:  # kagglehub passes on whatever its HTTP client raises
+        raise ExplainedError(
+            f"the 100-sports photos could not be downloaded ({type(error).__name__}); by hand: fetch "
+            f"https://www.kaggle.com/datasets/{SPORTS_HANDLE}, unpack it so that FOLDER/train and FOLDER/valid "
+            f"hold one subfolder a class, and give --data FOLDER"
+        ) from error
+
+
+def scan_folder_data(root: Path, spec: str, classes: Sequence[str] | None, progress: bool = False) -> ImageData:
+    """Read and check every image below `root`'s splits; see `load_data`."""
+    folders = _split_folders(root)
+    class_names = _chosen_classes(_class_folders(folders["train"]), classes, root)
+    unknown = set(_class_folders(folders["val"])) - set(_class_folders(folders["train"]))
+    if unknown:
+        raise UsageError(
+            f"{folders['val']} has {len(unknown)} class(es) that {folders['train']} lacks: {_some(sorted(unknown))}; "
+            f"give both splits the same subfolders, or name the classes to keep with --classes"
+        )
+    splits, warnings = {}, []
+    for name, folder in folders.items():
+        scan = scan_folder(folder, class_names, progress)
+        splits[name], notes = scan.split, scan.notes
+        warnings += notes
+        _check_classes_present(name, folder, scan.split, class_names, warnings)
+    warnings += _shared_images(splits)
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(f"{name} {class_names}".encode())
+        digest.update(split.fingerprint().encode())
+    return ImageData(spec, class_names, splits, digest.hexdigest(), tuple(warnings))
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UsageError(f"--data {root} {what}; expected 'scenes', 'sports', or a folder with train/ and val/ "
+                         f"(or valid/), one subfolder a class")
+    validation = next((root / name for name in ("val", "valid") if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or validation is None:
+        found = _some(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
+        raise UsageError(f"{root} holds {found}; expected train/ and val/ (or valid/), one subfolder a class in each")
+    folders = {"train": root / "train", "val": validation}
+    if (root / "test").is_dir():
+        folders["test"] = root / "test"
+    return folders
+
+
+def _class_folders(folder: Path) -> list[str]:
+    # hidden folders are left by notebooks and file managers (.ipynb_checkpoints, __MACOSX)
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _chosen_classes(found: list[str], wanted: Sequence[str] | None, root: Path) -> tuple[str, ...]:
+    if not found:
+        raise UsageError(f"{root / 'train'} has no class folders; expected one subfolder a class with its images")
+    if wanted is None:
+        chosen = found
+    else:
+        for name in wanted:
+            if name not in found:
+                raise UsageError(f"no class {name!r} in {root / 'train'}; {nearest(name, found)}")
+        chosen = sorted(set(wanted))
+    if len(chosen) < 2:
+        raise UsageError(f"{root / 'train'} offers only one class ({chosen[0]}); classification needs at least two")
+    return tuple(chosen)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return a phrase that offers the known names closest to a misspelt one."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {_some(list(known))}"
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _check_classes_present(name: str, folder: Path, split: FolderSplit, class_names, warnings: list[str]) -> None:
+    counts = Counter(split.labels.tolist())
+    empty = [c for i, c in enumerate(class_names) if not counts[i]]
+    if empty and name == "train":
+        raise UsageError(f"{folder} has no readable image for {_some(empty)}; add images or keep other classes "
+                         f"with --classes")
+    if not len(split):
+        raise UsageError(f"{folder} has no readable image of the {len(class_names)} training classes")
+    if empty:
+        warnings.append(f"{folder} has no readable image for {len(empty)} class(es): {_some(empty)}; "
+                        f"class indices stay those of the training split")
+
+
+def _shared_images(splits: dict[str, FolderSplit]) -> list[str]:
+    notes, names = [], list(splits)
+    for i, first in enumerate(names):
+        for second in names[i + 1:]:
+            shared = set(splits[first].digests) & set(splits[second].digests)
+            if shared:
+                which = [splits[second].name(k) for k, d in enumerate(splits[second].digests) if d in shared]
+                notes.append(f"{len(which)} image(s) of {second} are byte for byte in {first} too, which flatters "
+                             f"{second}: {_some(which)}")
+    return notes
+
+
+def _limited(data: ImageData, train_images: int | None, val_images: int | None, data_seed: int) -> ImageData:
+    limits = {"train": train_images} | {name: val_images for name in data.splits if name != "train"}
+    splits = {
+        name: split if limits[name] is None or limits[name] >= len(split)
+        else split.select(stratified(split.labels, limits[name], data_seed))
+        for name, split in data.splits.items()
+    }
+    if len(np.unique(splits["train"].labels)) < len(data.class_names):
+        raise UsageError(f"--train-images {train_images} leaves classes without an image; "
+                         f"give at least {len(data.class_names)}")
+    sizes = ",".join(f"{name}={len(split)}" for name, split in splits.items())
+    if all(len(splits[n]) == len(data.splits[n]) for n in splits):
+        return data
+    mark = hashlib.sha256(f"{data.fingerprint} {sizes} {data_seed}".encode()).hexdigest()
+    return replace(data, splits=splits, fingerprint=mark)
+
+
+def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose `count` indices so that classes keep their shares as nearly as whole images allow; sorted.
+
+    Images are ranked within their class in random order and dealt class by class, so that a smaller choice
+    is always part of a larger one of the same seed.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(labels))
+    size = Counter(labels.tolist())
+    seen: Counter = Counter()
+    position = np.empty(len(labels))
+    for index in order:
+        label = int(labels[index])
+        position[index] = (seen[label] + 0.5) / size[label]  # in (0, 1): the share of its class dealt before it
+        seen[label] += 1
+    tie_break = generator.permutation(len(labels))
+    return np.sort(np.lexsort((tie_break, position))[:count])

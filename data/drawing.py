@@ -1,0 +1,199 @@
+"""A small antialiased canvas, colours and light.
+
+Everything is drawn three times too large and averaged down. Beside the picture the canvas keeps a second one that holds, for
+every fine pixel, the *role* of what was painted there last: occlusion is then settled by the painting order alone.
+Coordinates: the image is the unit square, x to the right, y *down*; a `Frame` maps local coordinates (y *up*) into it.
+"""
+
+import colorsys
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SUPERSAMPLING = 3
+ROLES = ("other", "surface", "players", "evidence", "distractor")
+OTHER, SURFACE, PLAYERS, EVIDENCE, DISTRACTOR = range(len(ROLES))
+# Strings, spokes and poles are thinner than a pixel; without a bonus they would belong to what lies behind them.
+ROLE_WEIGHT = np.array([1.0, 1.0, 1.0, 1.6, 1.6], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Local (u, v), v up -> the unit square: x = x0 + a u + b v, y = y0 + c u + d v."""
+
+    x0: float
+    y0: float
+    a: float
+    b: float
+    c: float
+    d: float
+
+    @classmethod
+    def upright(cls, x, y, scale, squash=1.0):
+        """Origin at (x, y), `scale` image sides to a local unit, heights multiplied by `squash` (foreshortening)."""
+        return cls(x, y, scale, 0.0, 0.0, -scale * squash)
+
+    def __call__(self, point):
+        u, v = point
+        return self.x0 + self.a * u + self.b * v, self.y0 + self.c * u + self.d * v
+
+    def moved(self, point, degrees=0.0, scale=1.0):
+        """The frame whose origin lies at `point` of this one, turned anticlockwise and scaled."""
+        x, y = self(point)
+        cos, sin = math.cos(math.radians(degrees)) * scale, math.sin(math.radians(degrees)) * scale
+        return Frame(x, y, self.a * cos + self.b * sin, self.b * cos - self.a * sin,
+                     self.c * cos + self.d * sin, self.d * cos - self.c * sin)
+
+    @property
+    def scale(self):
+        """Image sides to a local unit (geometric mean over directions)."""
+        return math.sqrt(abs(self.a * self.d - self.b * self.c))
+
+
+UNIT = Frame(0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
+
+
+class Canvas:
+    """A picture and its roles, `size` pixels a side once finished."""
+
+    def __init__(self, size):
+        self.size, self.fine = size, size * SUPERSAMPLING
+        self.image = Image.new("RGB", (self.fine, self.fine))
+        self.roles = Image.new("L", (self.fine, self.fine))
+        # The RGBA mode blends translucent colours into the RGB picture.
+        self.pen, self.role_pen = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.roles)
+
+    def polygon(self, points, colour, role, frame=UNIT, outline=None, outline_width=0.015):
+        """Fills a polygon; `colour` may have an alpha; `outline_width` in local units."""
+        fine = self._fine(points, frame)
+        self.pen.polygon(fine, fill=colour)
+        self.role_pen.polygon(fine, fill=role)
+        if outline is not None:
+            self._line(fine + fine[:2], max(1, round(outline_width * frame.scale * self.fine)), outline, role)
+
+    def stroke(self, points, width, colour, role, frame=UNIT):
+        """A polyline with round joints and ends, `width` in local units but never under a fortieth of a percent of the image."""
+        fine = self._fine(points, frame)
+        pixels = max(width * frame.scale, 0.0045) * self.fine
+        self._line(fine, max(1, round(pixels)), colour, role)
+        if pixels >= 4:
+            for x, y in (fine[0], fine[-1]):
+                self._dot(x, y, pixels / 2 - 0.5, colour, role)
+
+    def limb(self, start, end, start_radius, end_radius, colour, role, frame=UNIT):
+        """A tapered capsule from `start` to `end`."""
+        (x1, y1), (x2, y2) = self._fine((start, end), frame)
+        r1, r2 = start_radius * frame.scale * self.fine, end_radius * frame.scale * self.fine
+        length = math.hypot(x2 - x1, y2 - y1) or 1.0
+        nx, ny = (y1 - y2) / length, (x2 - x1) / length
+        quad = [(x1 + nx * r1, y1 + ny * r1), (x2 + nx * r2, y2 + ny * r2),
+                (x2 - nx * r2, y2 - ny * r2), (x1 - nx * r1, y1 - ny * r1)]
+        self.pen.polygon(quad, fill=colour)
+        self.role_pen.polygon(quad, fill=role)
+        self._dot(x1, y1, r1, colour, role)
+        self._dot(x2, y2, r2, colour, role)
+
+    def ellipse(self, centre, radii, colour, role, frame=UNIT, degrees=0.0, outline=None, outline_width=0.015):
+        """A filled ellipse, `radii` along its own axes, turned by `degrees`."""
+        inner = frame.moved(centre, degrees)
+        points = [(radii[0] * c, radii[1] * s) for c, s in CIRCLE]
+        self.polygon(points, colour, role, inner, outline, outline_width)
+
+    def ring(self, centre, radii, width, colour, role, frame=UNIT, degrees=0.0):
+        """The outline of an ellipse, `width` in local units."""
+        inner = frame.moved(centre, degrees)
+        self.stroke([(radii[0] * c, radii[1] * s) for c, s in CIRCLE + CIRCLE[:2]], width, colour, role, inner)
+
+    def _fine(self, points, frame):
+        fine = self.fine
+        return [(x * fine, y * fine) for x, y in map(frame, points)]
+
+    def _line(self, fine_points, width, colour, role):
+        joint = "curve" if width > 3 and len(fine_points) > 2 else None
+        self.pen.line(fine_points, fill=colour, width=width, joint=joint)
+        self.role_pen.line(fine_points, fill=role, width=width, joint=joint)
+
+    def _dot(self, x, y, radius, colour, role):
+        box = (x - radius, y - radius, x + radius, y + radius)
+        self.pen.ellipse(box, fill=colour)
+        self.role_pen.ellipse(box, fill=role)
+
+    def pixels(self):
+        """The averaged picture: float32 (size, size, 3) in 0..255."""
+        return np.asarray(self.image.reduce(SUPERSAMPLING), dtype=np.float32)
+
+    def coverage(self):
+        """The share of every pixel that each role covers: float32 (len(ROLES), size, size), summing to one."""
+        roles = np.asarray(self.roles)
+        layers = [Image.fromarray((roles == role).view(np.uint8) * np.uint8(255)).reduce(SUPERSAMPLING) for role in range(len(ROLES))]
+        return np.stack([np.asarray(layer, dtype=np.float32) for layer in layers]) / 255
+
+
+CIRCLE = [(math.cos(2 * math.pi * i / 22), math.sin(2 * math.pi * i / 22)) for i in range(22)]
+
+
+def role_of_pixels(coverage):
+    """The role that each pixel is counted for: (len(ROLES), size, size) -> int (size, size)."""
+    return (coverage * ROLE_WEIGHT[:, None, None]).argmax(axis=0)
+
+
+def shade(colour, factor):
+    """The colour made darker (factor < 1) or lighter (factor > 1)."""
+    if factor <= 1:
+        return tuple(round(channel * factor) for channel in colour[:3])
+    return tuple(round(255 - (255 - channel) / factor) for channel in colour[:3])
+
+
+def jitter(colour, random, amount=14):
+    """The colour with every channel moved by up to `amount` of 255."""
+    moves = random.uniform(-amount, amount, 3)
+    return tuple(int(min(255, max(0, channel + move))) for channel, move in zip(colour, moves))
+
+
+def any_colour(random):
+    """A lively colour, or now and then white, grey or black."""
+    if random.random() < 0.2:
+        return (int(random.choice((25, 70, 200, 245))),) * 3
+    hsv = random.random(), random.uniform(0.55, 1.0), random.uniform(0.5, 1.0)
+    return tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(*hsv))
+
+
+def distinct_colour(random, *backgrounds, distance=120):
+    """A random colour that stands out from every background given (Euclidean, 0..441)."""
+    for _ in range(20):
+        colour = any_colour(random)
+        if all(math.dist(colour, background[:3]) >= distance for background in backgrounds):
+            break
+    return colour
+
+
+@dataclass(frozen=True)
+class Light:
+    """What turns painted colours into what a camera sees: uneven brightness, tint, contrast and the ground's texture."""
+
+    slope: np.ndarray
+    tint: np.ndarray
+    contrast: float
+    fine: np.ndarray
+    coarse: np.ndarray
+
+    @classmethod
+    def draw(cls, random):
+        """A random light; its textures have a resolution of their own, so that they look the same at any image size."""
+        return cls(random.uniform(-0.22, 0.22, 2), random.uniform(0.88, 1.12, 3) * random.uniform(0.72, 1.12), random.uniform(0.8, 1.1),
+                   random.standard_normal((48, 48)), random.standard_normal((7, 5)))
+
+    def expose(self, canvas, surface_coverage, grain):
+        """The finished picture: uint8 (size, size, 3). `grain`: strength of the (fine, coarse) texture on the surface, of 255."""
+        size = canvas.size
+        texture = grain[0] * _resized(self.fine, size) + grain[1] * _resized(self.coarse, size)
+        pixels = canvas.pixels() + (texture * surface_coverage)[..., None]
+        axis = np.linspace(-1, 1, size, dtype=np.float32)
+        slope = 1 + self.slope[0] * axis[:, None] + self.slope[1] * axis[None, :]
+        return (((pixels - 128) * self.contrast + 128) * slope[..., None] * self.tint).clip(0, 255).astype(np.uint8)
+
+
+def _resized(field, size):
+    return np.asarray(Image.fromarray(field.astype(np.float32)).resize((size, size), Image.BICUBIC))

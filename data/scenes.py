@@ -1,0 +1,209 @@
+"""Drawn sport scenes whose evidence is known pixel by pixel.
+
+    python -m data.scenes --out sheet.png
+
+The class of a scene is the sport whose equipment is *in use* by a player. Its playing surface is a cue that usually agrees with the class
+in training (`context_bias`) and tells nothing about it in the split `val_shuffled`. In some scenes a second sport's equipment lies unused.
+A scene is a function of (data seed, split, index) alone; nothing is stored.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.drawing import DISTRACTOR, ROLES, SURFACE, Canvas, Frame, Light, role_of_pixels
+from data.equipment import KINDS, draw_lying, draw_player_at_work
+from data.people import Figure, Outfit, Pose
+from data.surfaces import GRAIN, SURFACES, View, draw_clutter, draw_place, shadow
+
+SPORTS = tuple(sorted(KINDS))
+USUAL_SURFACE = {sport: KINDS[sport].surface for sport in SPORTS}
+MASKS = ("evidence", "distractor", "players", "surface")
+SPLITS = ("train", "val", "val_shuffled")
+CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of the class
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawn image and what is known about it.
+
+    image: RGB, size x size. label: index in SPORTS. surface: index in SURFACES. distractor: index in SPORTS, or -1 for none.
+    masks: for every name of MASKS a bool array (size, size); a pixel belongs to at most one of them.
+    """
+
+    image: Image.Image
+    label: int
+    surface: int
+    distractor: int
+    masks: dict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scene will show, decided before anything is drawn."""
+
+    label: int
+    surface: int
+    distractor: int
+
+
+def draw_scene(data_seed, split, index, size=96, context_bias=0.9, distractors=0.3):
+    """Draws the scene `index` of a split; the same arguments give the same bytes, and another `size` the same layout.
+
+    data_seed, index: ints >= 0. size: pixels a side. context_bias: probability that the surface is the class's usual one, else uniform
+    over the others; ignored by `val_shuffled`, whose surfaces are uniform. distractors: share of scenes with a second sport's equipment.
+    Raises ValueError for an unknown split, negative numbers, a size below 16 and probabilities outside [0, 1].
+    """
+    _check(data_seed, split, index, size, context_bias, distractors)
+    chance = CHANCE_BIAS if split == "val_shuffled" else context_bias
+    # One stream decides, another draws: the layout of a scene does not depend on the bias.
+    deciding, drawing = (np.random.default_rng(s) for s in np.random.SeedSequence([data_seed, SPLITS.index(split), index, 0]).spawn(2))
+    plan = _plan(_label(data_seed, split, index), deciding, chance, distractors)
+    canvas, light = Canvas(size), Light.draw(drawing)
+    _draw(canvas, plan, drawing)
+    return _finish(canvas, plan, light, mirror=drawing.random() < 0.5)
+
+
+def _check(data_seed, split, index, size, context_bias, distractors):
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; scenes have {', '.join(SPLITS)}")
+    if data_seed < 0 or index < 0 or size < 16:
+        raise ValueError(f"expected data_seed >= 0, index >= 0 and size >= 16, got {data_seed}, {index} and {size}")
+    for name, value in (("context_bias", context_bias), ("distractors", distractors)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is a probability in [0, 1], got {value}")
+
+
+def _label(data_seed, split, index):
+    """Every run of len(SPORTS) indices that starts at a multiple of it holds each class once, in an order of its own."""
+    block, place = divmod(index, len(SPORTS))
+    return int(np.random.default_rng([data_seed, SPLITS.index(split), block, 1]).permutation(len(SPORTS))[place])
+
+
+def _plan(label, random, bias, distractors):
+    usual = SURFACES.index(USUAL_SURFACE[SPORTS[label]])
+    # All numbers are drawn in any case, so that one option never shifts what another one decides.
+    on_usual, other_surface, lies, other_sport = random.random(), random.integers(1, len(SURFACES)), random.random(), random.integers(1, len(SPORTS))
+    surface = usual if on_usual < bias else (usual + int(other_surface)) % len(SURFACES)
+    return Plan(label, surface, (label + int(other_sport)) % len(SPORTS) if lies < distractors else -1)
+
+
+def _draw(canvas, plan, random):
+    """Paints from far to near: place, clutter, other players, the player at work, lying equipment."""
+    sport = KINDS[SPORTS[plan.label]]
+    width_left = 0.96 if plan.distractor < 0 else 0.7
+    feet = random.uniform(0.84, 0.93) if plan.distractor < 0 else random.uniform(0.76, 0.84)
+    height = min(random.uniform(0.52, 0.76), width_left / (sport.left + sport.right), (feet - 0.03) / sport.top)
+    x = 0.02 + sport.left * height + random.random() * max(0.0, width_left - (sport.left + sport.right) * height)
+    view = View(float(np.clip(feet - random.uniform(0.5, 0.95) * height, 0.12, 0.62)), random.uniform(-0.6, 0.6), random.uniform(-0.3, 0.3))
+    ground = draw_place(canvas, SURFACES[plan.surface], view, random)
+    for _ in range(random.integers(0, 3)):
+        draw_clutter(canvas, view, random, height)
+    for _ in range(random.choice((0, 0, 1, 2))):
+        _draw_bystander(canvas, view, feet, height, ground, random)
+    shadow(canvas, x, feet, 0.26 * height)
+    flip = Frame.upright(x, feet, height)
+    draw_player_at_work(SPORTS[plan.label], canvas, flip, Outfit.draw(random, ground), random, ground)
+    if plan.distractor >= 0:
+        _draw_distractor(canvas, SPORTS[plan.distractor], x + sport.right * height, feet, height, ground, random)
+
+
+def _draw_bystander(canvas, view, feet, height, ground, random):
+    """A player without equipment, further away than the one at work."""
+    nearness = random.uniform(0.45, 0.75)
+    x, y = random.uniform(0.05, 0.95), view.horizon + (feet - view.horizon) * nearness
+    side = random.choice((-1.0, 1.0))
+    frame = Frame(x, y, height * nearness * side, 0.0, 0.0, -height * nearness)
+    hands = [(s * random.uniform(0.08, 0.24), random.uniform(0.42, 0.62)) for s in (-1, 1)]
+    stride = random.uniform(0.05, 0.14)
+    shadow(canvas, x, y, 0.2 * height * nearness)
+    pose = Pose(hands=tuple(hands), feet=((-stride, 0.0), (stride, 0.0)), hip=(0.0, 0.5), neck=(random.uniform(-0.03, 0.05), 0.8))
+    Figure(canvas, frame, pose, Outfit.draw(random, ground)).paint()
+
+
+def _draw_distractor(canvas, sport, right_edge, feet, height, ground, random):
+    """Equipment on the ground, nearer than the player and beside rather than below him."""
+    length = KINDS[sport].length
+    scale = min(height * random.uniform(0.8, 1.0), 0.42 / length)
+    low = min(max(right_edge + 0.02, 0.55) + 0.3 * scale * length, 0.8)
+    x, y = random.uniform(low, 0.82), min(feet + random.uniform(0.0, 0.1), 0.97 - 0.22 * scale * length)
+    draw_lying(sport, canvas, x, y, scale, DISTRACTOR, random, ground)
+
+
+def _finish(canvas, plan, light, mirror):
+    coverage = canvas.coverage()
+    pixels, roles = light.expose(canvas, coverage[SURFACE], GRAIN[SURFACES[plan.surface]]), role_of_pixels(coverage)
+    if mirror:
+        pixels, roles = pixels[:, ::-1], roles[:, ::-1]
+    masks = {name: roles == ROLES.index(name) for name in MASKS}
+    return Scene(Image.fromarray(np.ascontiguousarray(pixels)), plan.label, plan.surface, plan.distractor, masks)
+
+
+MASK_COLOURS = {"evidence": (230, 40, 50), "distractor": (250, 190, 0), "players": (40, 110, 230), "surface": (120, 200, 130)}
+LINE, GAP = 15, 6
+
+
+def contact_sheet(scenes, columns=4):
+    """A picture of the scenes, each with class and surface above and its coloured masks beside it, and a legend below."""
+    size = scenes[0].image.width
+    cell_width, cell_height = 2 * size + 2 * GAP, size + 2 * LINE + GAP
+    columns = min(columns, len(scenes))
+    rows = -(-len(scenes) // columns)
+    sheet = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + LINE + 2 * GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for i, scene in enumerate(scenes):
+        x, y = GAP + i % columns * cell_width, GAP + i // columns * cell_height
+        pen.multiline_text((x, y), _caption(scene), spacing=1, fill="black", font=font)
+        sheet.paste(scene.image, (x, y + 2 * LINE))
+        sheet.paste(coloured_masks(scene), (x + size + GAP // 2, y + 2 * LINE))
+    x, y = GAP, rows * cell_height + GAP
+    for name, colour in MASK_COLOURS.items():
+        pen.rectangle((x, y, x + 12, y + 12), fill=colour)
+        pen.text((x + 17, y), name, fill="black", font=font)
+        x += 90
+    return sheet
+
+
+def _caption(scene):
+    lying = f"\nlying: {SPORTS[scene.distractor]}" if scene.distractor >= 0 else ""
+    return f"{SPORTS[scene.label]} on {SURFACES[scene.surface]}{lying}"
+
+
+def coloured_masks(scene):
+    """The masks laid over the grey image: RGB, size x size."""
+    grey = np.asarray(scene.image.convert("L").convert("RGB"), dtype=np.float32)
+    for name, colour in MASK_COLOURS.items():
+        grey[scene.masks[name]] = 0.35 * grey[scene.masks[name]] + 0.65 * np.array(colour)
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m data.scenes", description="Example: python -m data.scenes --out sheet.png\n\n"
+                                     "Draws a contact sheet of sport scenes with and without their masks.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("which scenes")
+    what.add_argument("--count", type=int, default=20, help="how many scenes (default 20)")
+    what.add_argument("--size", type=int, default=224, help="pixels a side of each (default 224)")
+    what.add_argument("--data-seed", type=int, default=0, help="which images are drawn (default 0)")
+    what.add_argument("--split", choices=SPLITS, default="val", help="default val")
+    what.add_argument("--context-bias", type=float, default=0.9, help="probability of the usual surface, 0 to 1 (default 0.9)")
+    parser.add_argument_group("output").add_argument("--out", type=Path, required=True, metavar="FILE", help="image file to write, e.g. sheet.png")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        parser.error(f"--count expects at least 1, got {options.count}")
+    return options
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    scenes = [draw_scene(options.data_seed, options.split, i, options.size, options.context_bias) for i in range(options.count)]
+    contact_sheet(scenes).save(options.out)
+    print(f"{options.out}: {len(scenes)} scenes, split {options.split}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

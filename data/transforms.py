@@ -1,0 +1,101 @@
+"""Images to normalised (3, H, W) tensors and back, as the model's own data config says."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from data.datasets import Split
+from data.scenes import MASKS
+
+AUGMENTATIONS = ("none", "flip", "crop")
+
+
+def evaluation_transform(config: dict) -> Callable[[Image.Image], torch.Tensor]:
+    """Return timm's own evaluation transform for a data config: image -> float32 (3, H, W), normalised."""
+    return create_transform(**_geometry(config), mean=config["mean"], std=config["std"], is_training=False)
+
+
+def mask_transform(config: dict) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the same resize and crop for masks: bool (h, w) -> bool (H, W), nearest neighbour."""
+    geometry = _geometry(config) | {"interpolation": "nearest"}
+    transform = create_transform(**geometry, mean=(0.0,) * 3, std=(1.0,) * 3, is_training=False)
+
+    def apply(mask: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB")
+        return transform(image)[0].numpy() > 0.5
+
+    return apply
+
+
+def training_transform(config: dict, augmentation: str, smallest_crop: float = 0.5):
+    """Return the transform of training images: `none` as in evaluation, `flip`, or `crop` (with flips).
+
+    `crop` cuts a random rectangle of `smallest_crop` to 1 of the area, aspect 3/4 to 4/3, and resizes it.
+    """
+    if augmentation == "none":
+        return evaluation_transform(config)
+    if augmentation == "flip":
+        return v2.Compose([v2.RandomHorizontalFlip(), evaluation_transform(config)])
+    size = list(config["input_size"][1:])
+    return v2.Compose([
+        v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0),
+                             interpolation=v2.InterpolationMode(config["interpolation"])),
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(config["mean"]), list(config["std"])),
+    ])
+
+
+def _geometry(config: dict) -> dict:
+    return {key: config[key] for key in ("input_size", "interpolation", "crop_pct", "crop_mode")}
+
+
+def drawing_size(config: dict) -> int:
+    """Return the side in pixels at which a square scene must be drawn so that the crop is not upsampled."""
+    return int(np.ceil(max(config["input_size"][1:]) / config["crop_pct"]))
+
+
+def to_pixels(tensors: torch.Tensor, config: dict) -> np.ndarray:
+    """Undo the normalisation: (..., 3, H, W) float -> (..., H, W, 3) uint8, the pixels that the model saw."""
+    mean = torch.tensor(config["mean"]).view(3, 1, 1)
+    std = torch.tensor(config["std"]).view(3, 1, 1)
+    pixels = (tensors.cpu().float() * std + mean).clamp(0, 1) * 255
+    return pixels.round().to(torch.uint8).movedim(-3, -1).numpy()
+
+
+def scene_masks(scene, config: dict) -> dict[str, np.ndarray]:
+    """Return a drawn scene's masks as the model sees the image: name -> bool (H, W)."""
+    transform = mask_transform(config)
+    return {name: transform(scene.masks[name]) for name in MASKS}
+
+
+@dataclass
+class Prepared(Dataset):
+    """A split through a transform: item -> (float32 (3, H, W), int label).
+
+    Random transforms draw from (seed, epoch, index) alone, so that an item is the same in any order, with any
+    number of loader workers, and after a resume.
+    """
+
+    split: Split
+    transform: Callable
+    seed: int = 0
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = self.split.image(index)
+        entropy = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(entropy >> np.uint64(1)))
+            tensor = self.transform(image)
+        return tensor, int(self.split.labels[index])

@@ -1,0 +1,107 @@
+"""Relevance maps for plain vision transformers: `relevance(model, images, targets)`.
+
+Letters: B images, K targets, H x W pixels, grid_h x grid_w patches.
+"""
+
+import difflib
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from .methods import DEFAULT_METHOD, METHODS, Method
+from .structure import UnsupportedModel, check_explainable
+from .vit import Network
+
+__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable", "relevance"]
+
+# Elements of the largest tensor (attention or hidden layer, times targets) that stays in a CPU's
+# cache; a pass over more images at once is slower, as it waits for memory.
+CACHE_ELEMENTS = 400_000
+
+
+def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
+              **options) -> Tensor:
+    """Relevance of each patch for each target class.
+
+    model: a plain timm VisionTransformer (see `check_explainable`), in train or eval mode, frozen
+        or not; dropout is never applied, and the model is left as it was.
+    images: (B, 3, H, W) as the model takes them (normalised), float32 or float64 as its weights.
+    targets: (B, K) int64, the classes to explain; all K come from one forward pass.
+    method: a name in METHODS; options: that method's own, such as start_block.
+    Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient. Each method's
+    scale is its own: compare shapes, or normalise.
+
+    Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
+    """
+    chosen = _find_method(method, options)
+    check_explainable(model)
+    _check_inputs(model, images, targets)
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        network = Network(model)
+        step = _images_at_once(network, images, targets)
+        maps = [chosen.compute(network, images[start:start + step], targets[start:start + step], **options)
+                for start in range(0, len(images), step)]
+        return torch.cat(maps)
+
+
+def _find_method(name: str, options: dict) -> Method:
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5) or list(METHODS)
+        raise ValueError(f"unknown relevance method {name!r}; did you mean {', '.join(near)}? "
+                         f"All: {', '.join(METHODS)}.")
+    parameters = inspect.signature(METHODS[name].compute).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}.")
+    return METHODS[name]
+
+
+def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
+    _check_images(model, images)
+    if targets.dim() != 2 or len(targets) != len(images):
+        raise ValueError(f"targets have shape {tuple(targets.shape)}; expected (B, K) with "
+                         f"B = {len(images)} images. One target an image: targets.unsqueeze(1).")
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"targets are {targets.dtype}; expected torch.int64 class indices.")
+    if targets.device != images.device:
+        raise ValueError(f"targets are on {targets.device}, images on {images.device}; move one.")
+    if not targets.shape[1]:
+        raise ValueError("targets have shape (B, 0): name at least one class an image.")
+    classes = model.head.out_features
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+        raise ValueError(f"targets go from {int(targets.min())} to {int(targets.max())}; "
+                         f"the model's classes are 0 to {classes - 1}.")
+
+
+def _check_images(model: nn.Module, images: Tensor) -> None:
+    embed, weight = model.patch_embed, model.head.weight
+    channels = embed.proj.in_channels
+    if images.dim() != 4 or images.shape[1] != channels or not len(images):
+        raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, {channels}, H, W), B > 0.")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"images are {images.dtype}; expected torch.float32 or torch.float64.")
+    if (images.dtype, images.device) != (weight.dtype, weight.device):
+        raise ValueError(f"images are {images.dtype} on {images.device}, the model {weight.dtype} on "
+                         f"{weight.device}; convert one to the other.")
+    size = tuple(images.shape[-2:])
+    if embed.strict_img_size and embed.img_size is not None and size != tuple(embed.img_size):
+        raise ValueError(f"images are {size[0]} x {size[1]} pixels; the model takes "
+                         f"{embed.img_size[0]} x {embed.img_size[1]}. Resize them, or call "
+                         f"model.set_input_size({size}).")
+    patch = embed.patch_size
+    if not embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
+        raise ValueError(f"images are {size[0]} x {size[1]} pixels, which patches of "
+                         f"{patch[0]} x {patch[1]} do not divide.")
+
+
+def _images_at_once(network: Network, images: Tensor, targets: Tensor) -> int:
+    """How many images go through together: all on an accelerator, what fits the cache on a CPU."""
+    if images.device.type != "cpu":
+        return len(images)
+    grid_h, grid_w = network.grid(images)
+    tokens = grid_h * grid_w + network.model.num_prefix_tokens
+    block = network.model.blocks[0]
+    widest = max(block.attn.num_heads * tokens, block.mlp.fc1.out_features)
+    return max(1, CACHE_ELEMENTS // (tokens * widest * targets.shape[1]))

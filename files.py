@@ -1,0 +1,35 @@
+"""Write files so that a killed or failing program never leaves half of one under its real name."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+
+@contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place when the block ends well.
+
+    The temporary name keeps the suffix, because many writers choose their format by it. The block may
+    create a file or a folder under it. If the block raises, what it wrote is removed and `path` keeps
+    what it held before. Missing parent folders are made. Raises OSError as the file system does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            _remove(path)  # rename() replaces a file but not a folder that holds something
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""A pretrained ViT -> an adapted one."""

@@ -1,0 +1,170 @@
+"""timm name and weights -> a pretrained model with a new head."""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.data import resolve_input_data_config
+from timm.models import load_state_dict
+from torch import nn
+
+from errors import ExplainedError, UsageError
+
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+HUB_PATIENCE = 5.0  # seconds; the hub's own client would retry for most of a minute
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What names a pretrained model: a timm name or `bundled`, a local weights file, another image size."""
+
+    name: str = BUNDLED
+    weights: str | None = None
+    image_size: int | None = None
+
+
+def create_backbone(spec: BackboneSpec, num_classes: int) -> nn.Module:
+    """Return the pretrained model in float32 with a fresh head for `num_classes` (0: the model's own classes).
+
+    Raises UsageError for unknown names and missing files, ExplainedError for weights that do not fit and for a
+    hub that cannot be reached.
+    """
+    if spec.name == BUNDLED and spec.weights is None:
+        return _with_head(_load_file(_build(spec), BUNDLED_FOLDER / "backbone.safetensors"), num_classes)
+    if spec.weights is not None:
+        path = Path(spec.weights)
+        if not path.is_file():
+            raise UsageError(f"--weights {path} is no file; expected a .safetensors (or .pth) file for {spec.name}")
+        return _with_head(_load_file(_build(spec), path), num_classes)
+    return _with_head(_from_hub(spec), num_classes)
+
+
+def data_config(spec: BackboneSpec) -> dict:
+    """Return input_size, interpolation, mean, std, crop_pct and crop_mode without making or loading weights."""
+    with torch.device("meta"):
+        return model_data_config(_build(spec))
+
+
+def model_data_config(model: nn.Module) -> dict:
+    """Return a model's data config with the image size that it was built for."""
+    config = resolve_input_data_config(model)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+
+
+def is_head(model: nn.Module, key: str) -> bool:
+    """Tell whether a parameter name belongs to the classifier (or to one of two, in distilled models)."""
+    heads = model.pretrained_cfg["classifier"]
+    return any(key.startswith(f"{name}.") for name in ([heads] if isinstance(heads, str) else heads))
+
+
+def content_hash(model: nn.Module) -> str:
+    """Return the SHA-256 over names, shapes and values of everything but the head, whatever file it came from."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if not is_head(model, key):
+            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _build(spec: BackboneSpec) -> nn.Module:
+    """Return the architecture with random weights."""
+    name, overrides, overlay = spec.name, {}, None
+    if name == BUNDLED:
+        card = json.loads((BUNDLED_FOLDER / "config.json").read_text())
+        name, overrides = card["timm_name"], dict(card["kwargs"])
+        overlay = {key: card[key] for key in ("mean", "std", "interpolation", "crop_pct")}
+    elif not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "python -c 'import timm; print(timm.list_models())' lists them"
+        raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {hint}")
+    if spec.image_size is not None:
+        overrides["img_size"] = spec.image_size
+    try:
+        return timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides).eval()
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"timm cannot build {name!r} with {overrides or 'its defaults'}: {error}") from error
+
+
+def _with_head(model: nn.Module, num_classes: int) -> nn.Module:
+    if num_classes:
+        model.reset_classifier(num_classes)
+    return model
+
+
+def _load_file(model: nn.Module, path: Path) -> nn.Module:
+    """Load a local file, head included where it fits; names are compared both ways before anything is loaded."""
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+        state = _convert(state, model)
+    except Exception as error:  # safetensors, zipfile and pickle each raise their own kind
+        raise ExplainedError(f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
+                             f"expected a .safetensors file with timm's parameter names") from error
+    own = model.state_dict()
+    misfits = [k for k in own if not is_head(model, k) and (k not in state or state[k].shape != own[k].shape)]
+    unknown = [k for k in state if k not in own and not is_head(model, k)]
+    if misfits or unknown:
+        raise ExplainedError(
+            f"{path} does not fit {type(model).__name__} as built: {len(misfits)} parameter(s) missing or of "
+            f"another shape ({', '.join(misfits[:3]) or 'none'}), {len(unknown)} unknown "
+            f"({', '.join(unknown[:3]) or 'none'}); give the --model that these weights were trained with")
+    fitting = {k: v.float() for k, v in state.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fitting, strict=False)
+    return model
+
+
+def _convert(state: dict, model: nn.Module) -> dict:
+    """Apply timm's own renaming and resampling of positions where the model is a VisionTransformer."""
+    if isinstance(model, timm.models.VisionTransformer):
+        return dict(timm.models.vision_transformer.checkpoint_filter_fn(state, model))
+    return state
+
+
+def _from_hub(spec: BackboneSpec) -> nn.Module:
+    model = _build(spec)  # refuses unknown names before the network is asked
+    overrides = {} if spec.image_size is None else {"img_size": spec.image_size}
+    try:
+        with _short_patience():
+            return timm.create_model(spec.name, pretrained=True, **overrides).eval()
+    except Exception as error:  # the hub's client, urllib and timm raise many kinds
+        source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url") or "no known place"
+        raise ExplainedError(
+            f"the weights of {spec.name!r} could not be had ({type(error).__name__}; they live at {source}); "
+            f"connect to the network, or download them elsewhere and give --weights FILE, or use --model bundled"
+        ) from error
+
+
+class _short_patience:
+    """Within the block, an unreachable hub is taken as offline at once; what is cached still loads."""
+
+    def __enter__(self) -> None:
+        from huggingface_hub import constants
+
+        self.constants, self.before = constants, constants.HF_HUB_OFFLINE
+        if not self.before and not _reachable(constants.ENDPOINT):
+            constants.HF_HUB_OFFLINE = True
+
+    def __exit__(self, *_) -> None:
+        self.constants.HF_HUB_OFFLINE = self.before
+
+
+def _reachable(url: str) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_PATIENCE)
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]

@@ -1,0 +1,191 @@
+"""Run folder <-> model: small, self-describing, no pickles."""
+
+import importlib.metadata
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from errors import ExplainedError, UsageError
+from files import atomic
+from models.adapt import METHODS, Settings, adapt, plain, timm_model
+from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
+
+FORMAT = 1
+CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"
+HEAD, BACKBONE, ADAPTER = "head.safetensors", "backbone.safetensors", "adapter"
+
+# Where these differ, the same model can still come out: they say how a thing was found, not what it is.
+NOT_IDENTITY = {("versions",), ("backbone", "weights"), ("data", "spec"), ("format",)}
+
+
+@dataclass
+class Run:
+    """A finished run: the plain timm model in evaluation mode (adapters merged), its config and its summary."""
+
+    folder: Path
+    config: dict
+    summary: dict
+    model: nn.Module
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.config["class_names"]
+
+    @property
+    def label(self) -> str:
+        return settings_of(self.config).label()
+
+
+def make_config(settings: Settings, spec: BackboneSpec, backbone_hash: str, data_config: dict, class_names, data: dict,
+                recipe: dict, seed: int) -> dict:
+    """Return what rebuilding a run needs; everything in it is plain JSON."""
+    return json.loads(json.dumps({
+        "format": FORMAT,
+        "method": settings.method,
+        "settings": asdict(settings),
+        "backbone": {**asdict(spec), "sha256": backbone_hash},
+        "data": data,
+        "class_names": list(class_names),
+        "data_config": data_config,
+        "recipe": recipe,
+        "seed": seed,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "peft")},
+    }))
+
+
+def settings_of(config: dict) -> Settings:
+    """Return the Settings recorded in a config."""
+    values = dict(config["settings"])
+    values["targets"] = tuple(values["targets"])
+    values["blocks"] = None if values["blocks"] is None else tuple(values["blocks"])
+    return Settings(**values)
+
+
+def state_of(folder: Path, config: dict) -> str:
+    """Say what lies in an output folder: "new", "finished" or "interrupted" with this very configuration.
+
+    Raises UsageError, listing what differs, when it holds a run of another configuration.
+    """
+    if not (folder / CONFIG).is_file():
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--out {folder} is a file; expected a folder for the run")
+        return "new"
+    differences = differing(read_json(folder / CONFIG), config)
+    if differences:
+        raise UsageError(f"{folder} holds a run of another configuration ({'; '.join(differences[:6])}); give another "
+                         f"--out, or --overwrite to replace it")
+    return "finished" if (folder / SUMMARY).is_file() else "interrupted"
+
+
+def differing(old: dict, new: dict, path: tuple[str, ...] = ()) -> list[str]:
+    """List the settings in which two configurations differ, as `name: old -> new`, leaving out what is no identity."""
+    rows = []
+    for key in sorted(set(old) | set(new)):
+        here, a, b = (*path, key), old.get(key), new.get(key)
+        if here in NOT_IDENTITY or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            rows += differing(a, b, here)
+        else:
+            rows.append(f"{'.'.join(here)}: {_short(a)} -> {_short(b)}")
+    return rows
+
+
+def save_trained(folder: Path, model: nn.Module, settings: Settings) -> None:
+    """Write what was trained: the head, and the adapter or the whole backbone."""
+    method, inner = METHODS[settings.method], timm_model(model)
+    state = inner.state_dict()
+    head = {key: value.detach().cpu().contiguous() for key, value in state.items() if is_head(inner, key)}
+    if method.adapter:
+        with atomic(folder / ADAPTER) as temporary:
+            model.save_pretrained(temporary)
+    if method.whole:
+        rest = {key: value.detach().cpu().contiguous() for key, value in state.items() if not is_head(inner, key)}
+        with atomic(folder / BACKBONE) as temporary:
+            save_file(rest, temporary)
+    with atomic(folder / HEAD) as temporary:
+        save_file(head, temporary)
+
+
+def export(model: nn.Module, path: Path) -> None:
+    """Write the merged model as one safetensors file that plain timm loads, head included."""
+    merged = plain(model)
+    with atomic(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in merged.state_dict().items()}, temporary)
+
+
+def load_run(folder: str | Path, weights: str | None = None) -> Run:
+    """Rebuild a finished run; `weights` says where the backbone's file lies now, if it was moved.
+
+    Raises UsageError where there is no finished run, ExplainedError where a file is damaged or the backbone is
+    not the one that the run was trained on.
+    """
+    folder = Path(folder)
+    config, summary = read_finished(folder)
+    return Run(folder, config, summary, plain(load_adapted(folder, config, weights)).eval())
+
+
+def read_finished(folder: Path) -> tuple[dict, dict]:
+    """Return config and summary of a finished run; see `load_run` for what is raised."""
+    if not (folder / CONFIG).is_file():
+        what = "holds no config.json" if folder.is_dir() else "is no folder"
+        raise UsageError(f"{folder} {what}; expected a run folder, as `python train.py --out RUN` writes it")
+    if not (folder / SUMMARY).is_file():
+        raise UsageError(f"the run in {folder} was interrupted; finish it by giving its train.py command again")
+    return read_json(folder / CONFIG), read_json(folder / SUMMARY)
+
+
+def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.Module:
+    """Rebuild the model as it was trained, adapters in place."""
+    recorded = config["backbone"]
+    spec = BackboneSpec(recorded["name"], weights or recorded["weights"], recorded["image_size"])
+    model = create_backbone(spec, len(config["class_names"]))
+    if content_hash(model) != recorded["sha256"]:
+        raise ExplainedError(f"{folder} was trained on another backbone than {spec.weights or spec.name} holds "
+                             f"(SHA-256 {recorded['sha256'][:12]}... recorded, {content_hash(model)[:12]}... found); "
+                             f"give the original file with --weights")
+    settings = settings_of(config)
+    try:
+        return _put_on(model, folder, settings)
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {error}); train it again with "
+                             f"--overwrite") from error
+
+
+def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:
+    method = METHODS[settings.method]
+    if method.whole:
+        _load_exactly(model, load_file(folder / BACKBONE), head=False)
+    if method.adapter:
+        adapted = PeftModel.from_pretrained(model, folder / ADAPTER)
+    else:
+        adapted = adapt(model, settings)
+    _load_exactly(timm_model(adapted), load_file(folder / HEAD), head=True)
+    return adapted
+
+
+def _load_exactly(model: nn.Module, state: dict, head: bool) -> None:
+    """Load one part, its names compared both ways first."""
+    expected = {key for key in model.state_dict() if is_head(model, key) == head}
+    if expected != set(state):
+        raise ValueError(f"parameters missing: {sorted(expected - set(state))[:3]}, unknown: "
+                         f"{sorted(set(state) - expected)[:3]}")
+    model.load_state_dict(state, strict=False)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file of ours; raises ExplainedError when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ExplainedError(f"{path} cannot be read ({error}); remove it or give --overwrite") from error
+
+
+def _short(value) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 48 else f"{text[:44]}..."

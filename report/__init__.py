@@ -1,0 +1,1 @@
+"""Arrays and records -> PNG, CSV, JSON and Markdown. Imports no other folder of the repository."""

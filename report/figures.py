@@ -1,0 +1,231 @@
+"""Figures as PNG: the grid of heatmaps (see grid.py), training curves, paired differences, means with intervals.
+
+Colours are told apart with every common colour blindness, and marker or line style repeats what colour says.
+The same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import MaxNLocator
+
+from report.canvas import CORRECT, INK, MARKERS, PALETTE, QUIET, WRONG, font, line_height, literal, picture, wrap
+from report.grid import Cell, grid
+from report.statistics import Paired
+from report.tables import estimate, number
+
+__all__ = ["CORRECT", "MARKERS", "PALETTE", "WRONG", "Cell", "bars", "grid", "paired_strip", "training_curves"]
+
+# Prefix in the history -> what the legend calls it, its colour, its line.
+SPLITS = {
+    "train": ("training", PALETTE[0], "-", "o"),
+    "held_out": ("held out of training", PALETTE[2], "--", "s"),
+    "val": ("validation", PALETTE[1], "-.", "^"),
+    "val_shuffled": ("validation, surfaces shuffled", PALETTE[3], ":", "D"),
+}
+TITLE, HEAD, LABEL, NOTE = font(13, bold=True), font(10, bold=True), font(10), font(9.5)
+
+
+def training_curves(
+    path: str | Path, history: Sequence[Mapping[str, Any]], chosen_epoch: int | None, title: str
+) -> None:
+    """Loss and accuracy (%) by epoch, 1100 x about 480 pixels, the chosen epoch marked by a line.
+
+    history: a record an epoch with `epoch` and, as far as known, `SPLIT_loss` and `SPLIT_accuracy` (a fraction) for
+    SPLIT in train, held_out, val, val_shuffled. What no record has is not drawn. Raises ValueError without records.
+    """
+    if not history:
+        raise ValueError("training_curves: expected at least one epoch, got none")
+    width, panel_height, legend_height = 1100, 340, 56
+    titles = wrap(title, width - 48, TITLE)
+    top = 24 + len(titles) * line_height(TITLE) + 16
+    height = top + panel_height + 52 + legend_height
+    with picture(path, width, height) as figure:
+        _heading(figure, titles)
+        for column, (kind, scale, label) in enumerate((("loss", 1, "loss"), ("accuracy", 100, "accuracy (%)"))):
+            axes = _panel(figure, 76 + column * 540, top, 470, panel_height)
+            _curves(axes, history, kind, scale)
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+            axes.set_ylim(bottom=0 if kind == "loss" else None)
+            if chosen_epoch is not None:
+                axes.axvline(chosen_epoch, color=INK, linewidth=1, label=f"chosen epoch ({chosen_epoch})", zorder=1)
+        _legend(figure)
+
+
+def _curves(axes: Axes, history: Sequence[Mapping[str, Any]], kind: str, scale: float) -> None:
+    epochs = [record["epoch"] for record in history]
+    for split, (label, colour, line, marker) in SPLITS.items():
+        values = scale * _column(history, f"{split}_{kind}")
+        if np.isfinite(values).any():
+            every = max(1, len(epochs) // 12)
+            axes.plot(epochs, values, line, color=colour, marker=marker, markersize=5, markevery=every, label=label)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=QUIET)
+
+
+def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    values = [record.get(name) for record in history]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def paired_strip(path: str | Path, panels: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Differences of each image as dots, their mean and its interval below; up to three panels beside each other.
+
+    A panel: title, label_a, label_b, a and b `(n_images,)` paired by image, paired (their statistics). Dots stand
+    apart vertically only to be seen. Raises ValueError without panels.
+    """
+    if not panels:
+        raise ValueError("paired_strip: expected at least one panel, got none")
+    columns = min(3, len(panels))
+    width, panel_width, panel_height = 40 + 400 * columns, 352, 150
+    heads = [wrap(panel["title"], panel_width, HEAD) for panel in panels]
+    axis_labels = [wrap(f"{panel['label_a']} minus {panel['label_b']}", panel_width, LABEL) for panel in panels]
+    above = 2 * line_height(NOTE) + max(map(len, heads)) * line_height(HEAD) + 12
+    below = 40 + max(map(len, axis_labels)) * line_height(LABEL)
+    titles = wrap(title, width - 48, TITLE)
+    top = 20 + (len(titles) * line_height(TITLE) + 8 if titles else 0)
+    rows = -(-len(panels) // columns)
+    end = top + rows * (above + panel_height + below)
+    key = "A dot is an image; the bar is the confidence interval of the mean, the tick in it the mean."
+    note = wrap(key, width - 68, NOTE)
+    with picture(path, width, end + len(note) * line_height(NOTE) + 16) as figure:
+        _heading(figure, titles)
+        _lines(figure, 44, end, note, NOTE, QUIET)
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, columns)
+            left = 44 + 400 * column
+            bottom = top + row * (above + panel_height + below) + above  # of the texts, where the panel begins
+            axes = _panel(figure, left, bottom, panel_width, panel_height)
+            _strip(axes, panel)
+            texts = bottom - 8 - 2 * line_height(NOTE)
+            _lines(figure, left, texts - len(heads[index]) * line_height(HEAD), heads[index], HEAD)
+            _lines(figure, left, texts, _statistics(panel["paired"]), NOTE)
+            axes.set_xlabel("\n".join(map(literal, axis_labels[index])))
+
+
+def _strip(axes: Axes, panel: Mapping[str, Any]) -> None:
+    differences = np.asarray(panel["a"], dtype=np.float64) - np.asarray(panel["b"], dtype=np.float64)
+    differences = differences[np.isfinite(differences)]
+    paired: Paired = panel["paired"]
+    axes.axvline(0, color=INK, linewidth=1, zorder=1)
+    axes.scatter(differences, _apart(differences), s=14, color=PALETTE[0], alpha=0.45, linewidths=0)
+    if np.isfinite(paired.difference):
+        axes.plot([paired.low, paired.high], [-0.4] * 2, color=PALETTE[1], linewidth=6, solid_capstyle="butt")
+        axes.plot([paired.difference] * 2, [-0.65, -0.15], color=PALETTE[1], linewidth=2, solid_capstyle="butt")
+    axes.set_ylim(-0.8, 1.15)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    if not differences.any():
+        axes.set_xlim(-1, 1)
+
+
+def _apart(values: np.ndarray) -> np.ndarray:
+    """Heights in [0, 1] that spread neighbours evenly and the same way each time: the golden ratio's sequence."""
+    heights = np.empty(len(values))
+    heights[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.6180339887498949) % 1
+    return heights
+
+
+def _statistics(paired: Paired) -> list[str]:
+    """Two short lines, so that the reader need not look the figures up."""
+    p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {number(paired.p_value, 3)}"
+    return [
+        f"mean {estimate(paired.difference, paired.low, paired.high)}",
+        f"{p_value}, effect {number(paired.effect, 2, signed=True)}, {paired.n} images",
+    ]
+
+
+def bars(
+    path: str | Path,
+    title: str,
+    groups: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    ylabel: str,
+    reference: float | None = None,
+    reference_label: str = "area share",
+) -> None:
+    """Means with intervals, a group on the x axis, a colour and marker a series.
+
+    groups: group -> series -> (mean, low, high); series stand in order of first appearance, and a missing one or a
+    NaN leaves its place empty. Without `reference` bars from zero are drawn; with it points, as distance from the
+    reference line is what counts. Raises ValueError without groups.
+    """
+    if not groups:
+        raise ValueError("bars: expected at least one group, got none")
+    series = list(dict.fromkeys(name for group in groups.values() for name in group))
+    group_width = max(110, 46 * len(series))
+    width = max(560, 90 + group_width * len(groups) + 24)
+    titles = wrap(title, width - 48, TITLE)
+    ticks = [wrap(name, (width - 114) / len(groups) - 10, NOTE) for name in groups]
+    legend_lines = 1 + (sum(len(name) for name in series) * 8 + 60 * len(series)) // (width - 60)
+    top = 36 + len(titles) * line_height(TITLE)
+    below = 22 + max(map(len, ticks)) * line_height(NOTE) + 24 * (legend_lines + 1)
+    with picture(path, width, top + 340 + below) as figure:
+        _heading(figure, titles)
+        axes = _panel(figure, 90, top, width - 114, 340)
+        for index, name in enumerate(series):
+            shift = (index - (len(series) - 1) / 2) * 0.8 / len(series)
+            values = np.array([group.get(name, (np.nan,) * 3) for group in groups.values()], dtype=np.float64)
+            _means(axes, np.arange(len(groups)) + shift, values, name, index, 0.8 / len(series), reference is None)
+        if reference is not None:
+            axes.axhline(reference, color=INK, linewidth=1.2, linestyle="--", label=literal(reference_label), zorder=1)
+        axes.set_xticks(range(len(groups)), ["\n".join(map(literal, lines)) for lines in ticks], fontsize=9.5)
+        axes.tick_params(axis="x", length=0, labelcolor=INK)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        for group in range(1, len(groups), 2):
+            axes.axvspan(group - 0.5, group + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+        axes.grid(False, axis="x")
+        axes.set_ylabel(literal(ylabel))
+        _legend(figure, max(1, -(-(len(series) + (reference is not None)) // legend_lines)))
+
+
+def _means(axes: Axes, x: np.ndarray, values: np.ndarray, name: str, index: int, width: float, solid: bool) -> None:
+    mean, low, high = values.T
+    colour = PALETTE[index % len(PALETTE)]
+    # An interval that could not be computed is not drawn; its mean is.
+    errors = np.nan_to_num(np.stack([mean - low, high - mean])).clip(min=0)
+    if solid:
+        axes.bar(x, mean, width * 0.9, yerr=errors, color=colour, ecolor=INK, capsize=3, label=literal(name))
+        return
+    marker = MARKERS[index % len(MARKERS)]
+    axes.errorbar(x, mean, errors, fmt=marker, color=colour, markersize=7, capsize=4, label=literal(name))
+
+
+def _panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes in pixels from the top left corner of the figure."""
+    across, down = figure.get_size_inches() * figure.dpi
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+
+
+def _heading(figure: Figure, lines: Sequence[str]) -> None:
+    _lines(figure, 24, 18, lines, TITLE)
+
+
+def _lines(
+    figure: Figure, left: float, top: float, lines: Sequence[str], properties: FontProperties, colour: str = INK
+) -> None:
+    """Texts in pixels from the top left corner of the figure, one below the other."""
+    across, down = figure.get_size_inches() * figure.dpi
+    for index, line in enumerate(lines):
+        y = 1 - (top + (index + 0.5) * line_height(properties)) / down
+        figure.text(
+            left / across, y, line, fontproperties=properties, color=colour, va="center_baseline", parse_math=False
+        )
+
+
+def _legend(figure: Figure, columns: int = 5) -> None:
+    """One legend below all panels, where it can hide nothing; a label that two panels share stands once."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    if entries:
+        figure.legend(entries.values(), entries.keys(), loc="lower center", ncols=min(columns, len(entries)))

@@ -1,0 +1,235 @@
+"""The picture of a comparison: a row an image, a column a photo or a heatmap, heads above, one colour bar.
+
+Rows grow with their captions, so that long class names are wrapped and never clipped or run into a neighbour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from report.canvas import INK, QUIET, font, line_height, picture, text_width, wrap
+
+MARGIN = 24  # pixels around the whole picture
+GAP = 14  # between columns of one group
+GROUP_GAP = 34  # between groups of columns
+ROW_GAP = 16
+PAD = 6  # between an image and its text
+FRAME = 4  # width of a coloured frame, drawn around the image and never over it
+BAR = (240, 14)  # the colour bar, pixels
+
+TITLE, HEADER, SUBHEADER = font(15, bold=True), font(12, bold=True), font(10.5)
+CELL_TITLE, CAPTION, SMALL = font(10.5, bold=True), font(10.5), font(9.5)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the grid: image `(H, W, 3)` uint8, any size; title above, caption below, both wrapped;
+    colour: a frame around the image, for example for a right or wrong prediction."""
+
+    image: np.ndarray
+    title: str = ""
+    caption: str = ""
+    colour: str | None = None
+
+
+def grid(
+    path: str | Path,
+    rows: Sequence[Sequence[Cell | None]],
+    headers: Sequence[tuple[str, int]],
+    subheaders: Sequence[str],
+    title: str,
+    colour_map: str = "inferno",
+    colour_label: str = "relevance, per heatmap: 0 to its maximum",
+    colour_limits: tuple[object, object] = (0, 1),
+    footnote: str = "",
+    cell_pixels: int = 224,
+) -> None:
+    """Write the grid as a PNG of exactly the size its cells and texts need.
+
+    headers: (text, columns spanned) a group, from the left; subheaders: a text a column; both may be "". An image
+    is scaled to fit `cell_pixels`, keeping its shape: pixel for pixel where it has that size, nearest neighbour at
+    whole multiples, bicubic otherwise. A cell may be None: its place stays empty.
+    Raises ValueError when columns do not agree or an image is not (H, W, 3) uint8.
+    """
+    columns = len(subheaders)
+    _check(rows, headers, columns)
+    lefts, width = _columns(headers, cell_pixels)
+    layout = _Layout(lefts, width, cell_pixels)
+    blocks = [
+        layout.head(title, colour_map, colour_label, colour_limits),
+        layout.column_heads(headers, subheaders),
+        *(layout.row(row) for row in rows),
+    ]
+    if footnote:
+        blocks.append(layout.foot(footnote))
+    height = 2 * MARGIN + sum(block_height for block_height, _ in blocks)
+    with picture(path, width, height) as figure:
+        top = MARGIN
+        for block_height, draw in blocks:
+            draw(_Pen(figure, width, round(height)), top)
+            top += block_height
+
+
+def _check(rows, headers, columns: int) -> None:
+    spanned = sum(span for _, span in headers)
+    if not rows or not columns:
+        raise ValueError("grid: expected at least one row and one column")
+    if spanned != columns or any(len(row) != columns for row in rows):
+        raise ValueError(
+            f"grid: {columns} subheaders, headers over {spanned} columns, rows of "
+            f"{sorted({len(row) for row in rows})} cells; expected the same number of columns everywhere"
+        )
+    for image in (cell.image for row in rows for cell in row if cell is not None):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"grid: expected images (H, W, 3) uint8, got {image.shape} {image.dtype}")
+
+
+def _columns(headers: Sequence[tuple[str, int]], cell: int) -> tuple[list[int], int]:
+    """Left edge of each column and the picture's width, pixels."""
+    lefts, x = [], MARGIN
+    for _, span in headers:
+        lefts += [x + i * (cell + GAP) for i in range(span)]
+        x = lefts[-1] + cell + GROUP_GAP
+    return lefts, x - GROUP_GAP + MARGIN
+
+
+class _Pen:
+    """Draws in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
+
+    def __init__(self, figure: Figure, width: int, height: int):
+        self.figure, self.width, self.height = figure, width, height
+
+    def lines(self, x: float, top: float, lines: Sequence[str], properties, align: str = "left", colour: str = INK):
+        for index, line in enumerate(lines):
+            y = top + (index + 0.5) * line_height(properties)
+            self.figure.text(
+                x / self.width,
+                1 - y / self.height,
+                line,
+                fontproperties=properties,
+                color=colour,
+                horizontalalignment=align,
+                verticalalignment="center_baseline",
+                parse_math=False,
+            )
+
+    def rule(self, left: float, right: float, y: float) -> None:
+        level = 1 - y / self.height
+        self.figure.add_artist(Line2D([left / self.width, right / self.width], [level] * 2, color=QUIET, linewidth=1))
+
+    def image(self, left: float, top: float, width: int, height: int, image: np.ndarray, interpolation: str) -> None:
+        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(box)
+        axes.imshow(image, interpolation=interpolation, aspect="auto")
+        axes.set_axis_off()
+
+    def frame(self, left: float, top: float, width: int, height: int, colour: str) -> None:
+        """Its inner edge touches the image; points are 72 to the inch."""
+        half = FRAME / 2
+        self.figure.add_artist(
+            Rectangle(
+                ((left - half) / self.width, 1 - (top + height + half) / self.height),
+                (width + FRAME) / self.width,
+                (height + FRAME) / self.height,
+                fill=False,
+                edgecolor=colour,
+                linewidth=FRAME * 72 / self.figure.dpi,
+                joinstyle="miter",
+            )
+        )
+
+
+class _Layout:
+    """Measures blocks, stacked from the top. Each method returns (height in pixels, draw(pen, top))."""
+
+    def __init__(self, lefts: Sequence[int], width: int, cell: int):
+        self.lefts, self.width, self.cell = lefts, width, cell
+
+    def head(self, title: str, colour_map: str, label: str, limits: tuple[object, object]):
+        """Title, then the colour bar with its ends named, and what it measures: beside it, or below if narrow."""
+        space = self.width - 2 * MARGIN
+        titles = wrap(title, space, TITLE)
+        first, last = (str(limit) for limit in limits)
+        bar_left = MARGIN + text_width(first, SMALL) + PAD if first else MARGIN
+        bar_right = bar_left + BAR[0]
+        label_left = bar_right + PAD + text_width(last, SMALL) + 3 * PAD
+        beside = text_width(label, SMALL) <= self.width - MARGIN - label_left
+        labels = [label] if beside else wrap(label, space, SMALL)
+        bar_top = len(titles) * line_height(TITLE) + 2 * PAD
+        line = line_height(SMALL)
+        height = bar_top + line * (1 if beside else 1 + len(labels)) + 2 * ROW_GAP
+
+        def draw(pen: _Pen, top: float) -> None:
+            pen.lines(MARGIN, top, titles, TITLE)
+            row = round(top + bar_top)
+            colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, BAR[0]), bytes=True)[None, :, :3]
+            pen.lines(MARGIN, row, [first], SMALL)
+            pen.image(round(bar_left), row + round((line - BAR[1]) / 2), *BAR, colours, "nearest")
+            pen.lines(bar_right + PAD, row, [last], SMALL)
+            pen.lines(label_left if beside else MARGIN, row if beside else row + line, labels, SMALL, colour=QUIET)
+
+        return round(height), draw
+
+    def column_heads(self, headers: Sequence[tuple[str, int]], subheaders: Sequence[str]):
+        spans, column = [], 0
+        for text, span in headers:
+            left, right = self.lefts[column], self.lefts[column + span - 1] + self.cell
+            spans.append((left, right, wrap(text, right - left, HEADER)))
+            column += span
+        subs = [wrap(text, self.cell, SUBHEADER) for text in subheaders]
+        head_height = max(len(lines) for *_, lines in spans) * line_height(HEADER) + PAD
+        height = head_height + PAD + max(map(len, subs)) * line_height(SUBHEADER) + ROW_GAP
+
+        def draw(pen: _Pen, top: float) -> None:
+            for left, right, lines in spans:
+                # Heads stand on their rule, whatever the number of lines.
+                start = top + head_height - PAD - len(lines) * line_height(HEADER)
+                pen.lines((left + right) / 2, start, lines, HEADER, "center")
+                if lines:
+                    pen.rule(left, right, top + head_height)
+            for left, lines in zip(self.lefts, subs):
+                pen.lines(left + self.cell / 2, top + head_height + PAD, lines, SUBHEADER, "center", QUIET)
+
+        return round(height), draw
+
+    def row(self, cells: Sequence[Cell | None]):
+        present = [(left, cell) for left, cell in zip(self.lefts, cells) if cell is not None]
+        titles = [wrap(cell.title, self.cell, CELL_TITLE) for _, cell in present]
+        captions = [wrap(cell.caption, self.cell, CAPTION) for _, cell in present]
+        above = max(map(len, titles), default=0) * line_height(CELL_TITLE)
+        above = round(above + PAD if above else FRAME)
+        below = max(map(len, captions), default=0) * line_height(CAPTION) + PAD
+        height = above + self.cell + below + ROW_GAP
+
+        def draw(pen: _Pen, top: float) -> None:
+            for (left, cell), title, caption in zip(present, titles, captions):
+                middle = left + self.cell / 2
+                start = top + above - PAD - len(title) * line_height(CELL_TITLE)
+                pen.lines(middle, start, title, CELL_TITLE, "center")
+                self._image(pen, cell, left, top + above)
+                pen.lines(middle, top + above + self.cell + PAD, caption, CAPTION, "center")
+
+        return round(height), draw
+
+    def _image(self, pen: _Pen, cell: Cell, left: int, top: int) -> None:
+        image_height, image_width = cell.image.shape[:2]
+        scale = self.cell / max(image_height, image_width)
+        width, height = max(1, round(image_width * scale)), max(1, round(image_height * scale))
+        left, top = left + (self.cell - width) // 2, top + (self.cell - height) // 2
+        interpolation = "nearest" if scale == round(scale) else "bicubic" if scale > 1 else "antialiased"
+        pen.image(left, top, width, height, cell.image, interpolation)
+        if cell.colour:
+            pen.frame(left, top, width, height, cell.colour)
+
+    def foot(self, text: str):
+        lines = wrap(text, self.width - 2 * MARGIN, SMALL)
+        height = round(len(lines) * line_height(SMALL))
+        return height, lambda pen, top: pen.lines(MARGIN, top, lines, SMALL, colour=QUIET)

@@ -1,0 +1,284 @@
+"""Paired comparisons of two runs on the same images: differences, intervals, tests, verdicts.
+
+Everything is paired by image: `a[i]` and `b[i]` belong to image i, and a difference is always a - b.
+Intervals answer "what would other images of this kind have given", not "what would other training seeds
+have given": seeds are never pooled as if they were images. NaN or infinite pairs are dropped and counted.
+Where there is nothing to compute from (no image, or one image for an interval) the figure is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Sequence
+
+import numpy as np
+from scipy import optimize, stats
+
+Verdict = Literal["supported", "not supported", "undecided"]
+
+RULE = (
+    "A claim states the sign of a mean paired difference. It is *supported* when the whole interval lies on the "
+    "claimed side of zero, *not supported* when the whole interval lies on the other side, and *undecided* when the "
+    "interval contains or touches zero or could not be computed. Undecided does not mean equal."
+)
+
+# 1.96 + 0.84: the effect that a two-sided 5 % test finds with 80 % power, in standard errors.
+DETECTABLE_STANDARD_ERRORS = 2.8
+
+# Bootstrap resamples are drawn in batches of about this many numbers, so that 10,000 images fit in memory.
+RESAMPLED_NUMBERS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean over `n` images with its confidence interval [low, high]; `n_dropped` values were not finite."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    n_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean difference a - b over `n` images, in the unit of the values.
+
+    [low, high]: BCa bootstrap interval. p_value: Wilcoxon signed-rank, two-sided. effect: matched rank-biserial
+    correlation, from -1 (b larger everywhere) to 1 (a larger everywhere), 0 by chance. smallest_detectable: 2.8
+    standard errors. n_dropped: pairs left out because a value was not finite.
+    """
+
+    n: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    effect: float
+    standard_error: float
+    smallest_detectable: float
+    n_dropped: int = 0
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Accuracy of a minus accuracy of b on the same `n` images, a fraction from -1 to 1.
+
+    correct_a, correct_b, only_a, only_b count images. [low, high]: Tango's score interval. p_value: McNemar's
+    exact test, two-sided.
+    """
+
+    n: int
+    correct_a: int
+    correct_b: int
+    only_a: int
+    only_b: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired(a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999) -> Paired:
+    """Compare `a` and `b`, both `(n_images,)` and paired by image.
+
+    Raises ValueError when the shapes differ. Sources: BCa, Efron 1987 (J. Am. Stat. Assoc. 82); signed rank,
+    Wilcoxon 1945; rank-biserial, Kerby 2014 (Comprehensive Psychology 3).
+    """
+    a, b, dropped = _finite_pairs(a, b)
+    difference = a - b
+    n = len(difference)
+    low, high = _bootstrap(difference, seed, confidence, resamples)
+    standard_error = float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    return Paired(
+        n=n,
+        mean_a=_mean(a),
+        mean_b=_mean(b),
+        difference=_mean(difference),
+        low=low,
+        high=high,
+        p_value=_signed_rank(difference),
+        effect=rank_biserial(difference),
+        standard_error=standard_error,
+        smallest_detectable=DETECTABLE_STANDARD_ERRORS * standard_error,
+        n_dropped=dropped,
+    )
+
+
+def single(values, seed: int = 0, confidence: float = 0.95, resamples: int = 9999) -> Mean:
+    """Mean of `values` `(n_images,)` with its BCa bootstrap interval; values that are not finite are dropped."""
+    values = _vector(values)
+    kept = values[np.isfinite(values)]
+    low, high = _bootstrap(kept, seed, confidence, resamples)
+    return Mean(n=len(kept), mean=_mean(kept), low=low, high=high, n_dropped=len(values) - len(kept))
+
+
+def mcnemar(correct_a, correct_b, confidence: float = 0.95) -> McNemar:
+    """Compare two classifiers on the same images; `correct_a`, `correct_b`: `(n_images,)` booleans.
+
+    Raises ValueError when the shapes differ or there is no image. Sources: McNemar 1947 (Psychometrika 12);
+    interval: Tango 1998 (Statistics in Medicine 17), which stays honest where no image or nearly none is told apart.
+    """
+    # Imported here: statsmodels brings pandas, seconds that a command's --help should not take.
+    from statsmodels.stats.contingency_tables import mcnemar as exact_test
+
+    a, b = _booleans(correct_a), _booleans(correct_b)
+    _same_shape(a, b)
+    if len(a) == 0:
+        raise ValueError("mcnemar: expected at least one image, got none")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    table = [[int((a & b).sum()), only_a], [only_b, int((~a & ~b).sum())]]
+    low, high = tango(only_a, only_b, len(a), confidence)
+    return McNemar(
+        n=len(a),
+        correct_a=int(a.sum()),
+        correct_b=int(b.sum()),
+        only_a=only_a,
+        only_b=only_b,
+        difference=(only_a - only_b) / len(a),
+        low=low,
+        high=high,
+        p_value=float(exact_test(table, exact=True).pvalue),
+    )
+
+
+def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of the accuracy correct / n (Wilson 1927, J. Am. Stat. Assoc. 22).
+
+    Raises ValueError unless 0 <= correct <= n and n > 0.
+    """
+    if n <= 0 or not 0 <= correct <= n:
+        raise ValueError(f"wilson: expected 0 <= correct <= n and n > 0, got correct={correct}, n={n}")
+    interval = stats.binomtest(int(correct), int(n)).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def tango(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of (only_a - only_b) / n: all differences that Tango's test does not reject."""
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    observed = (only_a - only_b) / n
+
+    def bound(end: float, threshold: float) -> float:
+        if observed == end:
+            return end
+        inside = end * (1 - 1e-9)
+        statistic = lambda difference: _tango_statistic(difference, only_a, only_b, n) - threshold
+        return float(optimize.brentq(statistic, min(inside, observed), max(inside, observed), xtol=1e-12))
+
+    return bound(-1.0, z), bound(1.0, -z)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of one family of claims, corrected (Holm 1979, Scand. J. Statistics 6); a NaN stays NaN and counts
+    as no test."""
+    from statsmodels.stats.multitest import multipletests  # imported here for the same reason as in `mcnemar`
+
+    corrected = _vector(p_values).copy()
+    tested = np.isfinite(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return [float(p) for p in corrected]
+
+
+def verdict(difference: float, low: float, high: float, claimed_sign: int) -> Verdict:
+    """Judge the claim that `difference` has the sign `claimed_sign` (1 or -1) by RULE.
+
+    Raises ValueError for another sign, or when the difference lies outside a computed interval on the other side
+    of zero, which can only come from mixed-up arguments.
+    """
+    if claimed_sign not in (1, -1):
+        raise ValueError(f"verdict: expected claimed_sign 1 or -1, got {claimed_sign!r}")
+    if not np.isfinite([difference, low, high]).all() or low <= 0 <= high:
+        return "undecided"
+    side = 1 if low > 0 else -1
+    if low > high or difference * side < 0:
+        raise ValueError(f"verdict: interval [{low}, {high}] does not belong to difference {difference}")
+    return "supported" if side == claimed_sign else "not supported"
+
+
+def rank_biserial(difference) -> float:
+    """(W+ - W-) / (W+ + W-), W the signed-rank sums of the differences that are not zero; 0 where all are zero."""
+    difference = _vector(difference)
+    if len(difference) == 0:
+        return float("nan")
+    moved = difference[difference != 0]
+    if len(moved) == 0:
+        return 0.0
+    ranks = stats.rankdata(np.abs(moved))
+    return float((ranks * np.sign(moved)).sum() / ranks.sum())
+
+
+def _signed_rank(difference: np.ndarray) -> float:
+    if len(difference) == 0:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    return float(stats.wilcoxon(difference, zero_method="wilcox").pvalue)
+
+
+def _bootstrap(values: np.ndarray, seed: int, confidence: float, resamples: int) -> tuple[float, float]:
+    """BCa interval of the mean; a point where all values agree; NaN for fewer than two values."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return _mean(values), _mean(values)
+
+    def interval(method: str):
+        result = stats.bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=resamples,
+            batch=max(1, RESAMPLED_NUMBERS_AT_ONCE // len(values)),
+            confidence_level=confidence,
+            method=method,
+            rng=np.random.default_rng(seed),
+        )
+        return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+    low, high = interval("BCa")
+    # BCa's bias correction is infinite where all resampled means lie on one side; the percentile interval exists.
+    return (low, high) if np.isfinite([low, high]).all() else interval("percentile")
+
+
+def _tango_statistic(difference: float, only_a: int, only_b: int, n: int) -> float:
+    """Tango 1998, equations 4-6: the score statistic, with the probability of "only b" at its restricted maximum."""
+    numerator = only_a - only_b - n * difference
+    if numerator == 0:
+        return 0.0
+    linear = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    constant = -only_b * difference * (1 - difference)
+    probability = (np.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * probability + difference * (1 - difference))
+    return numerator / np.sqrt(max(variance, 1e-300))
+
+
+def _finite_pairs(a, b) -> tuple[np.ndarray, np.ndarray, int]:
+    a, b = _vector(a), _vector(b)
+    _same_shape(a, b)
+    kept = np.isfinite(a) & np.isfinite(b)
+    return a[kept], b[kept], int((~kept).sum())
+
+
+def _same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"expected one value an image for both runs, got {len(a)} and {len(b)} values")
+
+
+def _vector(values) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"expected one value an image, shape (n_images,), got shape {values.shape}")
+    return values
+
+
+def _booleans(values) -> np.ndarray:
+    values = _vector(values)
+    if not np.isin(values, (0, 1)).all():
+        raise ValueError("expected right or wrong (True or False) for each image, got other values")
+    return values.astype(bool)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,227 @@
+"""report.figures: pictures of the promised size, the same bytes twice, and no text clipped or over another."""
+
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from report import canvas
+from report.canvas import font, text_width, wrap
+from report.figures import CORRECT, PALETTE, Cell, bars, grid, paired_strip, training_curves
+from report.statistics import paired
+
+LONG = ("figure skating women", "wheelchair basketball", "snowmobile racing", "Donaudampfschifffahrtsgesellschaft polo")
+VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """Every figure that was drawn, to ask where its texts ended up."""
+    figures: list[Figure] = []
+
+    def recorded(*args, **settings):
+        figures.append(Figure(*args, **settings))
+        return figures[-1]
+
+    monkeypatch.setattr(canvas, "Figure", recorded)
+    return figures
+
+
+def check_texts(figure: Figure) -> list[Text]:
+    """All texts lie inside the figure and none touches another. Returns them."""
+    with matplotlib.rc_context(canvas.STYLE):
+        renderer = figure.canvas.get_renderer()
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+        texts = [text for text in texts if text not in out_of_view(figure)]
+        boxes = [text.get_window_extent(renderer) for text in texts]
+    width, height = figure.canvas.get_width_height()
+    for text, box in zip(texts, boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
+    for (one, box), (other, second) in combinations(zip(texts, boxes), 2):
+        across = min(box.x1, second.x1) - max(box.x0, second.x0)
+        down = min(box.y1, second.y1) - max(box.y0, second.y0)
+        # Boxes hold the letters' full height, so lines of one paragraph may share a pixel.
+        assert across <= 0 or down <= 2, (one, other)
+    return texts
+
+
+def out_of_view(figure: Figure) -> list[Text]:
+    """Labels of ticks beyond the ends of an axis: matplotlib keeps them and does not draw them."""
+    labels = []
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        labels += [tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+    return labels
+
+
+def picture(value: int = 90, height: int = 96, width: int = 96) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def comparison(runs: int, count: int) -> dict:
+    captions = [f"{name}: {p}" for name, p in zip(LONG, ("97.3 %", "0.02 %", "100.0 %", "< 0.01 %"))]
+    rows = []
+    for i in range(count):
+        maps = [Cell(picture(), "", captions[(i + j) % 4], CORRECT) for j in range(2 * runs)]
+        rows.append([Cell(picture(), "", LONG[i % 4]), *maps])
+    heads = ("linear · accuracy 87.2 %", f"{VARIANT} · accuracy 92.4 %", "full · accuracy 93.0 %")
+    return dict(
+        rows=rows,
+        headers=[("photo", 1)] + [(head, 2) for head in heads[:runs]],
+        subheaders=["true class"] + ["true class", "random other class"] * runs,
+        title="What does fine-tuning do to what a vision transformer looks at?",
+        footnote="A blue frame: the true class is predicted. " * 6,
+    )
+
+
+@pytest.mark.parametrize("runs, count, cell", [(2, 8, 224), (3, 3, 224), (1, 1, 120)])
+def test_grid_clips_nothing_and_overlaps_nothing(tmp_path, drawn, runs, count, cell):
+    grid(tmp_path / "grid.png", **comparison(runs, count), cell_pixels=cell)
+    texts = check_texts(drawn[0])
+    images = [axes.get_window_extent() for axes in drawn[0].axes]
+    with matplotlib.rc_context(canvas.STYLE):
+        for text in texts:
+            box = text.get_window_extent(drawn[0].canvas.get_renderer())
+            # 4.5: half an em of slack for the box; letters themselves start 6 pixels from an image.
+            assert not any(
+                min(box.x1, i.x1) > max(box.x0, i.x0) and min(box.y1, i.y1) - max(box.y0, i.y0) > 4.5 for i in images
+            ), text
+    words = " ".join(text.get_text() for text in texts)
+    assert "relevance, per heatmap: 0 to its maximum" in words.replace("\n", " ")
+    assert all(name.split()[0] in words for name in LONG[: min(count, 3)])
+
+
+def test_grid_has_the_size_of_its_cells_and_shows_a_fitting_image_pixel_for_pixel(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    grid(tmp_path / "g.png", [[Cell(noise), Cell(picture())]], [("", 1), ("run", 1)], ["", ""], "t", cell_pixels=64)
+    shown = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"))
+    assert shown.shape[1] == 24 + 64 + 34 + 64 + 24
+    tops = [y for y in range(shown.shape[0] - 64) if np.array_equal(shown[y : y + 64, 24 : 24 + 64], noise)]
+    assert len(tops) == 1
+
+
+def test_grid_keeps_the_shape_of_an_image_and_leaves_empty_places(tmp_path):
+    rows = [[Cell(picture(0, 20, 40)), None], [Cell(picture(0, 300, 200)), Cell(picture(0))]]
+    grid(tmp_path / "g.png", rows, [("", 2)], ["", ""], "t", cell_pixels=100)
+    dark = (np.asarray(Image.open(tmp_path / "g.png").convert("L"))[110:] == 0).sum()
+    assert dark == pytest.approx(100 * 50 + 100 * 67 + 100 * 100, abs=500)
+
+
+def test_grid_frame_surrounds_the_image_and_hides_none_of_it(tmp_path):
+    grid(tmp_path / "g.png", [[Cell(picture(90), colour="#ff0000")]], [("", 1)], [""], "t", cell_pixels=96)
+    shown = np.asarray(Image.open(tmp_path / "g.png").convert("RGB")).astype(int)
+    assert ((shown == 90).all(axis=2)).sum() >= 96 * 96
+    red = (shown[..., 0] > 200) & (shown[..., 1] < 60) & (shown[..., 2] < 60)
+    assert red[:, 22].sum() > 90 and red[:, 24 + 96 + 1].sum() > 90
+
+
+def test_grid_refuses_what_does_not_fit(tmp_path):
+    good = dict(rows=[[Cell(picture())]], headers=[("a", 1)], subheaders=["b"], title="t")
+    for wrong, message in (
+        (dict(headers=[("a", 2)]), "same number of columns"),
+        (dict(rows=[[Cell(picture()), None]]), "same number of columns"),
+        (dict(rows=[]), "at least one row"),
+        (dict(rows=[[Cell(picture().astype(float))]]), "uint8"),
+        (dict(cell_pixels=70_000), "fewer rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            grid(tmp_path / "g.png", **{**good, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+HISTORY = [
+    {"epoch": e, "train_loss": 2 / e, "train_accuracy": 1 - 0.5 / e, "val_loss": 3 / e, "val_accuracy": 0.5, "lr": 0.1}
+    | ({"val_shuffled_accuracy": 0.4, "val_shuffled_loss": float("nan")} if e > 2 else {"held_out_accuracy": None})
+    for e in range(1, 8)
+]
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], [{"epoch": 1, "train_loss": 1.0}]])
+def test_training_curves_show_percent_and_mark_the_epoch(tmp_path, drawn, history):
+    training_curves(tmp_path / "curves.png", history, 1, f"{VARIANT} on scenes, bundled backbone, seed 0, " * 3)
+    texts = {text.get_text() for text in check_texts(drawn[0])}
+    assert {"accuracy (%)", "loss", "chosen epoch (1)"} <= texts
+    if "train_accuracy" in history[0]:
+        line = drawn[0].axes[1].lines[0]
+        assert line.get_ydata()[0] == pytest.approx(50.0)
+    assert Image.open(tmp_path / "curves.png").size[0] == 1100
+    with pytest.raises(ValueError, match="at least one epoch"):
+        training_curves(tmp_path / "none.png", [], 1, "t")
+
+
+def panels(count: int) -> list[dict]:
+    random = np.random.default_rng(0)
+    made = []
+    titles = ("probability of the true class", "likeness of true-class and random-class maps", "none", "one")
+    for title in titles[:count]:
+        b = random.random({"none": 5, "one": 1}.get(title, 60))
+        a = b if title == "none" else b + random.normal(0.05, 0.1, len(b))
+        made.append(dict(title=title, label_a=VARIANT, label_b="linear", a=a, b=b, paired=paired(a, b, resamples=99)))
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_paired_strip_shows_every_image_and_the_interval(tmp_path, drawn, count):
+    made = panels(count)
+    paired_strip(tmp_path / "strip.png", made, "Paired differences" if count > 1 else "")
+    texts = " ".join(text.get_text() for text in check_texts(drawn[0]))
+    for axes, panel in zip(drawn[0].axes, made):
+        assert len(axes.collections[0].get_offsets()) == len(panel["a"])
+        assert f"{panel['paired'].n} images" in texts
+    with pytest.raises(ValueError, match="at least one panel"):
+        paired_strip(tmp_path / "none.png", [])
+
+
+def regions(count: int) -> dict:
+    names = [f"{where}, {split}" for split in ("val", "val_shuffled") for where in ("evidence", "players", "surface")]
+    return {
+        name: {run: (1.2 + i / 9, 1.0, 1.5 + i / 9) for i, run in enumerate(("linear", VARIANT, "full $5 $6"))}
+        for name in names[:count]
+    }
+
+
+@pytest.mark.parametrize("count, reference", [(6, 1.0), (2, None), (1, 1.0)])
+def test_bars_draw_every_series_with_its_interval(tmp_path, drawn, count, reference):
+    bars(tmp_path / "bars.png", "Relevance by region against its share of the area", regions(count), "ratio", reference)
+    texts = {text.get_text() for text in check_texts(drawn[0])}
+    assert {"linear", VARIANT, "ratio"} <= texts and ("area share" in texts) == (reference is not None)
+    assert len(drawn[0].axes[0].containers) >= 3
+
+
+def test_bars_leave_out_what_is_missing(tmp_path):
+    groups = {"a": {"x": (1.0, 0.5, 1.5)}, "b": {"y": (2.0, float("nan"), float("nan"))}, "c": {}}
+    bars(tmp_path / "bars.png", "t", groups, "share", 1.0)
+    with pytest.raises(ValueError, match="at least one group"):
+        bars(tmp_path / "none.png", "t", {}, "share", 1.0)
+
+
+def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
+    def draw(folder):
+        grid(folder / "grid.png", **comparison(2, 2))
+        training_curves(folder / "curves.png", HISTORY, 3, "t")
+        paired_strip(folder / "strip.png", panels(2))
+        bars(folder / "bars.png", "t", regions(3), "ratio", 1.0)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    first = draw(tmp_path / "a")
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": False, "savefig.dpi": 50, "figure.dpi": 300}):
+        assert draw(tmp_path / "b") == first
+    assert len(first) == 4 and dict(matplotlib.rcParams) == before
+    assert b"matplotlib" not in first["grid.png"].lower()
+
+
+def test_wrap_keeps_every_letter_and_never_exceeds_the_width():
+    properties = font(10.5)
+    for width in (30, 90, 224):
+        for text in (*LONG, "wheelchair basketball: 97.3 %", "two\nlines", ""):
+            lines = wrap(text, width, properties)
+            assert all(text_width(line, properties) <= width for line in lines)
+            assert "".join("".join(lines).split()) == "".join(text.split())
+    assert wrap("wheelchair basketball: 97.3 %", 224, properties)[-1] == "97.3\N{NO-BREAK SPACE}%"
+    assert len(set(PALETTE)) == 7

@@ -1,0 +1,306 @@
+"""Adapt a pretrained vision transformer to a folder of images, or to drawn scenes."""
+
+import argparse
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import commandline
+from data.datasets import ImageData, stratified
+from data.transforms import AUGMENTATIONS, Prepared, evaluation_transform, training_transform
+from errors import ExplainedError, UsageError
+from explain import UnsupportedModel, check_explainable
+from models.adapt import METHODS, Settings, adapt, parse_settings, plain, trainable_parameters
+from models.backbone import BackboneSpec, content_hash, create_backbone, model_data_config
+from models.features import Features, cached_features
+from models.fit import Batches, Fit, Predictions, Recipe, feature_batches, fit, predict
+from models.runs import (ADAPTER, BACKBONE, CONFIG, HEAD, RESUME, SUMMARY, export, make_config, load_run, save_trained,
+                         state_of)
+from report.figures import training_curves
+from report.statistics import wilson
+from report.tables import percent, write_csv, write_json
+
+HELD_OUT_SHARE = 0.1
+PROBE = Recipe(epochs=100, batch_size=128, learning_rate=3e-3, weight_decay=1e-4, warmup=0.05)
+RECIPES = {
+    "linear": PROBE,
+    "dora": Recipe(epochs=3, learning_rate=1e-3),
+    "lora": Recipe(epochs=3, learning_rate=1e-3),
+    "full": Recipe(epochs=3, learning_rate=3e-4),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line of train.py."""
+    parser = commandline.parser(__doc__, "python train.py --data scenes --method dora --epochs 1 --out results/dora")
+    commandline.add_data(parser)
+    commandline.add_model(parser)
+    group = parser.add_argument_group("training")
+    group.add_argument("--method", default="linear", metavar="M",
+                       help=f"{', '.join(METHODS)}; adapters take settings: dora:blocks=9-11,targets=fc1,rank=4,alpha=8")
+    group.add_argument("--epochs", type=commandline.positive, metavar="N",
+                       help="default: 100 for linear (on cached features), else 3")
+    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="default: 128 for linear, else 32")
+    group.add_argument("--learning-rate", type=float, metavar="X",
+                       help="default: 3e-3 linear, 1e-3 dora and lora, 3e-4 full")
+    group.add_argument("--weight-decay", type=float, metavar="X", help="default: 1e-4 linear, else 0.05; matrices only")
+    group.add_argument("--label-smoothing", type=float, default=0.1, metavar="X",
+                       help="keep it the same for runs whose probabilities are compared")
+    group.add_argument("--augment", choices=AUGMENTATIONS, default="crop",
+                       help="training images of all methods but linear, whose features are computed once")
+    group.add_argument("--crop-scale", type=float, default=0.5, metavar="X", help="smallest area share of a random crop")
+    group.add_argument("--head-init", choices=("probe", "random"), default="probe",
+                       help="where the head starts: at a linear probe (Kumar et al., ICLR 2022) or at random")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="initialisation, order and augmentation")
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    group.add_argument("--overwrite", action="store_true", help="replace a run of another configuration in --out")
+    group.add_argument("--export", type=Path, metavar="FILE", help="also write the merged model, for plain timm")
+    commandline.add_running(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Data, model, weights, loop, save: the run's story."""
+    started = time.perf_counter()
+    settings, recipe = parse_settings(args.method), recipe_of(args)
+    _check_options(args)
+    device = commandline.device_of(args.device)
+    data = commandline.data_of(args)
+    torch.manual_seed(args.seed)  # the fresh head, the adapter's first matrix
+    model = create_backbone(commandline.backbone_of(args), len(data.class_names))
+    warn_if_unexplainable(model)
+    config = config_of(args, settings, recipe, model, data)
+    state = prepare_folder(args.out, config, args.overwrite)
+    if state == "finished":
+        print(f"{args.out} holds this very run, finished: reused")
+        _export(args)
+        return
+    training = Training(args, settings, recipe, data, config, device)
+    with _timed(args.out, device, started):
+        trained, history = training.train(model)
+        training.write(trained, history)
+    (args.out / RESUME).unlink(missing_ok=True)
+    _export(args)
+
+
+@dataclass
+class Training:
+    """One run while it trains: what was asked for, the data, and where results go."""
+
+    args: argparse.Namespace
+    settings: Settings
+    recipe: Recipe
+    data: ImageData
+    config: dict
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        labels = self.data.splits["train"].labels
+        self.held_out = stratified(labels, max(1, round(HELD_OUT_SHARE * len(labels))), self.args.data_seed)
+        self.kept = np.setdiff1d(np.arange(len(labels)), self.held_out)
+        self.workers = commandline.workers_of(self.args, self.device)
+
+    def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
+        """Return the trained model, holding its chosen epoch, and the history."""
+        if self.settings.method == "linear":
+            return model, self._fit_probe(model, self.recipe, resume=self.args.out / RESUME, say=print_row)
+        if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
+            probe = replace(PROBE, label_smoothing=self.recipe.label_smoothing)
+            best = self._fit_probe(model, probe)
+            row = best.history[best.chosen_epoch - 1]
+            print(f"the head starts from a linear probe: {percent(row['val_accuracy'])} on val")
+        torch.manual_seed(self.args.seed)  # the adapter's first matrix, wherever the head came from
+        model = adapt(model, self.settings)
+        return model, self._fit_images(model)
+
+    def _fit_probe(self, model: nn.Module, recipe: Recipe, resume: Path | None = None, say=lambda row: None) -> Fit:
+        """Train the classifier on cached features; only `train` and `val` are needed."""
+        train, val = self._features(model, "train"), self._features(model, "val")
+        adapt(model, Settings("linear"))
+        batches = {"train": train.select(self.kept), "held_out": train.select(self.held_out), "val": val}
+        evaluations = {k: feature_batches(f.inputs, f.labels, 1024) for k, f in batches.items() if k != "train"}
+        chosen = batches["train"]
+        return fit(model.get_classifier(), feature_batches(chosen.inputs, chosen.labels, recipe.batch_size, self.args.seed),
+                   evaluations, recipe, self.device, seed=self.args.seed, resume=resume, report=say)
+
+    def _features(self, model: nn.Module, split: str) -> Features:
+        dataset = Prepared(self.data.splits[split], evaluation_transform(self.config["data_config"]))
+        key = {"backbone": self.config["backbone"]["sha256"], "data": self.data.fingerprint, "split": split,
+               "transform": self.config["data_config"]}
+        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, split, progress=True)
+
+    def _fit_images(self, model: nn.Module) -> Fit:
+        trainable = sum(p.numel() for p in trainable_parameters(model).values())
+        print(f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
+              f"{len(self.held_out)} held out")
+        train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed)
+        evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
+        return fit(model, train, evaluations, self.recipe, self.device, seed=self.args.seed,
+                   resume=self.args.out / RESUME, report=print_row, progress=True)
+
+    def _batches(self, split: str, indices=None, augment="none", batch_size=64, seed: int | None = None) -> Batches:
+        chosen = self.data.splits[split] if indices is None else self.data.splits[split].select(indices)
+        transform = training_transform(self.config["data_config"], augment, self.args.crop_scale)
+
+        def make(order: list[int], epoch: int) -> DataLoader:
+            dataset = Prepared(chosen, transform, self.args.seed, epoch)
+            return DataLoader(dataset, batch_size, sampler=order, num_workers=self.workers)
+
+        return Batches(len(chosen), batch_size, make, seed)
+
+    def write(self, model: nn.Module, trained: Fit) -> None:
+        """Write the run; the summary, which marks it as finished, comes last."""
+        out = self.args.out
+        save_trained(out, model, self.settings)
+        predictions = self._predict(model)
+        write_csv(out / "metrics.csv", trained.history)
+        write_csv(out / "predictions.csv", self._prediction_rows(predictions))
+        title = f"{self.settings.label()} on {self.data.name}, {self.args.model}"
+        training_curves(out / "curves.png", trained.history, trained.chosen_epoch, title)
+        summary = summarise(predictions, trained, model)
+        write_json(out / SUMMARY, summary)
+        print(f"{out}: " + ", ".join(f"{name} {percent(s['accuracy'])}" for name, s in summary["accuracy"].items()))
+
+    def _predict(self, model: nn.Module) -> dict[str, Predictions]:
+        """Predict everything, unaugmented and merged, but `test`, which only a sweep's last step may touch."""
+        names = [name for name in self.data.splits if name not in ("train", "test")]
+        if self.settings.method == "linear":  # the features are there already
+            features = {name: self._features(model, name) for name in ("train", *names)}
+            parts = {"train": features["train"].select(self.kept), "held_out": features["train"].select(self.held_out)}
+            parts |= {name: features[name] for name in names}
+            batches = {name: feature_batches(f.inputs, f.labels, 1024) for name, f in parts.items()}
+            merged = model.get_classifier()
+        else:
+            batches = {"train": self._batches("train", self.kept), "held_out": self._batches("train", self.held_out)}
+            batches |= {name: self._batches(name) for name in names}
+            merged = plain(model)
+        return {name: predict(merged, b.epoch(0), self.device) for name, b in batches.items()}
+
+    def _prediction_rows(self, predictions: dict[str, Predictions]) -> list[dict]:
+        subsets = {"train": self.kept, "held_out": self.held_out}
+        rows = []
+        for name, p in predictions.items():
+            split = self.data.splits["train" if name in subsets else name]
+            indices = subsets.get(name, range(len(split)))
+            rows += [
+                {"split": name, "image": split.name(int(i)), "label": self.data.class_names[y],
+                 "predicted": self.data.class_names[g], "probability": q, "correct": int(y == g)}
+                for i, y, g, q in zip(indices, p.labels, p.predicted, p.probability)
+            ]
+        return rows
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return the method's default recipe with what the command line changes."""
+    given = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing")}
+    return replace(RECIPES[parse_settings(args.method).method], **{k: v for k, v in given.items() if v is not None})
+
+
+def config_of(args: argparse.Namespace, settings: Settings, recipe: Recipe, model: nn.Module, data: ImageData) -> dict:
+    """Return the run's configuration: all that its result depends on."""
+    training = asdict(recipe)
+    if settings.method != "linear":
+        training |= {"augment": args.augment, "crop_scale": args.crop_scale, "head_init": args.head_init}
+    source = {"spec": args.data, "fingerprint": data.fingerprint, "data_seed": args.data_seed, "classes": args.classes,
+              "train_images": args.train_images, "val_images": args.val_images, "context_bias": args.context_bias}
+    spec = BackboneSpec(args.model, args.weights, args.image_size)
+    return make_config(settings, spec, content_hash(model), model_data_config(model), data.class_names, source, training,
+                       args.seed)
+
+
+def prepare_folder(out: Path, config: dict, overwrite: bool) -> str:
+    """Make the run's folder ready and return its state: "new", "finished" or "interrupted"."""
+    try:
+        state = state_of(out, config)
+    except ExplainedError:
+        if not overwrite:
+            raise
+        state = "replaced"
+    commandline.check_writable(out)
+    if state == "replaced":
+        for name in (SUMMARY, CONFIG, RESUME, HEAD, BACKBONE):  # the mark of a finished run goes first
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        state = "new"
+    if state == "new":
+        (out / RESUME).unlink(missing_ok=True)
+        write_json(out / CONFIG, config)
+    return state
+
+
+def warn_if_unexplainable(model: nn.Module) -> None:
+    """Say at the start that a model trains but cannot be explained."""
+    try:
+        check_explainable(model)
+    except UnsupportedModel as error:
+        commandline.warn(f"this model trains, but relevance cannot follow it: {error}")
+
+
+def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Module) -> dict:
+    """Return accuracies with Wilson intervals (95 %), the chosen epoch and parameter counts."""
+    accuracy = {}
+    for name, p in predictions.items():
+        low, high = wilson(int(p.correct.sum()), len(p.correct))
+        accuracy[name] = {"images": len(p.correct), "accuracy": p.accuracy, "low": low, "high": high,
+                          "loss": float(p.loss.mean())}
+    return {
+        "accuracy": accuracy,
+        "chosen_epoch": trained.chosen_epoch,
+        "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
+        "parameters": sum(p.numel() for p in plain(model).parameters()),
+    }
+
+
+def print_row(row: dict) -> None:
+    """Print one epoch; of a hundred quick ones, every tenth."""
+    if row["epoch"] % 10 == 0 or row["train_loss"] is None or row["epoch"] <= 5:
+        print(f"epoch {row['epoch']:3d}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out "
+              f"{row['held_out_loss']:.3f} {percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} "
+              f"{percent(row['val_accuracy'])}", flush=True)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if not 0 <= args.label_smoothing < 1:
+        raise UsageError(f"--label-smoothing {args.label_smoothing} is out of range; give 0 up to, not including, 1")
+    if not 0 < args.crop_scale <= 1:
+        raise UsageError(f"--crop-scale {args.crop_scale} is no share of the area; give more than 0, up to 1")
+    if args.learning_rate is not None and args.learning_rate <= 0:
+        raise UsageError(f"--learning-rate {args.learning_rate} is not positive")
+    if args.seed < 0:
+        raise UsageError(f"--seed {args.seed} is negative; give 0 or more")
+
+
+def _export(args: argparse.Namespace) -> None:
+    if args.export is not None:
+        export(load_run(args.out, args.weights).model, args.export)
+        print(f"{args.export}: the merged model, for timm.create_model(..., pretrained_cfg_overlay=dict(file=...))")
+
+
+class _timed:
+    """Clock times stand in a file of their own, so that all others are the same bytes for the same command."""
+
+    def __init__(self, out: Path, device: torch.device, started: float) -> None:
+        self.out, self.device, self.started = out, device, started
+
+    def __enter__(self) -> None:
+        self.prepared = time.perf_counter()
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            now = time.perf_counter()
+            write_json(self.out / "timings.json", {
+                "preparing_seconds": round(self.prepared - self.started, 2),
+                "training_seconds": round(now - self.prepared, 2),
+                "device": str(self.device), "threads": torch.get_num_threads()})
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, build_parser()))
