@@ -28,7 +28,7 @@ from report.statistics import wilson
 from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
-PROBE = Recipe(epochs=100, batch_size=128, learning_rate=3e-3, weight_decay=1e-4, warmup=0.05)
+PROBE = Recipe(epochs=60, batch_size=256, learning_rate=3e-3, weight_decay=1e-4, warmup=0.05)
 RECIPES = {
     "linear": PROBE,
     "dora": Recipe(epochs=3, learning_rate=1e-3),
@@ -46,8 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--method", default="linear", metavar="M",
                        help=f"{', '.join(METHODS)}; adapters take settings: dora:blocks=9-11,targets=fc1,rank=4,alpha=8")
     group.add_argument("--epochs", type=commandline.positive, metavar="N",
-                       help="default: 100 for linear (on cached features), else 3")
-    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="default: 128 for linear, else 32")
+                       help="default: 60 for linear (on cached features), else 3")
+    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="default: 256 for linear, else 32")
     group.add_argument("--learning-rate", type=float, metavar="X",
                        help="default: 3e-3 linear, 1e-3 dora and lora, 3e-4 full")
     group.add_argument("--weight-decay", type=float, metavar="X", help="default: 1e-4 linear, else 0.05; matrices only")
@@ -260,7 +260,7 @@ def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Modul
 
 
 def print_row(row: dict) -> None:
-    """Print one epoch; of a hundred quick ones, every tenth."""
+    """Print one epoch; of many quick ones, every tenth."""
     if row["epoch"] % 10 == 0 or row["train_loss"] is None or row["epoch"] <= 5:
         print(f"epoch {row['epoch']:3d}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out "
               f"{row['held_out_loss']:.3f} {percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} "

@@ -1,8 +1,9 @@
 """A small antialiased canvas, colours and light.
 
-Everything is drawn three times too large and averaged down. Beside the picture the canvas keeps a second one that holds, for
-every fine pixel, the *role* of what was painted there last: occlusion is then settled by the painting order alone.
-Coordinates: the image is the unit square, x to the right, y *down*; a `Frame` maps local coordinates (y *up*) into it.
+Everything is drawn three times too large and averaged down. Beside the picture the canvas keeps a second one that
+holds, for every fine pixel, the *role* of what was painted there last: occlusion is then settled by the painting
+order alone. Coordinates: the image is the unit square, x to the right, y *down*; a `Frame` maps local coordinates (y
+*up*) into it.
 """
 
 import colorsys
@@ -43,8 +44,14 @@ class Frame:
         """The frame whose origin lies at `point` of this one, turned anticlockwise and scaled."""
         x, y = self(point)
         cos, sin = math.cos(math.radians(degrees)) * scale, math.sin(math.radians(degrees)) * scale
-        return Frame(x, y, self.a * cos + self.b * sin, self.b * cos - self.a * sin,
-                     self.c * cos + self.d * sin, self.d * cos - self.c * sin)
+        return Frame(
+            x,
+            y,
+            self.a * cos + self.b * sin,
+            self.b * cos - self.a * sin,
+            self.c * cos + self.d * sin,
+            self.d * cos - self.c * sin,
+        )
 
     @property
     def scale(self):
@@ -73,8 +80,12 @@ class Canvas:
         if outline is not None:
             self._line(fine + fine[:2], max(1, round(outline_width * frame.scale * self.fine)), outline, role)
 
+    def rectangle(self, left, top, right, bottom, colour, role):
+        """An upright rectangle in the unit square."""
+        self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour, role)
+
     def stroke(self, points, width, colour, role, frame=UNIT):
-        """A polyline with round joints and ends, `width` in local units but never under a fortieth of a percent of the image."""
+        """A polyline with round joints and ends, `width` in local units but never under 0.45 % of the image."""
         fine = self._fine(points, frame)
         pixels = max(width * frame.scale, 0.0045) * self.fine
         self._line(fine, max(1, round(pixels)), colour, role)
@@ -88,8 +99,12 @@ class Canvas:
         r1, r2 = start_radius * frame.scale * self.fine, end_radius * frame.scale * self.fine
         length = math.hypot(x2 - x1, y2 - y1) or 1.0
         nx, ny = (y1 - y2) / length, (x2 - x1) / length
-        quad = [(x1 + nx * r1, y1 + ny * r1), (x2 + nx * r2, y2 + ny * r2),
-                (x2 - nx * r2, y2 - ny * r2), (x1 - nx * r1, y1 - ny * r1)]
+        quad = [
+            (x1 + nx * r1, y1 + ny * r1),
+            (x2 + nx * r2, y2 + ny * r2),
+            (x2 - nx * r2, y2 - ny * r2),
+            (x1 - nx * r1, y1 - ny * r1),
+        ]
         self.pen.polygon(quad, fill=colour)
         self.role_pen.polygon(quad, fill=role)
         self._dot(x1, y1, r1, colour, role)
@@ -127,7 +142,10 @@ class Canvas:
     def coverage(self):
         """The share of every pixel that each role covers: float32 (len(ROLES), size, size), summing to one."""
         roles = np.asarray(self.roles)
-        layers = [Image.fromarray((roles == role).view(np.uint8) * np.uint8(255)).reduce(SUPERSAMPLING) for role in range(len(ROLES))]
+        layers = [
+            Image.fromarray((roles == role).view(np.uint8) * np.uint8(255)).reduce(SUPERSAMPLING)
+            for role in range(len(ROLES))
+        ]
         return np.stack([np.asarray(layer, dtype=np.float32) for layer in layers]) / 255
 
 
@@ -162,8 +180,10 @@ def any_colour(random):
 
 def distinct_colour(random, *backgrounds, distance=120):
     """A random colour that stands out from every background given (Euclidean, 0..441)."""
+    # However many tries it takes, the caller's stream moves by one: backgrounds must not shift what is drawn later.
+    tries = np.random.default_rng(random.integers(2**63))
     for _ in range(20):
-        colour = any_colour(random)
+        colour = any_colour(tries)
         if all(math.dist(colour, background[:3]) >= distance for background in backgrounds):
             break
     return colour
@@ -171,7 +191,7 @@ def distinct_colour(random, *backgrounds, distance=120):
 
 @dataclass(frozen=True)
 class Light:
-    """What turns painted colours into what a camera sees: uneven brightness, tint, contrast and the ground's texture."""
+    """What makes painted colours a camera's: uneven brightness, tint, contrast and the ground's texture."""
 
     slope: np.ndarray
     tint: np.ndarray
@@ -182,11 +202,19 @@ class Light:
     @classmethod
     def draw(cls, random):
         """A random light; its textures have a resolution of their own, so that they look the same at any image size."""
-        return cls(random.uniform(-0.22, 0.22, 2), random.uniform(0.88, 1.12, 3) * random.uniform(0.72, 1.12), random.uniform(0.8, 1.1),
-                   random.standard_normal((48, 48)), random.standard_normal((7, 5)))
+        return cls(
+            random.uniform(-0.22, 0.22, 2),
+            random.uniform(0.88, 1.12, 3) * random.uniform(0.72, 1.12),
+            random.uniform(0.8, 1.1),
+            random.standard_normal((48, 48)),
+            random.standard_normal((7, 5)),
+        )
 
     def expose(self, canvas, surface_coverage, grain):
-        """The finished picture: uint8 (size, size, 3). `grain`: strength of the (fine, coarse) texture on the surface, of 255."""
+        """The finished picture: uint8 (size, size, 3).
+
+        `grain`: how strongly the (fine, coarse) texture shows on the surface, of 255.
+        """
         size = canvas.size
         texture = grain[0] * _resized(self.fine, size) + grain[1] * _resized(self.coarse, size)
         pixels = canvas.pixels() + (texture * surface_coverage)[..., None]

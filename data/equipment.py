@@ -1,16 +1,14 @@
-"""The sports: each one's equipment, drawn into any frame, and a player who uses it.
+"""The equipment of every sport, drawn into any frame.
 
-Lengths are in player heights, larger than life where life is too thin for a 96-pixel picture. A player faces +x and stands at the origin.
+Lengths are in player heights, larger than life where life is too thin for a 96-pixel picture.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
-from data.drawing import EVIDENCE, Canvas, Frame, distinct_colour, shade
-from data.people import Figure, Outfit, Pose
+from data.drawing import Canvas, Frame, distinct_colour, shade
 
 DARK, PALE = (28, 28, 32), (246, 246, 242)
 
@@ -28,7 +26,9 @@ class Brush:
 
     def moved(self, point, degrees=0.0, scale=1.0):
         """The same brush with another origin."""
-        return Brush(self.canvas, self.frame.moved(point, degrees, scale), self.main, self.second, self.role, self.random)
+        return Brush(
+            self.canvas, self.frame.moved(point, degrees, scale), self.main, self.second, self.role, self.random
+        )
 
     def stroke(self, points, width, colour=None):
         self.canvas.stroke(points, width, colour or self.main, self.role, self.frame)
@@ -43,38 +43,19 @@ class Brush:
         self.canvas.ring(centre, radii, width, colour or self.main, self.role, self.frame)
 
 
-@dataclass(frozen=True)
-class Artist:
-    """What a sport needs to paint a player at work: `frame` is the player's, one unit a player height."""
-
-    canvas: Canvas
-    frame: Frame
-    outfit: Outfit
-    brush: Brush
-    random: np.random.Generator
-
-    def about(self, x, y, spread=0.03):
-        """A point near (x, y), so that no two poses are the same."""
-        move = self.random.uniform(-spread, spread, 2)
-        return x + move[0], y + move[1]
-
-    def figure(self, **pose):
-        return Figure(self.canvas, self.frame, Pose(**pose), self.outfit)
-
-    def either(self):
-        """A fair coin."""
-        return self.random.random() < 0.5
+def brush_for(canvas, frame, role, random, background):
+    """A brush in two random colours that stand out from the background and from each other."""
+    main = distinct_colour(random, background)
+    return Brush(canvas, frame, main, distinct_colour(random, background, main, distance=90), role, random)
 
 
-def towards(start, end):
-    """The direction from start to end in degrees."""
-    return math.degrees(math.atan2(end[1] - start[1], end[0] - start[0]))
+# --- equipment: each takes a brush whose origin is where a hand or foot meets it ---
 
-
-# --- equipment: each takes a brush whose origin is where a hand or foot meets it -------------------------------------------------
 
 def bow(brush, pull=0.0):
-    limb = [(0.05 - 0.2 * abs(t) ** 1.6 + (0.05 * max(0, abs(t) - 0.85) / 0.15), 0.46 * t) for t in np.linspace(-1, 1, 19)]
+    limb = [
+        (0.05 - 0.2 * abs(t) ** 1.6 + (0.05 * max(0, abs(t) - 0.85) / 0.15), 0.46 * t) for t in np.linspace(-1, 1, 19)
+    ]
     brush.stroke(limb, 0.045)
     brush.stroke([(0.05, -0.07), (0.05, 0.07)], 0.06, brush.second)
     brush.stroke([limb[0], (-pull if pull else limb[0][0], 0.0), limb[-1]], 0.009, PALE)
@@ -88,15 +69,33 @@ def arrow(brush, length=0.62):
 
 
 def bat(brush):
-    brush.polygon([(-0.03, 0.03), (0.0, 0.02), (0.2, 0.022), (0.38, 0.055), (0.58, 0.062), (0.62, 0.035),
-                   (0.62, -0.035), (0.58, -0.062), (0.38, -0.055), (0.2, -0.022), (0.0, -0.02), (-0.03, -0.03)])
+    brush.polygon(
+        [
+            (-0.03, 0.03),
+            (0.0, 0.02),
+            (0.2, 0.022),
+            (0.38, 0.055),
+            (0.58, 0.062),
+            (0.62, 0.035),
+            (0.62, -0.035),
+            (0.58, -0.062),
+            (0.38, -0.055),
+            (0.2, -0.022),
+            (0.0, -0.02),
+            (-0.03, -0.03),
+        ]
+    )
     brush.stroke([(0.0, 0), (0.14, 0)], 0.045, brush.second)
 
 
 def baseball(brush):
     brush.ellipse((0, 0), (0.06, 0.06), PALE)
     for side in (-1, 1):
-        brush.stroke([(side * (0.05 - 0.028 * math.cos(t)), 0.045 * math.sin(t)) for t in (-1, -0.5, 0, 0.5, 1)], 0.012, (206, 40, 40))
+        brush.stroke(
+            [(side * (0.05 - 0.028 * math.cos(t)), 0.045 * math.sin(t)) for t in (-1, -0.5, 0, 0.5, 1)],
+            0.012,
+            (206, 40, 40),
+        )
 
 
 def basketball(brush):
@@ -117,7 +116,9 @@ def hoop(brush):
     for t in np.linspace(-1, 1, 5):
         brush.stroke([(rim[0] + 0.14 * t, rim[1]), (rim[0] + 0.08 * t, rim[1] - 0.2)], 0.01, PALE)
     for drop in (0.07, 0.15):
-        brush.stroke([(rim[0] - 0.13 + drop * 0.3, rim[1] - drop), (rim[0] + 0.13 - drop * 0.3, rim[1] - drop)], 0.01, PALE)
+        brush.stroke(
+            [(rim[0] - 0.13 + drop * 0.3, rim[1] - drop), (rim[0] + 0.13 - drop * 0.3, rim[1] - drop)], 0.01, PALE
+        )
     brush.ring(rim, (0.15, 0.035), 0.026)
 
 
@@ -134,7 +135,11 @@ def bicycle(brush):
     for wheel in (rear, front):
         for t in np.arange(0, math.pi, math.pi / 4):
             spoke = radius * math.cos(t), radius * math.sin(t)
-            brush.stroke([(wheel[0] - spoke[0], wheel[1] - spoke[1]), (wheel[0] + spoke[0], wheel[1] + spoke[1])], 0.006, (176, 178, 184))
+            brush.stroke(
+                [(wheel[0] - spoke[0], wheel[1] - spoke[1]), (wheel[0] + spoke[0], wheel[1] + spoke[1])],
+                0.006,
+                (176, 178, 184),
+            )
         brush.ring(wheel, (radius, radius), 0.034, DARK)
     brush.stroke([rear, crank, head, (-0.11, 0.5), rear], 0.032)
     brush.stroke([crank, saddle], 0.032)
@@ -146,7 +151,9 @@ def bicycle(brush):
 def football(brush):
     radius = 0.105
     turn = brush.random.uniform(0, 1.2)
-    brush.ellipse((0, 0), (radius, radius), (PALE, (250, 226, 90), (252, 190, 160), (176, 226, 250))[brush.random.integers(4)])
+    brush.ellipse(
+        (0, 0), (radius, radius), (PALE, (250, 226, 90), (252, 190, 160), (176, 226, 250))[brush.random.integers(4)]
+    )
     spot = [(0.042 * math.cos(turn + t), 0.042 * math.sin(turn + t)) for t in np.arange(5) * 2 * math.pi / 5]
     brush.polygon(spot, DARK, None)
     for t in np.arange(5) * 2 * math.pi / 5:
@@ -160,11 +167,22 @@ def hockey_stick(brush, length=0.78):
     """The shaft runs from the origin (top hand) to +x; the blade turns up to +y at its end."""
     brush.stroke([(-0.08, 0), (length, 0)], 0.036)
     brush.stroke([(-0.08, 0), (0.05, 0)], 0.045, brush.second)
-    brush.polygon([(length - 0.035, -0.03), (length + 0.05, -0.02), (length + 0.05, 0.25), (length - 0.02, 0.27), (length - 0.035, 0.05)], brush.second)
+    brush.polygon(
+        [
+            (length - 0.035, -0.03),
+            (length + 0.05, -0.02),
+            (length + 0.05, 0.25),
+            (length - 0.02, 0.27),
+            (length - 0.035, 0.05),
+        ],
+        brush.second,
+    )
 
 
 def puck(brush):
-    brush.polygon([(-0.075, 0.03), (-0.075, -0.015), (-0.04, -0.03), (0.04, -0.03), (0.075, -0.015), (0.075, 0.03)], DARK, None)
+    brush.polygon(
+        [(-0.075, 0.03), (-0.075, -0.015), (-0.04, -0.03), (0.04, -0.03), (0.075, -0.015), (0.075, 0.03)], DARK, None
+    )
     brush.ellipse((0, 0.03), (0.075, 0.024), (72, 72, 78), None)
 
 
@@ -203,7 +221,10 @@ def pole(brush, length=0.55):
 
 def surfboard(brush):
     """From above; the nose points to +x."""
-    half = [(0.66 * math.cos(t), 0.165 * math.sin(t) ** 0.8 * (1.0 - 0.15 * math.cos(t))) for t in np.linspace(0, math.pi, 17)]
+    half = [
+        (0.66 * math.cos(t), 0.165 * math.sin(t) ** 0.8 * (1.0 - 0.15 * math.cos(t)))
+        for t in np.linspace(0, math.pi, 17)
+    ]
     brush.polygon(half + [(u, -v) for u, v in reversed(half)])
     brush.polygon([(-0.3, 0.145), (-0.18, 0.155), (-0.18, -0.155), (-0.3, -0.145)], brush.second, None)
     brush.polygon([(0.3, 0.125), (0.4, 0.11), (0.4, -0.11), (0.3, -0.125)], brush.second, None)
@@ -233,149 +254,19 @@ def barbell(brush):
     brush.stroke([(-0.62, 0), (0.62, 0)], 0.03, (148, 150, 158))
     for side in (-1, 1):
         for x, reach, colour in ((0.4, 0.2, brush.main), (0.47, 0.2, brush.second), (0.535, 0.13, brush.main)):
-            brush.polygon([(side * (x - 0.032), -reach), (side * (x + 0.032), -reach), (side * (x + 0.032), reach), (side * (x - 0.032), reach)], colour)
+            brush.polygon(
+                [
+                    (side * (x - 0.032), -reach),
+                    (side * (x + 0.032), -reach),
+                    (side * (x + 0.032), reach),
+                    (side * (x - 0.032), reach),
+                ],
+                colour,
+            )
 
 
-# --- in use ----------------------------------------------------------------------------------------------------------------------
+# --- lying unused: the brush's frame lies flat on the ground and is turned at random ---
 
-def use_archery(artist):
-    aim = artist.random.uniform(-0.05, 0.08)
-    figure = artist.figure(hip=(-0.02, 0.5), neck=(-0.01, 0.81), hands=((0.37, 0.77 + aim), (0.03, 0.8)), feet=((-0.12, 0), (0.13, 0)))
-    figure.paint_far()
-    figure.paint_near_leg()
-    front, back = figure.hands
-    degrees = towards(back, front)
-    bow(artist.brush.moved(front, degrees), pull=math.dist(front, back))
-    arrow(artist.brush.moved(back, degrees))
-    figure.paint_near_arm()
-
-
-def use_baseball(artist):
-    waiting = artist.either()
-    hand = artist.about(-0.1, 0.74) if waiting else artist.about(0.3, 0.62, 0.05)
-    figure = artist.figure(hip=(-0.03, 0.47), neck=(0.0, 0.77), hands=(hand, (hand[0] + 0.03, hand[1] + 0.02)), feet=((-0.17, 0), (0.17, 0)))
-    figure.paint_far()
-    figure.paint_near_leg()
-    degrees = artist.random.uniform(95, 145) if waiting else artist.random.uniform(-5, 35)
-    bat(artist.brush.moved(figure.hands[1], degrees))
-    baseball(artist.brush.moved(artist.about(0.62, 0.6, 0.06) if waiting else artist.about(0.8, 0.95, 0.06)))
-    figure.paint_near_arm()
-
-
-def use_basketball(artist):
-    hoop(artist.brush.moved((0.78, 0.0)))
-    if artist.either():
-        hand = artist.about(0.14, 1.06)
-        figure = artist.figure(hip=(0, 0.54), neck=(0.02, 0.84), hands=(hand, hand), feet=((-0.08, 0.05), (0.06, 0.03)))
-        ball = figure.hands[1][0] + 0.02, figure.hands[1][1] + 0.12
-    else:
-        figure = artist.figure(hip=(-0.05, 0.44), neck=(0.06, 0.72), hands=(artist.about(-0.2, 0.5), artist.about(0.32, 0.5)), feet=((-0.2, 0), (0.15, 0)))
-        ball = figure.hands[1][0] + 0.03, artist.random.uniform(0.16, 0.36)
-    figure.paint()
-    basketball(artist.brush.moved(ball, artist.random.uniform(-40, 40)))
-
-
-def use_boxing(artist):
-    punch = artist.either()
-    near = artist.about(0.42, 0.78) if punch else artist.about(0.24, 0.8)
-    figure = artist.figure(hip=(-0.04, 0.47), neck=(0.03, 0.77), hands=(artist.about(0.28, 0.7), near), feet=((-0.16, 0), (0.15, 0)))
-    figure.paint()
-    for hand, elbow in zip(figure.hands, figure.elbows):
-        degrees = towards(elbow, hand)
-        glove(artist.brush.moved((hand[0] + 0.04 * math.cos(math.radians(degrees)), hand[1] + 0.04 * math.sin(math.radians(degrees))), degrees))
-
-
-def use_cycling(artist):
-    turn = artist.random.uniform(0, 2 * math.pi)
-    pedals = [(-0.02 + side * 0.08 * math.cos(turn), 0.2 + side * 0.08 * math.sin(turn)) for side in (-1, 1)]
-    figure = artist.figure(hip=(-0.14, 0.64), neck=artist.about(0.1, 0.88, 0.04), hands=((0.29, 0.65), (0.28, 0.65)), feet=tuple(pedals))
-    figure.paint_far()
-    bicycle(artist.brush)
-    figure.paint_near_leg()
-    figure.paint_near_arm()
-
-
-def use_football(artist):
-    foot = artist.about(0.3, 0.14, 0.05)
-    figure = artist.figure(hip=(-0.03, 0.5), neck=(-0.07, 0.8), hands=(artist.about(0.2, 0.6, 0.05), artist.about(-0.32, 0.6, 0.05)), feet=((-0.08, 0), foot))
-    figure.paint()
-    foot = figure.feet[1]
-    football(artist.brush.moved((foot[0] + artist.random.uniform(0.15, 0.2), foot[1] + artist.random.uniform(-0.02, 0.08))))
-
-
-def use_ice_hockey(artist):
-    top = artist.about(0.02, 0.56)
-    blade = artist.random.uniform(0.5, 0.6), 0.02
-    degrees = towards(top, blade)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    figure = artist.figure(hip=(-0.1, 0.45), neck=(0.08, 0.73), hands=(top, (top[0] + 0.25 * cos, top[1] + 0.25 * sin)), feet=((-0.22, 0), (0.12, 0)))
-    figure.paint_far()
-    figure.paint_near_leg()
-    hockey_stick(artist.brush.moved(figure.hands[0], degrees), length=math.dist(figure.hands[0], blade))
-    puck(artist.brush.moved((blade[0] + 0.28, 0.0)))
-    figure.paint_near_arm()
-
-
-def use_skateboarding(artist):
-    air = artist.random.uniform(0.12, 0.3) if artist.either() else 0.11
-    tilt = artist.random.uniform(-18, 18) if air > 0.12 else 0.0
-    board = artist.brush.moved((0, air), tilt)
-    skateboard(board)
-    rise = 0.19 * math.tan(math.radians(tilt))
-    figure = artist.figure(hip=(-0.03, 0.38 + air), neck=(0.05, 0.67 + air), hands=(artist.about(-0.33, 0.68 + air, 0.06), artist.about(0.37, 0.66 + air, 0.06)),
-                           feet=((-0.2, air + 0.01 - rise), (0.17, air + 0.01 + rise)))
-    figure.paint()
-
-
-def use_skiing(artist):
-    slope = artist.random.uniform(-16, 6)
-    tilted = Artist(artist.canvas, artist.frame.moved((0, 0.05), slope), artist.outfit, artist.brush.moved((0, 0.05), slope), artist.random)
-    hands = tilted.about(0.22, 0.5), tilted.about(0.24, 0.44)
-    figure = tilted.figure(hip=(-0.12, 0.38), neck=(0.08, 0.66), hands=hands, feet=((-0.05, 0.05), (0.0, 0.0)))
-    pole(tilted.brush.moved(figure.hands[0], tilted.random.uniform(195, 222)))
-    ski(tilted.brush.moved((0.03, 0.05)))
-    figure.paint_far()
-    ski(tilted.brush.moved((-0.02, 0.0)))
-    figure.paint_near_leg()
-    figure.paint_near_arm()
-    pole(tilted.brush.moved(figure.hands[1], tilted.random.uniform(198, 225)))
-
-
-def use_surfing(artist):
-    tilt = artist.random.uniform(-6, 12)
-    brush = artist.brush.moved((0, 0.05), tilt)
-    squash = artist.random.uniform(0.5, 0.75)
-    frame = brush.frame
-    flat = Frame(frame.x0, frame.y0, frame.a, frame.b * squash, frame.c, frame.d * squash)
-    surfboard(Brush(brush.canvas, flat, brush.main, brush.second, brush.role, brush.random))
-    rise = 0.2 * math.tan(math.radians(tilt))
-    figure = artist.figure(hip=(-0.02, 0.42), neck=(0.05, 0.7), hands=(artist.about(-0.32, 0.72, 0.06), artist.about(0.38, 0.66, 0.06)),
-                           feet=((-0.2, 0.05 - rise), (0.17, 0.05 + rise)))
-    figure.paint()
-
-
-def use_tennis(artist):
-    serve = artist.either()
-    hand = artist.about(0.2, 1.0) if serve else artist.about(0.36, 0.62, 0.06)
-    figure = artist.figure(hip=(0, 0.5), neck=(0.02, 0.8), hands=(artist.about(-0.22, 0.6, 0.06), hand), feet=((-0.16, 0), (0.14, 0)))
-    figure.paint()
-    degrees = artist.random.uniform(20, 100) if serve else artist.random.uniform(-20, 60)
-    racket(artist.brush.moved(figure.hands[1], degrees))
-    tennis_ball(artist.brush.moved(artist.about(0.72, 1.1, 0.08) if serve else artist.about(0.92, 0.5, 0.08)))
-
-
-def use_weightlifting(artist):
-    height = (0.42, 0.77, 1.08)[artist.random.integers(3)]
-    bent = height < 0.5
-    figure = artist.figure(hip=(0, 0.42 if bent else 0.5), neck=(0.0, 0.7 if bent else 0.8), hands=((-0.2, height), (0.2, height)),
-                           feet=((-0.13, 0), (0.13, 0)), spread=0.11, knees_out=True)
-    figure.paint_far()
-    figure.paint_near_leg()
-    barbell(artist.brush.moved((0, (figure.hands[0][1] + figure.hands[1][1]) / 2)))
-    figure.paint_near_arm()
-
-
-# --- lying unused: the brush's frame lies flat on the ground and is turned at random ------------------------------------------------
 
 def lie_archery(brush):
     bow(brush.moved((0, 0), 90))
@@ -409,50 +300,5 @@ def lie_tennis(brush):
     tennis_ball(brush.moved((0.0, -0.22)))
 
 
-@dataclass(frozen=True)
-class Sport:
-    """`use` paints a player at work within `left`, `right` and `top` player heights of the feet; `lie` paints the equipment on the
-    ground, `length` long; what rests on round parts, balls and barbells, is seen from the side (`upright`), all else foreshortened."""
-
-    surface: str
-    use: Callable
-    lie: Callable
-    left: float
-    right: float
-    top: float
-    length: float
-    upright: bool = False
-
-
-KINDS = {
-    "archery": Sport("grass", use_archery, lie_archery, 0.22, 0.72, 1.26, 1.0),
-    "baseball": Sport("sand", use_baseball, lie_baseball, 0.5, 0.92, 1.32, 0.75),
-    "basketball": Sport("parquet", use_basketball, basketball, 0.3, 1.0, 1.58, 0.24, upright=True),
-    "boxing": Sport("gym mat", use_boxing, lie_boxing, 0.26, 0.62, 1.0, 0.6),
-    "cycling": Sport("asphalt", use_cycling, lambda brush: bicycle(brush.moved((0, -0.25))), 0.54, 0.56, 1.1, 1.05),
-    "football": Sport("grass", use_football, football, 0.4, 0.66, 1.0, 0.24, upright=True),
-    "ice hockey": Sport("ice", use_ice_hockey, lie_ice_hockey, 0.32, 0.98, 0.95, 1.0),
-    "skateboarding": Sport("asphalt", use_skateboarding, skateboard_from_below, 0.45, 0.48, 1.2, 0.85),
-    "skiing": Sport("snow", use_skiing, lie_skiing, 0.58, 0.66, 0.95, 1.15),
-    "surfing": Sport("sea", use_surfing, surfboard, 0.68, 0.7, 1.0, 1.35),
-    "tennis": Sport("clay court", use_tennis, lie_tennis, 0.32, 1.02, 1.55, 0.75),
-    "weightlifting": Sport("gym mat", use_weightlifting, barbell, 0.66, 0.66, 1.32, 1.3, upright=True),
-}
-
-
-def brush_for(canvas, frame, role, random, background):
-    """A brush in two random colours that stand out from the background and from each other."""
-    main = distinct_colour(random, background)
-    return Brush(canvas, frame, main, distinct_colour(random, background, main, distance=90), role, random)
-
-
-def draw_player_at_work(sport, canvas, frame, outfit, random, background):
-    """A player at `frame` who uses the sport's equipment."""
-    KINDS[sport].use(Artist(canvas, frame, outfit, brush_for(canvas, frame, EVIDENCE, random, background), random))
-
-
-def draw_lying(sport, canvas, x, y, scale, role, random, background):
-    """The sport's equipment on the ground around (x, y), `scale` image sides to a player height."""
-    kind = KINDS[sport]
-    frame = Frame.upright(x, y, scale, 1.0 if kind.upright else random.uniform(0.45, 0.65)).moved((0, 0), random.uniform(-35, 35))
-    kind.lie(brush_for(canvas, frame, role, random, background))
+def lie_cycling(brush):
+    bicycle(brush.moved((0, -0.25)))

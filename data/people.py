@@ -27,21 +27,27 @@ class Outfit:
     def draw(cls, random, background):
         """A random outfit whose clothes stand out from the background colour."""
         shirt = distinct_colour(random, background, distance=90)
-        return cls(SKIN[random.integers(len(SKIN))], HAIR[random.integers(len(HAIR))], shirt,
-                   distinct_colour(random, background, shirt, distance=80), any_colour(random),
-                   bool(random.random() < 0.5), bool(random.random() < 0.5))
+        return cls(
+            SKIN[random.integers(len(SKIN))],
+            HAIR[random.integers(len(HAIR))],
+            shirt,
+            distinct_colour(random, background, shirt, distance=80),
+            any_colour(random),
+            bool(random.random() < 0.5),
+            bool(random.random() < 0.5),
+        )
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a person's joints should be, in person heights above and in front (+x) of the spot where the person stands."""
+    """Where a person's joints should be, in person heights above and in front (+x) of where the person stands."""
 
     hip: tuple = (0.0, 0.5)
     neck: tuple = (0.0, 0.8)
     hands: tuple = ((-0.16, 0.46), (0.16, 0.46))  # far, near
-    feet: tuple = ((-0.07, 0.0), (0.07, 0.0))     # far, near
-    spread: float = 0.05                          # half the shoulders' width: 0.05 from the side, 0.11 from the front
-    knees_out: bool = False                       # from the front both knees bend outwards, from the side both forwards
+    feet: tuple = ((-0.07, 0.0), (0.07, 0.0))  # far, near
+    spread: float = 0.05  # half the shoulders' width: 0.05 from the side, 0.11 from the front
+    knees_out: bool = False  # from the front both knees bend outwards, from the side both forwards
 
 
 def bend(start, end, upper, lower, side):
@@ -57,19 +63,26 @@ def bend(start, end, upper, lower, side):
 
 
 class Figure:
-    """A person in a pose; `hands` and `feet` are where they really came to be. Painted in layers, so that things can be held."""
+    """A person in a pose, painted in layers, so that things can be held.
+
+    `hands` and `feet` are where they really came to be.
+    """
 
     def __init__(self, canvas, frame, pose, outfit):
         self.canvas, self.frame, self.pose, self.outfit = canvas, frame, pose, outfit
         spread, hips = pose.spread, min(pose.spread, 0.05)
         self.shoulders = [(pose.neck[0] + side * spread, pose.neck[1] - 0.03) for side in (-1, 1)]
         self.hips = [(pose.hip[0] + side * hips * 0.9, pose.hip[1]) for side in (-1, 1)]
-        arms = [bend(s, h, 0.19, 0.19, 1 if side < 0 or not pose.knees_out else -1)
-                for s, h, side in zip(self.shoulders, pose.hands, (-1, 1))]
+        arms = [
+            bend(s, h, 0.19, 0.19, 1 if side < 0 or not pose.knees_out else -1)
+            for s, h, side in zip(self.shoulders, pose.hands, (-1, 1))
+        ]
         if not pose.knees_out:
             arms = [bend(s, h, 0.19, 0.19, -1) for s, h in zip(self.shoulders, pose.hands)]
-        legs = [bend(s, f, 0.26, 0.26, -1 if side < 0 and pose.knees_out else 1)
-                for s, f, side in zip(self.hips, pose.feet, (-1, 1))]
+        legs = [
+            bend(s, f, 0.26, 0.26, -1 if side < 0 and pose.knees_out else 1)
+            for s, f, side in zip(self.hips, pose.feet, (-1, 1))
+        ]
         self.elbows, self.hands = [list(joints) for joints in zip(*arms)]
         self.knees, self.feet = [list(joints) for joints in zip(*legs)]
 

@@ -2,9 +2,10 @@
 
     python -m data.scenes --out sheet.png
 
-The class of a scene is the sport whose equipment is *in use* by a player. Its playing surface is a cue that usually agrees with the class
-in training (`context_bias`) and tells nothing about it in the split `val_shuffled`. In some scenes a second sport's equipment lies unused.
-A scene is a function of (data seed, split, index) alone; nothing is stored.
+The class of a scene is the sport whose equipment is *in use* by a player. Its playing surface is a cue that usually
+agrees with the class in training (`context_bias`) and tells nothing about it in the split `val_shuffled`. In some
+scenes a second sport's equipment lies unused. A scene is a function of (data seed, split, index) alone; nothing is
+stored.
 """
 
 import argparse
@@ -16,14 +17,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.drawing import DISTRACTOR, ROLES, SURFACE, Canvas, Frame, Light, role_of_pixels
-from data.equipment import KINDS, draw_lying, draw_player_at_work
 from data.people import Figure, Outfit, Pose
+from data.playing import KINDS, draw_lying, draw_player_at_work
 from data.surfaces import GRAIN, SURFACES, View, draw_clutter, draw_place, shadow
+from files import atomic
 
 SPORTS = tuple(sorted(KINDS))
 USUAL_SURFACE = {sport: KINDS[sport].surface for sport in SPORTS}
 MASKS = ("evidence", "distractor", "players", "surface")
 SPLITS = ("train", "val", "val_shuffled")
+DATA_SEED_LIMIT = 1_000_000  # data seeds from here on belong to pretraining
 CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of the class
 
 
@@ -31,15 +34,15 @@ CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of th
 class Scene:
     """One drawn image and what is known about it.
 
-    image: RGB, size x size. label: index in SPORTS. surface: index in SURFACES. distractor: index in SPORTS, or -1 for none.
-    masks: for every name of MASKS a bool array (size, size); a pixel belongs to at most one of them.
+    image: RGB, size x size. label: index in SPORTS. surface: index in SURFACES. distractor: index in SPORTS, or -1
+    for none. masks: for every name of MASKS a bool array (size, size); a pixel belongs to at most one of them.
     """
 
     image: Image.Image
     label: int
     surface: int
     distractor: int
-    masks: dict
+    masks: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -51,63 +54,83 @@ class Plan:
     distractor: int
 
 
-def draw_scene(data_seed, split, index, size=96, context_bias=0.9, distractors=0.3):
+def draw_scene(
+    data_seed: int, split: str, index: int, size: int = 96, context_bias: float = 0.9, distractors: float = 0.3
+) -> Scene:
     """Draws the scene `index` of a split; the same arguments give the same bytes, and another `size` the same layout.
 
-    data_seed, index: ints >= 0. size: pixels a side. context_bias: probability that the surface is the class's usual one, else uniform
-    over the others; ignored by `val_shuffled`, whose surfaces are uniform. distractors: share of scenes with a second sport's equipment.
-    Raises ValueError for an unknown split, negative numbers, a size below 16 and probabilities outside [0, 1].
+    data_seed: 0 up to DATA_SEED_LIMIT. index: from 0, without end. size: pixels a side. context_bias: probability
+    that the surface is the class's usual one, else uniform over the others; ignored by `val_shuffled`, whose surfaces
+    are uniform. distractors: share of scenes in which a second sport's equipment lies unused. Raises ValueError for
+    an unknown split, a data seed out of range, a negative index, a size below 16 and a probability outside [0, 1].
     """
     _check(data_seed, split, index, size, context_bias, distractors)
-    chance = CHANCE_BIAS if split == "val_shuffled" else context_bias
-    # One stream decides, another draws: the layout of a scene does not depend on the bias.
-    deciding, drawing = (np.random.default_rng(s) for s in np.random.SeedSequence([data_seed, SPLITS.index(split), index, 0]).spawn(2))
-    plan = _plan(_label(data_seed, split, index), deciding, chance, distractors)
-    canvas, light = Canvas(size), Light.draw(drawing)
-    _draw(canvas, plan, drawing)
-    return _finish(canvas, plan, light, mirror=drawing.random() < 0.5)
+    plan, random = plan_scene(data_seed, split, index, context_bias, distractors), _stream(data_seed, split, index, 1)
+    canvas, light = Canvas(size), Light.draw(random)
+    # The place has a stream of its own: on another surface the same people do the same.
+    _draw(canvas, plan, random, _stream(data_seed, split, index, 2))
+    return _finish(canvas, plan, light, mirror=random.random() < 0.5)
+
+
+def plan_scene(data_seed: int, split: str, index: int, context_bias: float = 0.9, distractors: float = 0.3) -> Plan:
+    """Label, surface and distractor of a scene without drawing it; arguments as for `draw_scene`, not checked."""
+    # All numbers are drawn in any case, so that no option shifts what another one decides.
+    random, bias = _stream(data_seed, split, index, 0), CHANCE_BIAS if split == "val_shuffled" else context_bias
+    on_usual, other_surface, lies, other_sport = (
+        random.random(),
+        random.integers(1, len(SURFACES)),
+        random.random(),
+        random.integers(1, len(SPORTS)),
+    )
+    label = _label(data_seed, split, index)
+    usual = SURFACES.index(USUAL_SURFACE[SPORTS[label]])
+    surface = usual if on_usual < bias else (usual + int(other_surface)) % len(SURFACES)
+    return Plan(label, surface, (label + int(other_sport)) % len(SPORTS) if lies < distractors else -1)
+
+
+def _stream(data_seed, split, index, purpose):
+    return np.random.default_rng([data_seed, SPLITS.index(split), index, purpose])
 
 
 def _check(data_seed, split, index, size, context_bias, distractors):
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; scenes have {', '.join(SPLITS)}")
-    if data_seed < 0 or index < 0 or size < 16:
-        raise ValueError(f"expected data_seed >= 0, index >= 0 and size >= 16, got {data_seed}, {index} and {size}")
+    if not 0 <= data_seed < DATA_SEED_LIMIT:
+        raise ValueError(f"scenes have data seeds from 0 to {DATA_SEED_LIMIT - 1}, got {data_seed}")
+    if index < 0 or size < 16:
+        raise ValueError(f"expected index >= 0 and size >= 16, got {index} and {size}")
     for name, value in (("context_bias", context_bias), ("distractors", distractors)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is a probability in [0, 1], got {value}")
 
 
 def _label(data_seed, split, index):
-    """Every run of len(SPORTS) indices that starts at a multiple of it holds each class once, in an order of its own."""
-    block, place = divmod(index, len(SPORTS))
-    return int(np.random.default_rng([data_seed, SPLITS.index(split), block, 1]).permutation(len(SPORTS))[place])
+    """Any len(SPORTS) scenes in a row hold each class once: one order of the classes, the split's own, is repeated."""
+    order = np.random.default_rng([data_seed, SPLITS.index(split), 1]).permutation(len(SPORTS))
+    return int(order[index % len(SPORTS)])
 
 
-def _plan(label, random, bias, distractors):
-    usual = SURFACES.index(USUAL_SURFACE[SPORTS[label]])
-    # All numbers are drawn in any case, so that one option never shifts what another one decides.
-    on_usual, other_surface, lies, other_sport = random.random(), random.integers(1, len(SURFACES)), random.random(), random.integers(1, len(SPORTS))
-    surface = usual if on_usual < bias else (usual + int(other_surface)) % len(SURFACES)
-    return Plan(label, surface, (label + int(other_sport)) % len(SPORTS) if lies < distractors else -1)
-
-
-def _draw(canvas, plan, random):
+def _draw(canvas, plan, random, place_random):
     """Paints from far to near: place, clutter, other players, the player at work, lying equipment."""
     sport = KINDS[SPORTS[plan.label]]
     width_left = 0.96 if plan.distractor < 0 else 0.7
     feet = random.uniform(0.84, 0.93) if plan.distractor < 0 else random.uniform(0.76, 0.84)
     height = min(random.uniform(0.52, 0.76), width_left / (sport.left + sport.right), (feet - 0.03) / sport.top)
     x = 0.02 + sport.left * height + random.random() * max(0.0, width_left - (sport.left + sport.right) * height)
-    view = View(float(np.clip(feet - random.uniform(0.5, 0.95) * height, 0.12, 0.62)), random.uniform(-0.6, 0.6), random.uniform(-0.3, 0.3))
-    ground = draw_place(canvas, SURFACES[plan.surface], view, random)
+    view = View(
+        float(np.clip(feet - random.uniform(0.5, 0.95) * height, 0.12, 0.62)),
+        random.uniform(-0.6, 0.6),
+        random.uniform(-0.3, 0.3),
+    )
+    ground = draw_place(canvas, SURFACES[plan.surface], view, place_random)
     for _ in range(random.integers(0, 3)):
         draw_clutter(canvas, view, random, height)
     for _ in range(random.choice((0, 0, 1, 2))):
         _draw_bystander(canvas, view, feet, height, ground, random)
     shadow(canvas, x, feet, 0.26 * height)
-    flip = Frame.upright(x, feet, height)
-    draw_player_at_work(SPORTS[plan.label], canvas, flip, Outfit.draw(random, ground), random, ground)
+    draw_player_at_work(
+        SPORTS[plan.label], canvas, Frame.upright(x, feet, height), Outfit.draw(random, ground), random, ground
+    )
     if plan.distractor >= 0:
         _draw_distractor(canvas, SPORTS[plan.distractor], x + sport.right * height, feet, height, ground, random)
 
@@ -121,12 +144,17 @@ def _draw_bystander(canvas, view, feet, height, ground, random):
     hands = [(s * random.uniform(0.08, 0.24), random.uniform(0.42, 0.62)) for s in (-1, 1)]
     stride = random.uniform(0.05, 0.14)
     shadow(canvas, x, y, 0.2 * height * nearness)
-    pose = Pose(hands=tuple(hands), feet=((-stride, 0.0), (stride, 0.0)), hip=(0.0, 0.5), neck=(random.uniform(-0.03, 0.05), 0.8))
+    pose = Pose(
+        hands=tuple(hands),
+        feet=((-stride, 0.0), (stride, 0.0)),
+        hip=(0.0, 0.5),
+        neck=(random.uniform(-0.03, 0.05), 0.8),
+    )
     Figure(canvas, frame, pose, Outfit.draw(random, ground)).paint()
 
 
 def _draw_distractor(canvas, sport, right_edge, feet, height, ground, random):
-    """Equipment on the ground, nearer than the player and beside rather than below him."""
+    """Equipment on the ground, nearer than the player and beside rather than below the feet."""
     length = KINDS[sport].length
     scale = min(height * random.uniform(0.8, 1.0), 0.42 / length)
     low = min(max(right_edge + 0.02, 0.55) + 0.3 * scale * length, 0.8)
@@ -143,12 +171,17 @@ def _finish(canvas, plan, light, mirror):
     return Scene(Image.fromarray(np.ascontiguousarray(pixels)), plan.label, plan.surface, plan.distractor, masks)
 
 
-MASK_COLOURS = {"evidence": (230, 40, 50), "distractor": (250, 190, 0), "players": (40, 110, 230), "surface": (120, 200, 130)}
+MASK_COLOURS = {
+    "evidence": (230, 40, 50),
+    "distractor": (250, 190, 0),
+    "players": (40, 110, 230),
+    "surface": (120, 200, 130),
+}
 LINE, GAP = 15, 6
 
 
 def contact_sheet(scenes, columns=4):
-    """A picture of the scenes, each with class and surface above and its coloured masks beside it, and a legend below."""
+    """A picture of the scenes, each with its class and surface above, coloured masks beside it and a legend below."""
     size = scenes[0].image.width
     cell_width, cell_height = 2 * size + 2 * GAP, size + 2 * LINE + GAP
     columns = min(columns, len(scenes))
@@ -182,27 +215,51 @@ def coloured_masks(scene):
 
 
 def parse_arguments(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m data.scenes", description="Example: python -m data.scenes --out sheet.png\n\n"
-                                     "Draws a contact sheet of sport scenes with and without their masks.",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m data.scenes",
+        description="Example: python -m data.scenes --out sheet.png\n\n"
+        "Draws a contact sheet of sport scenes with and without their masks.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     what = parser.add_argument_group("which scenes")
     what.add_argument("--count", type=int, default=20, help="how many scenes (default 20)")
     what.add_argument("--size", type=int, default=224, help="pixels a side of each (default 224)")
     what.add_argument("--data-seed", type=int, default=0, help="which images are drawn (default 0)")
     what.add_argument("--split", choices=SPLITS, default="val", help="default val")
-    what.add_argument("--context-bias", type=float, default=0.9, help="probability of the usual surface, 0 to 1 (default 0.9)")
-    parser.add_argument_group("output").add_argument("--out", type=Path, required=True, metavar="FILE", help="image file to write, e.g. sheet.png")
+    what.add_argument(
+        "--context-bias", type=float, default=0.9, help="probability of the usual surface, 0 to 1 (default 0.9)"
+    )
+    parser.add_argument_group("output").add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="image file to write, e.g. sheet.png"
+    )
     options = parser.parse_args(arguments)
     if options.count < 1:
         parser.error(f"--count expects at least 1, got {options.count}")
+    try:
+        _check(options.data_seed, options.split, 0, options.size, options.context_bias, 0.0)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
 def main(arguments=None):
+    """Draws the sheet; returns the exit status."""
     options = parse_arguments(arguments)
-    scenes = [draw_scene(options.data_seed, options.split, i, options.size, options.context_bias) for i in range(options.count)]
-    contact_sheet(scenes).save(options.out)
+    scenes = [
+        draw_scene(options.data_seed, options.split, i, options.size, options.context_bias)
+        for i in range(options.count)
+    ]
+    try:
+        with atomic(options.out) as path:
+            contact_sheet(scenes).save(path)
+    except (OSError, ValueError) as error:  # Pillow raises ValueError for an ending that it does not know
+        print(
+            f"{options.out} cannot be written: {error}; name an image file in a folder you may write to",
+            file=sys.stderr,
+        )
+        return 1
     print(f"{options.out}: {len(scenes)} scenes, split {options.split}")
+    return 0
 
 
 if __name__ == "__main__":

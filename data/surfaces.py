@@ -2,20 +2,37 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from data.drawing import OTHER, SURFACE, any_colour, jitter, shade
+from data.drawing import OTHER, SURFACE, Frame, any_colour, jitter, shade
 
 SURFACES = ("asphalt", "clay court", "grass", "gym mat", "ice", "parquet", "sand", "sea", "snow")
 BASE_COLOUR = {
-    "asphalt": (104, 106, 112), "clay court": (198, 96, 58), "grass": (84, 150, 62), "gym mat": (40, 84, 168), "ice": (206, 228, 240),
-    "parquet": (206, 156, 94), "sand": (226, 202, 150), "sea": (34, 116, 150), "snow": (240, 243, 250),
+    "asphalt": (104, 106, 112),
+    "clay court": (198, 96, 58),
+    "grass": (84, 150, 62),
+    "gym mat": (40, 84, 168),
+    "ice": (206, 228, 240),
+    "parquet": (206, 156, 94),
+    "sand": (226, 202, 150),
+    "sea": (34, 116, 150),
+    "snow": (240, 243, 250),
 }
 INDOORS = ("gym mat", "ice", "parquet")
 # How strongly a surface's brightness varies (of 255) at a fine and at a coarse grain.
-GRAIN = {"asphalt": (9, 7), "clay court": (8, 10), "grass": (12, 9), "gym mat": (2, 6), "ice": (4, 10), "parquet": (5, 8),
-         "sand": (9, 10), "sea": (12, 14), "snow": (4, 8)}
+GRAIN = {
+    "asphalt": (9, 7),
+    "clay court": (8, 10),
+    "grass": (12, 9),
+    "gym mat": (2, 6),
+    "ice": (4, 10),
+    "parquet": (5, 8),
+    "sand": (9, 10),
+    "sea": (12, 14),
+    "snow": (4, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ def draw_place(canvas, surface, view, random):
         draw_hall(canvas, view.horizon, random)
     else:
         draw_sky(canvas, view.horizon, surface, random)
-    canvas.polygon([(0, view.horizon), (1, view.horizon), (1, 1), (0, 1)], colour, SURFACE)
+    canvas.rectangle(0, view.horizon, 1, 1, colour, SURFACE)
     MARKINGS[surface](canvas, view, colour, random)
     return colour
 
@@ -63,7 +80,7 @@ def draw_sky(canvas, horizon, surface, random):
     for i in range(12):
         mix = i / 11
         band = tuple(round(a * (1 - mix) + b * mix) for a, b in zip(top, low))
-        canvas.polygon([(0, horizon * i / 12), (1, horizon * i / 12), (1, horizon), (0, horizon)], band, OTHER)
+        canvas.rectangle(0, horizon * i / 12, 1, horizon, band, OTHER)
     for _ in range(random.integers(0, 4)):
         x, y, size = random.uniform(0, 1), random.uniform(0, horizon * 0.6), random.uniform(0.03, 0.08)
         for shift in (-1, 0, 1):
@@ -87,7 +104,9 @@ def _trees(canvas, horizon, random):
     for x in random.uniform(0, 1, random.integers(2, 8)):
         height = random.uniform(0.06, 0.2)
         if random.random() < 0.5:
-            canvas.polygon([(x - height * 0.3, horizon), (x, horizon - height), (x + height * 0.3, horizon)], leaf, OTHER)
+            canvas.polygon(
+                [(x - height * 0.3, horizon), (x, horizon - height), (x + height * 0.3, horizon)], leaf, OTHER
+            )
         else:
             canvas.stroke([(x, horizon), (x, horizon - height * 0.5)], 0.012, (96, 70, 48), OTHER)
             canvas.ellipse((x, horizon - height * 0.65), (height * 0.35, height * 0.4), leaf, OTHER)
@@ -95,7 +114,7 @@ def _trees(canvas, horizon, random):
 
 def draw_stands(canvas, horizon, random):
     """Rows of spectators behind an advertising board."""
-    canvas.polygon([(0, 0), (1, 0), (1, horizon), (0, horizon)], jitter((84, 88, 104), random, 24), OTHER)
+    canvas.rectangle(0, 0, 1, horizon, jitter((84, 88, 104), random, 24), OTHER)
     board = min(0.09, horizon * 0.3)
     rows, dot = 5, random.uniform(0.012, 0.018)
     for row in range(rows):
@@ -106,23 +125,23 @@ def draw_stands(canvas, horizon, random):
                 canvas.ellipse((x, y + dot * 1.6), (dot * 1.4, dot * 1.5), tone, OTHER)
                 canvas.ellipse((x, y), (dot, dot), (186, 146, 118), OTHER)
     edges = np.linspace(0, 1, random.integers(3, 6))
-    for left, right in zip(edges[:-1], edges[1:]):
-        canvas.polygon([(left, horizon - board), (right, horizon - board), (right, horizon), (left, horizon)], any_colour(random), OTHER)
+    for left, right in pairwise(edges):
+        canvas.rectangle(left, horizon - board, right, horizon, any_colour(random), OTHER)
 
 
 def draw_hall(canvas, horizon, random):
     """The wall of a hall: panels, perhaps windows and a banner."""
     wall = jitter((206, 200, 186), random, 30)
-    canvas.polygon([(0, 0), (1, 0), (1, horizon), (0, horizon)], wall, OTHER)
+    canvas.rectangle(0, 0, 1, horizon, wall, OTHER)
     for x in np.arange(random.uniform(0, 0.2), 1, 0.2):
         canvas.stroke([(x, 0), (x, horizon)], 0.006, shade(wall, 0.85), OTHER)
     if random.random() < 0.6:
         for x in np.arange(random.uniform(0.02, 0.1), 1, 0.28):
-            canvas.polygon([(x, 0.02), (x + 0.18, 0.02), (x + 0.18, horizon * 0.4), (x, horizon * 0.4)], (216, 234, 244), OTHER)
-    canvas.polygon([(0, horizon * 0.82), (1, horizon * 0.82), (1, horizon), (0, horizon)], shade(wall, random.uniform(0.5, 0.8)), OTHER)
+            canvas.rectangle(x, 0.02, x + 0.18, horizon * 0.4, (216, 234, 244), OTHER)
+    canvas.rectangle(0, horizon * 0.82, 1, horizon, shade(wall, random.uniform(0.5, 0.8)), OTHER)
     if random.random() < 0.5:
         x = random.uniform(0.05, 0.6)
-        canvas.polygon([(x, horizon * 0.5), (x + 0.3, horizon * 0.5), (x + 0.3, horizon * 0.7), (x, horizon * 0.7)], any_colour(random), OTHER)
+        canvas.rectangle(x, horizon * 0.5, x + 0.3, horizon * 0.7, any_colour(random), OTHER)
 
 
 def _lines(canvas, view, lines, width, colour):
@@ -134,7 +153,13 @@ def _grass(canvas, view, colour, random):
     for near in np.arange(0.4, 6, 1.2):
         canvas.polygon(view.band((-9, near), (9, near), 0.6), (*shade(colour, 1.14), 150), SURFACE)
     white, side = (240, 244, 238, 230), random.uniform(-0.9, 0.9)
-    _lines(canvas, view, [((-9, random.uniform(1.3, 3)), (9, random.uniform(1.3, 3))), ((side, 0.4), (side, 12))], 0.045, white)
+    _lines(
+        canvas,
+        view,
+        [((-9, random.uniform(1.3, 3)), (9, random.uniform(1.3, 3))), ((side, 0.4), (side, 12))],
+        0.045,
+        white,
+    )
     for x, depth in random.uniform((-1.5, 1), (1.5, 4), (26, 2)):
         x, y = view(x, depth)
         canvas.stroke([(x, y), (x + 0.006, y - 0.02 / depth - 0.006)], 0.004, (*shade(colour, 0.7), 170), SURFACE)
@@ -143,8 +168,12 @@ def _grass(canvas, view, colour, random):
 def _clay(canvas, view, colour, random):
     white, left = (246, 240, 232), random.uniform(-1.2, -0.2)
     depth = random.uniform(1.2, 1.8)
-    lines = [((left, 0.4), (left, 9)), ((left + 1.6, 0.4), (left + 1.6, 9)), ((left, depth), (left + 1.6, depth)),
-             ((left + 0.8, depth), (left + 0.8, 9))]
+    lines = [
+        ((left, 0.4), (left, 9)),
+        ((left + 1.6, 0.4), (left + 1.6, 9)),
+        ((left, depth), (left + 1.6, depth)),
+        ((left + 0.8, depth), (left + 0.8, 9)),
+    ]
     _lines(canvas, view, lines, 0.05, white)
     for x, depth in random.uniform((-1.5, 1), (1.5, 3.5), (8, 2)):
         canvas.ellipse(view(x, depth), (0.09 / depth, 0.018 / depth), (*shade(colour, 0.85), 140), SURFACE)
@@ -167,7 +196,8 @@ def _gym_mat(canvas, view, colour, random):
     for i in range(-4, 4):
         for j in range(8):
             if (i + j) % 2:
-                corners = [(i * 0.7, 0.4 + j * 0.7), (i * 0.7 + 0.7, 0.4 + j * 0.7), (i * 0.7 + 0.7, 1.1 + j * 0.7), (i * 0.7, 1.1 + j * 0.7)]
+                left, near = i * 0.7, 0.4 + j * 0.7
+                corners = [(left, near), (left + 0.7, near), (left + 0.7, near + 0.7), (left, near + 0.7)]
                 canvas.polygon([view(*corner) for corner in corners], second, SURFACE)
 
 
@@ -176,7 +206,8 @@ def _ice(canvas, view, colour, random):
         x, depth, slant = random.uniform(-1.5, 1.5), random.uniform(1, 4), random.uniform(-0.5, 0.5)
         canvas.stroke([view(x, depth), view(x + 0.4, depth + slant)], 0.003, (255, 255, 255, 170), SURFACE)
     red, blue = (206, 48, 62), (52, 84, 178)
-    _lines(canvas, view, [((-9, random.uniform(1.2, 4)), (9, random.uniform(1.2, 4)))], 0.12, red if random.random() < 0.5 else blue)
+    line = (-9, random.uniform(1.2, 4)), (9, random.uniform(1.2, 4))
+    _lines(canvas, view, [line], 0.12, red if random.random() < 0.5 else blue)
     cx, cz, radius = random.uniform(-0.8, 0.8), random.uniform(1.3, 2.6), random.uniform(0.5, 0.9)
     circle = [view(cx + radius * math.cos(t), cz + radius * math.sin(t)) for t in np.linspace(0, 2 * math.pi, 36)]
     canvas.stroke(circle, 0.009, red, SURFACE)
@@ -209,7 +240,8 @@ def _sea(canvas, view, colour, random):
         x, y = random.uniform(0, 1), view.horizon + (1 - view.horizon) / depth
         length, lift = random.uniform(0.05, 0.16) / depth**0.6, random.uniform(0.008, 0.03) / depth
         tone = (*((236, 248, 250) if random.random() < 0.3 else shade(colour, random.choice((0.72, 1.4)))), 190)
-        canvas.stroke([(x - length, y), (x - length / 2, y - lift), (x, y), (x + length / 2, y - lift), (x + length, y)], 0.016 / depth, tone, SURFACE)
+        wave = [(x + step * length / 2, y - lift * (step % 2)) for step in range(-2, 3)]
+        canvas.stroke(wave, 0.016 / depth, tone, SURFACE)
 
 
 def _snow(canvas, view, colour, random):
@@ -220,8 +252,17 @@ def _snow(canvas, view, colour, random):
     _lines(canvas, view, [((side, 0.4), (side + 0.6, 9)), ((side + 0.16, 0.4), (side + 0.76, 9))], 0.05, tone)
 
 
-MARKINGS = {"asphalt": _asphalt, "clay court": _clay, "grass": _grass, "gym mat": _gym_mat, "ice": _ice, "parquet": _parquet,
-            "sand": _sand, "sea": _sea, "snow": _snow}
+MARKINGS = {
+    "asphalt": _asphalt,
+    "clay court": _clay,
+    "grass": _grass,
+    "gym mat": _gym_mat,
+    "ice": _ice,
+    "parquet": _parquet,
+    "sand": _sand,
+    "sea": _sea,
+    "snow": _snow,
+}
 
 
 def shadow(canvas, x, y, width):
@@ -234,16 +275,25 @@ def draw_clutter(canvas, view, random, scale):
     """One thing that belongs to no sport, standing on the ground: a cone, a bottle, a bag or a post."""
     x, depth = random.uniform(0.02, 0.98), random.uniform(1.25, 3)
     y, size = view.horizon + (1 - view.horizon) / depth, scale * 1.1 / depth
-    colour, kind = any_colour(random), random.integers(4)
+    colour, draw = any_colour(random), (_cone, _bottle, _bag, _post)[random.integers(4)]
     shadow(canvas, x, y, size * 0.12)
-    if kind == 0:
-        canvas.polygon([(x - size * 0.1, y), (x - size * 0.02, y - size * 0.25), (x + size * 0.02, y - size * 0.25), (x + size * 0.1, y)], colour, OTHER)
-    elif kind == 1:
-        canvas.polygon([(x - size * 0.04, y), (x - size * 0.04, y - size * 0.17), (x + size * 0.04, y - size * 0.17), (x + size * 0.04, y)], colour, OTHER)
-        canvas.stroke([(x, y - size * 0.17), (x, y - size * 0.22)], size * 0.035, shade(colour, 0.6), OTHER)
-    elif kind == 2:
-        canvas.polygon([(x - size * 0.16, y), (x - size * 0.14, y - size * 0.16), (x + size * 0.14, y - size * 0.16), (x + size * 0.16, y)], colour, OTHER)
-        canvas.stroke([(x - size * 0.07, y - size * 0.16), (x, y - size * 0.24), (x + size * 0.07, y - size * 0.16)], size * 0.02, shade(colour, 0.6), OTHER)
-    else:
-        canvas.stroke([(x, y), (x, y - size * 0.6)], size * 0.03, shade(colour, 0.7), OTHER)
-        canvas.ellipse((x, y - size * 0.6), (size * 0.06, size * 0.06), colour, OTHER)
+    draw(canvas, Frame.upright(x, y, size), colour)
+
+
+def _cone(canvas, frame, colour):
+    canvas.polygon([(-0.1, 0), (-0.02, 0.25), (0.02, 0.25), (0.1, 0)], colour, OTHER, frame)
+
+
+def _bottle(canvas, frame, colour):
+    canvas.polygon([(-0.04, 0), (-0.04, 0.17), (0.04, 0.17), (0.04, 0)], colour, OTHER, frame)
+    canvas.stroke([(0, 0.17), (0, 0.22)], 0.035, shade(colour, 0.6), OTHER, frame)
+
+
+def _bag(canvas, frame, colour):
+    canvas.polygon([(-0.16, 0), (-0.14, 0.16), (0.14, 0.16), (0.16, 0)], colour, OTHER, frame)
+    canvas.stroke([(-0.07, 0.16), (0, 0.24), (0.07, 0.16)], 0.02, shade(colour, 0.6), OTHER, frame)
+
+
+def _post(canvas, frame, colour):
+    canvas.stroke([(0, 0), (0, 0.6)], 0.03, shade(colour, 0.7), OTHER, frame)
+    canvas.ellipse((0, 0.6), (0.06, 0.06), colour, OTHER, frame)

@@ -123,17 +123,16 @@ def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) 
     in the batch and whatever the device.
     """
     grid = network.grid(images)
-    pixels = images.detach().to("cpu", torch.float32).contiguous().numpy()
-    maps = [[_random_map(f"{seed}/{target}".encode() + image.tobytes(), grid) for target in row]
-            for image, row in zip(pixels, targets.tolist())]
-    maps = torch.stack([torch.stack(row) for row in maps])
-    return maps.to(images.device, images.dtype)
+    maps = [[torch.rand(grid, generator=generator_for(image, seed, target), dtype=torch.float64)
+             for target in row] for image, row in zip(images, targets.tolist())]
+    return torch.stack([torch.stack(row) for row in maps]).to(images.device, images.dtype)
 
 
-def _random_map(key: bytes, grid: tuple[int, int]) -> Tensor:
-    seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(grid, generator=generator, dtype=torch.float64)
+def generator_for(image: Tensor, *numbers: int) -> torch.Generator:
+    """Generator fixed by an image's pixels (as float32) and some numbers, on any device."""
+    pixels = image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+    digest = hashlib.blake2b(repr(numbers).encode() + pixels, digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def _from_last(record: Record, start_block: int) -> Iterator:

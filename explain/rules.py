@@ -43,13 +43,17 @@ def stabilised_reciprocal(z: Tensor) -> Tensor:
     return torch.where(z < 0, z - EPSILON, z + EPSILON).reciprocal_()
 
 
-def drop_negligible(relevance: Tensor, dimensions: tuple[int, ...]) -> Tensor:
-    """Set to 0, in place, what lies below 1e-30 of the largest magnitude over `dimensions`.
+def drop_negligible(relevance: Tensor) -> Tensor:
+    """Set to 0, in place and on a CPU only, what lies below 1e-30 of the map's largest magnitude.
 
     Numbers that small turn denormal in float32, which slows products on a CPU a hundredfold.
+    relevance (B, K, N, D) or (B, h, K, M, N); a map is an image's and target's part, over all
+    of its heads or, in the latter, of one head.
     """
+    if relevance.device.type != "cpu":
+        return relevance
     magnitude = relevance.abs()
-    limit = magnitude.amax(dim=dimensions, keepdim=True).mul_(NEGLIGIBLE)
+    limit = magnitude.amax(dim=(-2, -1), keepdim=True).mul_(NEGLIGIBLE)
     return relevance.masked_fill_(magnitude < limit, 0.0)
 
 

@@ -234,6 +234,7 @@ def attention_relevances(network: Network, record: Record, targets: Tensor, rule
             value = rules.matmul_right(share, block.attention, value)
             relevance = _below_qkv(network, block, attention, value, rule_set)
             relevance[:, :, :block.rows] += residual
+            rules.drop_negligible(relevance)
 
 
 def _below_pool(network: Network, record: Record, targets: Tensor, rule_set: RuleSet) -> Tensor:
@@ -278,7 +279,7 @@ def _below_qkv(network: Network, block: BlockRecord, attention: Tensor, value: T
                rule_set: RuleSet) -> Tensor:
     """From relevance of A (B, h, K, M, N), which it overwrites, and of v to the block's input."""
     query, key = rule_set.factor(block.query.output), rule_set.factor(block.key.output).mT
-    share = attention.mul_(rule_set.reciprocal(query @ key).div_(2))
+    share = rules.drop_negligible(attention.mul_(rule_set.reciprocal(query @ key).div_(2)))
     query, key = rules.matmul_left(share, query, key), rules.matmul_right(share, query, key).mT
     return _below_linear(network, block.block.attn.qkv, merge_qkv(query, key, value),
                          block.norm1.output, block.qkv_product, rule_set)

@@ -33,7 +33,7 @@ def linear(r, x, weight, divide):
     result = torch.zeros_like(x)
     for n in range(len(x)):
         for k in range(len(weight)):
-            parts = [max(float(x[n, i] * weight[k, i]), 0.0) for i in range(x.shape[1])]
+            parts = [max(float(x[n, i] * weight[k, i].detach()), 0.0) for i in range(x.shape[1])]
             over = divide(float(r[n, k]), sum(parts))
             for i, part in enumerate(parts):
                 result[n, i] += part * over
