@@ -68,12 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Data, model, weights, loop, save: the run's story."""
-    started = time.perf_counter()
-    settings, recipe = parse_settings(args.method), recipe_of(args)
+    """Check what was asked for, then the data, then train."""
+    parse_settings(args.method)
     _check_options(args)
-    device = commandline.device_of(args.device)
-    data = commandline.data_of(args)
+    train(args, commandline.data_of(args))
+
+
+def train(args: argparse.Namespace, data: ImageData) -> None:
+    """Model, weights, loop, save: the run's story. Reuses a finished run, continues an interrupted one."""
+    started = time.perf_counter()
+    settings, recipe, device = parse_settings(args.method), recipe_of(args), commandline.device_of(args.device)
     torch.manual_seed(args.seed)  # the fresh head, the adapter's first matrix
     model = create_backbone(commandline.backbone_of(args), len(data.class_names))
     warn_if_unexplainable(model)

@@ -44,10 +44,15 @@ def create_backbone(spec: BackboneSpec, num_classes: int) -> nn.Module:
     return _with_head(_from_hub(spec), num_classes)
 
 
+def architecture(spec: BackboneSpec) -> nn.Module:
+    """Return the model without weights (on the meta device): its structure and data config, at no cost."""
+    with torch.device("meta"):
+        return _build(spec)
+
+
 def data_config(spec: BackboneSpec) -> dict:
     """Return input_size, interpolation, mean, std, crop_pct and crop_mode without making or loading weights."""
-    with torch.device("meta"):
-        return model_data_config(_build(spec))
+    return model_data_config(architecture(spec))
 
 
 def model_data_config(model: nn.Module) -> dict:

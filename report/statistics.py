@@ -144,6 +144,46 @@ def mcnemar(correct_a, correct_b, confidence: float = 0.95) -> McNemar:
     )
 
 
+@dataclass(frozen=True)
+class Overfitting:
+    """Accuracy on training images minus accuracy on validation images, of two runs, and a's minus b's."""
+
+    gap_a: float
+    gap_b: float
+    difference: float
+    low: float
+    high: float
+
+
+def overfitting(train_a, train_b, val_a, val_b, seed: int = 0, confidence: float = 0.95,
+                resamples: int = 9999) -> Overfitting:
+    """Compare how far two runs do better on their training images than on validation images.
+
+    train_a, train_b: bool `(n_train,)`, whether each training image is predicted rightly; val_a, val_b likewise
+    `(n_val,)`. Runs are paired by image; the two sets of images are resampled independently (percentile bootstrap:
+    accuracies of training images sit near 1, where BCa's acceleration is often undefined). NaN bounds where a set
+    is empty. Raises ValueError when shapes differ.
+    """
+    train_a, train_b, val_a, val_b = map(_booleans, (train_a, train_b, val_a, val_b))
+    _same_shape(train_a, train_b)
+    _same_shape(val_a, val_b)
+    gap_a, gap_b = (float(t.mean() - v.mean()) if len(t) and len(v) else np.nan for t, v in
+                    ((train_a, val_a), (train_b, val_b)))
+    if np.isnan(gap_a):
+        return Overfitting(gap_a, gap_b, np.nan, np.nan, np.nan)
+    generator = np.random.default_rng(seed)
+    means = [_resampled_means(a.astype(float) - b, resamples, generator) for a, b in ((train_a, train_b), (val_a, val_b))]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
+    return Overfitting(gap_a, gap_b, gap_a - gap_b, float(low), float(high))
+
+
+def _resampled_means(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Means of bootstrap resamples. The values are few distinct ones (-1, 0, 1): resampling counts is exact and cheap."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return generator.multinomial(len(values), counts / len(values), resamples) @ distinct / len(values)
+
+
 def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of the accuracy correct / n (Wilson 1927, J. Am. Stat. Assoc. 22).
 
