@@ -167,12 +167,8 @@ def scan_folder_data(root: Path, spec: str, classes: Sequence[str] | None, progr
     """Read and check every image below `root`'s splits; see `load_data`."""
     folders = _split_folders(root)
     class_names = _chosen_classes(_class_folders(folders["train"]), classes, root)
-    unknown = set(_class_folders(folders["val"])) - set(_class_folders(folders["train"]))
-    if unknown:
-        raise UsageError(
-            f"{folders['val']} has {len(unknown)} class(es) that {folders['train']} lacks: {_some(sorted(unknown))}; "
-            f"give both splits the same subfolders, or name the classes to keep with --classes"
-        )
+    if classes is None:
+        _check_no_unknown_classes(folders)
     splits, warnings = {}, []
     for name, folder in folders.items():
         scan = scan_folder(folder, class_names, progress)
@@ -205,6 +201,15 @@ def _split_folders(root: Path) -> dict[str, Path]:
 def _class_folders(folder: Path) -> list[str]:
     # hidden folders are left by notebooks and file managers (.ipynb_checkpoints, __MACOSX)
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def _check_no_unknown_classes(folders: dict[str, Path]) -> None:
+    known = set(_class_folders(folders["train"]))
+    for folder in folders.values():
+        if unknown := sorted(set(_class_folders(folder)) - known):
+            raise UsageError(
+                f"{folder} has {len(unknown)} class(es) that {folders['train']} lacks: {_some(unknown)}; "
+                f"give all splits the same subfolders, or name the classes to keep with --classes")
 
 
 def _chosen_classes(found: list[str], wanted: Sequence[str] | None, root: Path) -> tuple[str, ...]:

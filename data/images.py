@@ -33,7 +33,8 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 def _scaled_to_bytes(image: Image.Image) -> Image.Image:
     # convert("RGB") would clip at 255 and turn nearly every 16-bit pixel white
     values = np.asarray(image, dtype=np.float64)
-    full_scale = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
+    sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and values.max(initial=0) > 255)
+    full_scale = 65535.0 if sixteen_bit else 255.0
     if image.mode == "F" and values.max(initial=0) <= 1:
         full_scale = 1.0
     return Image.fromarray(np.clip(values / full_scale * 255, 0, 255).astype(np.uint8))

@@ -125,7 +125,7 @@ def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) 
     grid = network.grid(images)
     maps = [[torch.rand(grid, generator=generator_for(image, seed, target), dtype=torch.float64)
              for target in row] for image, row in zip(images, targets.tolist())]
-    return torch.stack([torch.stack(row) for row in maps]).to(images.device, images.dtype)
+    return torch.stack([torch.stack(row) for row in maps]).to(images.dtype).to(images.device)
 
 
 def generator_for(image: Tensor, *numbers: int) -> torch.Generator:

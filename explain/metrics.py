@@ -149,7 +149,7 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     from . import relevance  # the package imports this module
     drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64)
              for image in images]
-    noisy = images + noise * torch.stack(drawn).to(images.device, images.dtype)
+    noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)
     before = relevance(model, images, targets, method, **options).flatten(2)
     after = relevance(model, noisy, targets, method, **options).flatten(2)
     return (after - before).norm(dim=-1) / before.norm(dim=-1)

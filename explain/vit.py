@@ -206,11 +206,13 @@ class RuleSet:
 
     reciprocal: rules.Reciprocal
     add: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    copy: Callable[[Tensor, Tensor], Tensor]
     factor: Callable[[Tensor], Tensor]     # what a product of two matrices sees of each
 
 
-PUBLISHED = RuleSet(rules.published_reciprocal, rules.add_published, lambda x: x)
-MAGNITUDE = RuleSet(rules.stabilised_reciprocal, rules.add_by_magnitude, torch.abs)
+PUBLISHED = RuleSet(rules.published_reciprocal, rules.add_published, rules.copy_published, lambda x: x)
+MAGNITUDE = RuleSet(rules.stabilised_reciprocal, rules.add_by_magnitude, lambda relevance, x: relevance,
+                    torch.abs)
 
 
 def attention_relevances(network: Network, record: Record, targets: Tensor, rule_set: RuleSet,
@@ -234,7 +236,7 @@ def attention_relevances(network: Network, record: Record, targets: Tensor, rule
             value = rules.matmul_right(share, block.attention, value)
             relevance = _below_qkv(network, block, attention, value, rule_set)
             relevance[:, :, :block.rows] += residual
-            rules.drop_negligible(relevance)
+            relevance = rules.drop_negligible(rule_set.copy(relevance, block.x))
 
 
 def _below_pool(network: Network, record: Record, targets: Tensor, rule_set: RuleSet) -> Tensor:
@@ -261,7 +263,7 @@ def _below_mlp(network: Network, block: BlockRecord, relevance: Tensor, rule_set
     residual, branch = rule_set.add(relevance, block.middle, block.mlp_output)
     hidden = _below_linear(network, mlp.fc2, branch, block.hidden, block.mlp_product, rule_set)
     branch = _below_linear(network, mlp.fc1, hidden, block.norm2.output, block.hidden_product, rule_set)
-    return residual.add_(branch)
+    return rule_set.copy(residual.add_(branch), block.middle)
 
 
 def _below_projection(network: Network, block: BlockRecord, relevance: Tensor,

@@ -127,9 +127,11 @@ def target_pattern(model: nn.Module, settings: Settings) -> str:
     Raises UsageError when a block or target does not exist in the model.
     """
     depth = len(getattr(model, "blocks", ()))
+    if not depth:
+        raise UsageError(f"{type(model).__name__} has no blocks to adapt; choose a ViT, or --method linear or full")
     blocks = settings.blocks if settings.blocks is not None else tuple(range(depth))
     missing = [b for b in blocks if not 0 <= b < depth]
-    if missing or not blocks:
+    if missing:
         raise UsageError(f"blocks {_written(tuple(missing))} do not exist; {type(model).__name__} has "
                          f"{depth} blocks, counted from 0")
     layers = "|".join(TARGETS[target] for target in settings.targets)
@@ -154,7 +156,10 @@ def _read_blocks(text: str) -> tuple[int, ...]:
     blocks: set[int] = set()
     for part in text.split("+"):
         first, _, last = part.partition("-")
-        blocks |= set(range(int(first), int(last or first) + 1))
+        found = range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError(f"the range {part} is empty")
+        blocks |= set(found)
     return tuple(sorted(blocks))
 
 
@@ -172,7 +177,14 @@ def _read_rank(text: str) -> int:
     return rank
 
 
-_READERS: dict[str, Callable] = {"targets": _read_targets, "blocks": _read_blocks, "rank": _read_rank, "alpha": float}
+def _read_alpha(text: str) -> float:
+    alpha = float(text)
+    if not 0 < alpha < float("inf"):
+        raise ValueError("alpha is positive and finite")
+    return alpha
+
+
+_READERS: dict[str, Callable] = {"targets": _read_targets, "blocks": _read_blocks, "rank": _read_rank, "alpha": _read_alpha}
 
 
 def _written(value) -> str:

@@ -58,6 +58,9 @@ def data_config(spec: BackboneSpec) -> dict:
 def model_data_config(model: nn.Module) -> dict:
     """Return a model's data config with the image size that it was built for."""
     config = resolve_input_data_config(model)
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if built_for is not None:  # timm keeps the recommended size of models that take any size
+        config["input_size"] = (config["input_size"][0], *built_for)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
@@ -91,9 +94,18 @@ def _build(spec: BackboneSpec) -> nn.Module:
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size
     try:
-        return timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides).eval()
+        model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides).eval()
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"timm cannot build {name!r} with {overrides or 'its defaults'}: {error}") from error
+        raise UsageError(f"timm cannot build {name!r} with {overrides or 'its defaults'}: {_first_line(error)}") from error
+    _check_patches_divide(model, spec)
+    return model
+
+
+def _check_patches_divide(model: nn.Module, spec: BackboneSpec) -> None:
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if spec.image_size is not None and patch is not None and any(spec.image_size % side for side in patch):
+        raise UsageError(f"--image-size {spec.image_size} cannot be cut into {spec.name}'s patches of {patch[0]} x {patch[1]} "
+                         f"pixels; give a multiple of {patch[0]}")
 
 
 def _with_head(model: nn.Module, num_classes: int) -> nn.Module:

@@ -53,6 +53,13 @@ def add(r, a, b, magnitude):
             second * published_divide(second_share, second_sum))
 
 
+def copied(r, x, magnitude):
+    """The published code's x * (r / x) where |x| < 1e-6; elsewhere unchanged."""
+    if magnitude:
+        return r
+    return each(lambda value, at: at * published_divide(value, at) if abs(at) < 1e-6 else value, r, x)
+
+
 def product(r, left, right, magnitude):
     """z = left @ right: (R_left, R_right), each halved."""
     if magnitude:
@@ -105,7 +112,7 @@ def relevances(model, records, pooled, target, magnitude):
         mlp, attn = rec["block"].mlp, rec["block"].attn
         r, branch = add(r, rec["middle"], rec["output"], magnitude)
         branch = linear(branch, rec["hidden"], mlp.fc2.weight, divide)
-        r = r + linear(branch, rec["normed2"], mlp.fc1.weight, divide)
+        r = copied(r + linear(branch, rec["normed2"], mlp.fc1.weight, divide), rec["middle"], magnitude)
         r, branch = add(r, rec["x"], rec["attended"], magnitude)
         branch = linear(branch, rec["joined"], attn.proj.weight, divide)
         parts, below = branch.chunk(attn.num_heads, dim=-1), [[], [], []]
@@ -118,7 +125,7 @@ def relevances(model, records, pooled, target, magnitude):
                 found_parts.append(one)
         found.insert(0, torch.stack(block_r))
         joined = torch.cat([torch.cat(one, dim=-1) for one in below], dim=-1)
-        r = r + linear(joined, rec["normed1"], attn.qkv.weight, divide)
+        r = copied(r + linear(joined, rec["normed1"], attn.qkv.weight, divide), rec["x"], magnitude)
     return found
 
 

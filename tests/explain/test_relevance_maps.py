@@ -25,6 +25,18 @@ def test_equals_the_slow_formulas(vit, images, targets, method, start_block):
             assert relative(maps[b, k], slow) < 1e-8
 
 
+def test_published_rule_next_to_zero(vit, images):
+    """A residual stream with entries near 1e-9 and at 0, where the published code has its poles."""
+    with torch.no_grad():
+        vit.cls_token[..., :4] = torch.tensor([1e-8, -3e-8, 0.0, 2e-9])
+        vit.pos_embed[:, 0, :4] = 0
+        for linear in (vit.blocks[0].attn.proj, vit.blocks[0].mlp.fc2):     # block 0 leaves them as they are
+            linear.weight[:4] = 0
+            linear.bias[:4] = 0
+    maps = relevance(vit, images[:1], torch.tensor([[1]]), "lrp")
+    assert relative(maps[0, 0], slow_map(vit, images[0], 1, "lrp")) < 1e-6
+
+
 def test_rollout_and_attention_by_hand(vit, images, targets):
     records, _, _ = forward(vit, images[0])
     total = torch.eye(10, dtype=torch.float64)

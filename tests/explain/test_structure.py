@@ -11,12 +11,14 @@ from explain import DEFAULT_METHOD, METHODS, UnsupportedModel, check_explainable
 from small_vits import make_vit
 
 FOREIGN = {
-    "swin_tiny_patch4_window7_224": (dict(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), "SwinTransformer"),
+    "swin_tiny_patch4_window7_224": (dict(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+                                     "SwinTransformer"),
     "resnet18": (dict(), "ResNet"),
     "beit_base_patch16_224": (dict(embed_dim=12, depth=1, num_heads=2), "Beit"),
     "eva02_tiny_patch14_224": (dict(embed_dim=16, depth=1, num_heads=2), "Eva"),
     "deit_tiny_distilled_patch16_224": (dict(embed_dim=12, depth=1, num_heads=2), "head_dist"),
-    "vit_giant_patch14_dinov2": (dict(embed_dim=12, depth=1, num_heads=2, img_size=28, num_classes=3), "blocks.0.mlp"),
+    "vit_giant_patch14_dinov2": (dict(embed_dim=12, depth=1, num_heads=2, img_size=28, num_classes=3),
+                                 "blocks.0.mlp"),
     "vit_base_patch16_siglip_224": (dict(embed_dim=12, depth=1, num_heads=2, num_classes=3), "'map'"),
     "vit_tiny_r_s16_p8_224": (dict(embed_dim=12, depth=1, num_heads=2), "patch_embed"),
 }

@@ -17,7 +17,8 @@ def state(model):
     """All that could change: tensors, flags, hooks and the names of attributes, module by module."""
     modules = {name: (id(module), type(module), module.training, sorted(vars(module)),
                       {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")},
-                      {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))})
+                      {key: value for key, value in vars(module).items()
+                       if isinstance(value, (bool, int, float))})
                for name, module in model.named_modules()}
     tensors = {name: (id(tensor), tensor.requires_grad, tensor._version,
                       None if tensor.grad is None else tensor.grad.clone())

@@ -1,0 +1,55 @@
+"""A real name never holds half of anything."""
+
+import pytest
+
+from files import atomic
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_with_its_parents_and_nothing_else(tmp_path):
+    target = tmp_path / "new" / "deep" / "a.csv"
+    with atomic(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists() and temporary.suffix == ".csv" and temporary.parent == target.parent
+    assert target.read_text() == "whole" and names(target.parent) == ["a.csv"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_content_and_no_temporary_file(tmp_path, kind):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(kind), atomic(target) as temporary:
+        temporary.write_text("half")
+        raise kind
+    assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "left from before").touch()
+    with atomic(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert names(target) == ["new"] and names(tmp_path) == ["adapter"]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(RuntimeError), atomic(target) as temporary:
+        temporary.mkdir()
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert names(target) == ["old"] and names(tmp_path) == ["adapter"]
+
+
+def test_a_file_where_a_folder_is_needed_is_the_file_systems_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), atomic(tmp_path / "file" / "a.txt"):
+        pass
+    assert names(tmp_path) == ["file"]
