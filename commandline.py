@@ -9,7 +9,7 @@ from typing import Callable, Sequence
 
 import torch
 
-from data.datasets import ImageData, load_data
+from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
 from errors import ExplainedError, UsageError
 from models.backbone import BackboneSpec, data_config
@@ -19,10 +19,17 @@ CACHE = Path("results/cache")
 
 def parser(doc: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose help opens with the purpose and a command that can be run as it stands."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=f"{doc.strip().splitlines()[0]}\n\nexample:\n  {example}",
         formatter_class=_Formatter, allow_abbrev=False,
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; argparse's own usage lines would bury it."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message}; {self.prog} --help explains every option\n")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -67,16 +74,38 @@ def add_running(to: argparse.ArgumentParser) -> None:
     group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features every time")
 
 
+def _whole(text: str, least: int) -> int:
+    if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    return _whole(text, 1)
 
 
 def _natural(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    return _whole(text, 0)
+
+
+def share_below_one(text: str) -> float:
+    """Read a share from 0 up to, not including, 1."""
+    try:
+        if 0 <= (value := float(text)) < 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up to, not including, 1")
+
+
+def colour_map(name: str) -> str:
+    """Check the name of one of matplotlib's colour maps."""
+    import matplotlib  # a command that draws has it anyway; the others need not wait for it
+
+    if name not in matplotlib.colormaps:
+        near = nearest(name, list(matplotlib.colormaps))
+        raise argparse.ArgumentTypeError(f"matplotlib has no colour map {name!r}; {near}")
+    return name
 
 
 positive, natural = _positive, _natural

@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
                        help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of an image by one")
-    group.add_argument("--colour-map", default="inferno", metavar="NAME", help="any of matplotlib's")
+    group.add_argument("--colour-map", default="inferno", type=commandline.colour_map, metavar="NAME",
+                       help="any of matplotlib's")
     group.add_argument("--batch-size", type=commandline.positive, default=16, metavar="N", help="images at a time")
     group.add_argument("--weights", metavar="FILE", help="where the runs' backbone lies now, if it was moved")
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -134,7 +135,7 @@ def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, devi
     if (found := finished(args.out, configuration, args.overwrite)) is not None:
         print(f"{args.out} holds this very comparison, finished: reused")
         return found
-    if args.split not in data.splits or args.split == "train":
+    if args.split not in data.splits or args.split in ("train", "test"):
         known = ", ".join(name for name in data.splits if name not in ("train", "test"))
         raise UsageError(f"--split {args.split} does not exist in {data.name}; expected {known}")
     commandline.check_writable(args.out)
@@ -305,8 +306,7 @@ def write_maps(path: Path, results: Sequence[Explained], split: Split, chosen: C
 
 def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args) -> None:
     """Draw the picture: a row an image, the photo, then for each run the heatmaps of the two classes."""
-    labels = chosen.targets[:, TRUE]
-    shown = stratified(labels, min(args.rows, len(labels)), args.data_seed)
+    shown = rows_to_show(chosen, args.rows, args.data_seed)
     rows = [[photo_cell(results[0], chosen, i, data.class_names)]
             + [cell for cells in heat_cells(results, chosen, i, data.class_names, args) for cell in cells] for i in shown]
     other = "unused or random class" if chosen.distracted.any() else "random other class"
@@ -321,10 +321,21 @@ def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args)
         colour_limits=("0", "max"),
         footnote=("Under each heatmap: the class explained and the probability the run gives it. Frames: blue, the run "
                   "predicts the true class; orange, it does not (its prediction is named). "
-                  + ("In scenes with unused equipment the other class is that equipment's, otherwise it" if
+                  + ("Half of the rows have a second sport's equipment lying unused; there the other class is that "
+                     "sport, elsewhere it" if
                      chosen.distracted.any() else "The other class")
                   + " is drawn uniformly from the classes that are neither true nor predicted."),
     )
+
+
+def rows_to_show(chosen: Chosen, count: int, seed: int) -> np.ndarray:
+    """Choose images for the picture, spread over classes; half of them with unused equipment, where scenes have some."""
+    groups = [np.flatnonzero(chosen.distracted), np.flatnonzero(~chosen.distracted)]
+    first = min(len(groups[0]), max(count // 2, count - len(groups[1])))
+    labels = chosen.targets[:, TRUE]
+    picks = [group[stratified(labels[group], min(n, len(group)), seed)]
+             for group, n in zip(groups, (first, count - first)) if len(group) and n]
+    return np.sort(np.concatenate(picks))
 
 
 def photo_cell(result: Explained, chosen: Chosen, i: int, class_names) -> Cell:

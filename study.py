@@ -18,7 +18,7 @@ from models.adapt import Settings, parse_settings
 from models.backbone import architecture
 from models.runs import Run, load_run
 from report.claims import Evidence, claims, claims_markdown, regions_markdown
-from report.tables import interval, percent, write_text
+from report.tables import percent, write_text
 
 SCENE_IMAGES, PHOTO_IMAGES = 200, 64  # explained images a split; a drawn scene costs milliseconds
 
@@ -34,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--seeds", type=commandline.positive, default=1, metavar="N", help="training seeds 0 to N - 1")
     group.add_argument("--epochs", type=commandline.positive, metavar="N",
                        help="of every method but linear (default: train.py's)")
-    group.add_argument("--label-smoothing", type=float, default=0.1, metavar="X", help="the same for every method")
+    group.add_argument("--label-smoothing", type=commandline.share_below_one, default=0.1, metavar="X",
+                       help="the same for every method")
     group.add_argument("--relevance", default=DEFAULT_METHOD, choices=list(METHODS), metavar="NAME",
                        help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--images", type=commandline.positive, metavar="N",
@@ -152,7 +153,7 @@ def title_of(first: str, second: str, seed: int, seeds: int) -> str:
 
 def accuracy_rows(run: Run, label: str, seed: int) -> list[dict]:
     return [{"run": label, "seed": seed, "split": split, "images": found["images"], "accuracy": percent(found["accuracy"]),
-             "95 % (Wilson)": interval(found["low"], found["high"]), "chosen epoch": run.summary["chosen_epoch"]}
+             "95 % (Wilson)": f"{percent(found['low'])} to {percent(found['high'])}", "chosen epoch": run.summary["chosen_epoch"]}
             for split, found in run.summary["accuracy"].items()]
 
 

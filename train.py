@@ -17,7 +17,7 @@ from data.datasets import ImageData, stratified
 from data.transforms import AUGMENTATIONS, Prepared, evaluation_transform, training_transform
 from errors import ExplainedError, UsageError
 from explain import UnsupportedModel, check_explainable
-from models.adapt import METHODS, Settings, adapt, parse_settings, plain, trainable_parameters
+from models.adapt import METHODS, Settings, adapt, check_settings, parse_settings, plain, trainable_parameters
 from models.backbone import BackboneSpec, content_hash, create_backbone, model_data_config
 from models.features import Features, cached_features
 from models.fit import Batches, Fit, Predictions, Recipe, feature_batches, fit, predict
@@ -28,6 +28,7 @@ from report.statistics import wilson
 from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
+SEEDS = 2**32
 PROBE = Recipe(epochs=60, batch_size=256, learning_rate=3e-3, weight_decay=1e-4, warmup=0.05)
 RECIPES = {
     "linear": PROBE,
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--learning-rate", type=float, metavar="X",
                        help="default: 3e-3 linear, 1e-3 dora and lora, 3e-4 full")
     group.add_argument("--weight-decay", type=float, metavar="X", help="default: 1e-4 linear, else 0.05; matrices only")
-    group.add_argument("--label-smoothing", type=float, default=0.1, metavar="X",
+    group.add_argument("--label-smoothing", type=commandline.share_below_one, default=0.1, metavar="X",
                        help="keep it the same for runs whose probabilities are compared")
     group.add_argument("--augment", choices=AUGMENTATIONS, default="crop",
                        help="training images of all methods but linear, whose features are computed once")
@@ -80,6 +81,7 @@ def train(args: argparse.Namespace, data: ImageData) -> None:
     settings, recipe, device = parse_settings(args.method), recipe_of(args), commandline.device_of(args.device)
     torch.manual_seed(args.seed)  # the fresh head, the adapter's first matrix
     model = create_backbone(commandline.backbone_of(args), len(data.class_names))
+    check_settings(model, settings)
     warn_if_unexplainable(model)
     config = config_of(args, settings, recipe, model, data)
     state = prepare_folder(args.out, config, args.overwrite)
@@ -272,20 +274,20 @@ def print_row(row: dict) -> None:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    if not 0 <= args.label_smoothing < 1:
-        raise UsageError(f"--label-smoothing {args.label_smoothing} is out of range; give 0 up to, not including, 1")
     if not 0 < args.crop_scale <= 1:
         raise UsageError(f"--crop-scale {args.crop_scale} is no share of the area; give more than 0, up to 1")
-    if args.learning_rate is not None and args.learning_rate <= 0:
-        raise UsageError(f"--learning-rate {args.learning_rate} is not positive")
-    if args.seed < 0:
-        raise UsageError(f"--seed {args.seed} is negative; give 0 or more")
+    if args.learning_rate is not None and not 0 < args.learning_rate < np.inf:
+        raise UsageError(f"--learning-rate {args.learning_rate} is not positive and finite; give, say, 1e-3")
+    if args.weight_decay is not None and not 0 <= args.weight_decay < np.inf:
+        raise UsageError(f"--weight-decay {args.weight_decay} is out of range; give 0 or more")
+    if not 0 <= args.seed < SEEDS:
+        raise UsageError(f"--seed {args.seed} is out of range; give 0 to {SEEDS - 1}")
 
 
 def _export(args: argparse.Namespace) -> None:
     if args.export is not None:
         export(load_run(args.out, args.weights).model, args.export)
-        print(f"{args.export}: the merged model, for timm.create_model(..., pretrained_cfg_overlay=dict(file=...))")
+        print(f"{args.export}: the merged model, for timm.create_model(..., num_classes=..., checkpoint_path=...)")
 
 
 class _timed:

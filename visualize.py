@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
                        help=f"any of {', '.join(METHODS)} (default: {DEFAULT_METHOD})")
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of a method by one")
-    group.add_argument("--colour-map", metavar="NAME", help=f"any of matplotlib's (default: {SEQUENTIAL})")
+    group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
+                       help=f"any of matplotlib's (default: {SEQUENTIAL})")
     group.add_argument("--weights", metavar="FILE", help="where the run's backbone lies now, if it was moved")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, default=Path("results/visualize"), metavar="DIR", help="(default: %(default)s)")

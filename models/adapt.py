@@ -81,6 +81,12 @@ def adapt(model: nn.Module, settings: Settings) -> nn.Module:
     return METHODS[settings.method].adapt(model, settings)
 
 
+def check_settings(model: nn.Module, settings: Settings) -> None:
+    """Raise UsageError when a model lacks the layers that an adapter asks for; the model may be on the meta device."""
+    if METHODS[settings.method].adapter:
+        target_pattern(model, settings)
+
+
 def plain(model: nn.Module) -> nn.Module:
     """Return the plain timm model of an adapted one, adapters merged; a PeftModel itself stays as it is."""
     if isinstance(model, PeftModel):

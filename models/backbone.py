@@ -37,10 +37,7 @@ def create_backbone(spec: BackboneSpec, num_classes: int) -> nn.Module:
     if spec.name == BUNDLED and spec.weights is None:
         return _with_head(_load_file(_build(spec), BUNDLED_FOLDER / "backbone.safetensors"), num_classes)
     if spec.weights is not None:
-        path = Path(spec.weights)
-        if not path.is_file():
-            raise UsageError(f"--weights {path} is no file; expected a .safetensors (or .pth) file for {spec.name}")
-        return _with_head(_load_file(_build(spec), path), num_classes)
+        return _with_head(_load_file(_build(spec), Path(spec.weights)), num_classes)
     return _with_head(_from_hub(spec), num_classes)
 
 
@@ -81,7 +78,7 @@ def content_hash(model: nn.Module) -> str:
 
 
 def _build(spec: BackboneSpec) -> nn.Module:
-    """Return the architecture with random weights."""
+    """Return the architecture with random weights; a weights file that is not there is refused at once."""
     name, overrides, overlay = spec.name, {}, None
     if name == BUNDLED:
         card = json.loads((BUNDLED_FOLDER / "config.json").read_text())
@@ -91,6 +88,8 @@ def _build(spec: BackboneSpec) -> nn.Module:
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "python -c 'import timm; print(timm.list_models())' lists them"
         raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {hint}")
+    if spec.weights is not None and not Path(spec.weights).is_file():
+        raise UsageError(f"--weights {spec.weights} is no file; expected a .safetensors (or .pth) file for {spec.name}")
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size
     try:
@@ -104,8 +103,8 @@ def _build(spec: BackboneSpec) -> nn.Module:
 def _check_patches_divide(model: nn.Module, spec: BackboneSpec) -> None:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if spec.image_size is not None and patch is not None and any(spec.image_size % side for side in patch):
-        raise UsageError(f"--image-size {spec.image_size} cannot be cut into {spec.name}'s patches of {patch[0]} x {patch[1]} "
-                         f"pixels; give a multiple of {patch[0]}")
+        raise UsageError(f"--image-size {spec.image_size} cannot be cut into {spec.name}'s patches of {patch[0]} x "
+                         f"{patch[1]} pixels; give a multiple of {patch[0]}")
 
 
 def _with_head(model: nn.Module, num_classes: int) -> nn.Module:

@@ -49,7 +49,7 @@ def cached_features(
     return features
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors a head could not be trained on
 def compute_features(
     model: nn.Module, dataset: Dataset, device: torch.device, workers: int = 0, name: str = "", progress: bool = False,
     batch_size: int = 32,
@@ -63,8 +63,7 @@ def compute_features(
         tokens = model.forward_features(images.to(device))
         inputs.append(model.forward_head(tokens, pre_logits=True).float().cpu())
         labels.append(batch_labels)
-    # clone: an inference tensor could not be trained on
-    return Features(torch.cat(inputs).clone(), torch.cat(labels).clone())
+    return Features(torch.cat(inputs), torch.cat(labels))
 
 
 def _read(path: Path, expected: int) -> Features | None:

@@ -8,7 +8,7 @@ from typing import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -209,9 +209,13 @@ class _State:
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["fit"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["fit"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ExplainedError(f"{path} is damaged and cannot be continued from; remove it to train from the "
+                                 f"start") from error
         for name, parameter in self.trained.items():
             parameter.copy_(tensors[f"now/{name}"])
         self.best = {key.removeprefix("best/"): v for key, v in tensors.items() if key.startswith("best/")}

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -137,7 +137,10 @@ def read_finished(folder: Path) -> tuple[dict, dict]:
         raise UsageError(f"{folder} {what}; expected a run folder, as `python train.py --out RUN` writes it")
     if not (folder / SUMMARY).is_file():
         raise UsageError(f"the run in {folder} was interrupted; finish it by giving its train.py command again")
-    return read_json(folder / CONFIG), read_json(folder / SUMMARY)
+    config, summary = read_json(folder / CONFIG), read_json(folder / SUMMARY)
+    if missing := sorted({"backbone", "settings", "class_names", "data", "data_config"} - set(config)):
+        raise ExplainedError(f"{folder / CONFIG} was not written by train.py: it lacks {', '.join(missing)}")
+    return config, summary
 
 
 def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.Module:
@@ -153,7 +156,8 @@ def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.M
     try:
         return _put_on(model, folder, settings)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {error}); train it again with "
+        reason = " ".join(str(error).split())  # torch and peft write several lines
+        raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {reason}); train it again with "
                              f"--overwrite") from error
 
 
@@ -163,6 +167,8 @@ def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:
         _load_exactly(model, load_file(folder / BACKBONE), head=False)
     if method.adapter:
         adapted = PeftModel.from_pretrained(model, folder / ADAPTER)
+        found = load_file(folder / ADAPTER / "adapter_model.safetensors")
+        _check_names(set(get_peft_model_state_dict(adapted)), set(found))
     else:
         adapted = adapt(model, settings)
     _load_exactly(timm_model(adapted), load_file(folder / HEAD), head=True)
@@ -171,17 +177,22 @@ def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:
 
 def _load_exactly(model: nn.Module, state: dict, head: bool) -> None:
     """Load one part, its names compared both ways first."""
-    expected = {key for key in model.state_dict() if is_head(model, key) == head}
-    if expected != set(state):
-        raise ValueError(f"parameters missing: {sorted(expected - set(state))[:3]}, unknown: "
-                         f"{sorted(set(state) - expected)[:3]}")
+    _check_names({key for key in model.state_dict() if is_head(model, key) == head}, set(state))
     model.load_state_dict(state, strict=False)
+
+
+def _check_names(expected: set[str], found: set[str]) -> None:
+    if expected != found:
+        raise ValueError(f"parameters missing: {sorted(expected - found)[:3]}, unknown: {sorted(found - expected)[:3]}")
 
 
 def read_json(path: Path) -> dict:
     """Read a JSON file of ours; raises ExplainedError when it is damaged."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
     except (OSError, ValueError) as error:
         raise ExplainedError(f"{path} cannot be read ({error}); remove it or give --overwrite") from error
 

@@ -63,14 +63,14 @@ def claims(first: Evidence, second: Evidence, judged: bool = True) -> list[Claim
 
 def _paired_claim(letter, text, first: Evidence, second: Evidence, name: str, sign: int, judged: bool) -> Claim:
     p: Paired = paired(getattr(first, name), getattr(second, name))
-    test = f"Wilcoxon p = {number(p.p_value)}, effect {number(p.effect, 2, signed=True)}, n = {p.n}"
+    test = f"Wilcoxon {_p(p.p_value)}, effect {number(p.effect, 2, signed=True)}, n = {p.n}"
     return Claim(letter, text, number(p.mean_a), number(p.mean_b), estimate(p.difference, p.low, p.high), test,
                  _judge(p.n, p.difference, p.low, p.high, sign, judged, p.smallest_detectable))
 
 
 def _accuracy_claim(first: Evidence, second: Evidence, judged: bool) -> Claim:
     m = mcnemar(first.val_correct, second.val_correct)
-    test = f"McNemar exact p = {number(m.p_value)}; only one right: {m.only_a} and {m.only_b} of {m.n}"
+    test = f"McNemar exact {_p(m.p_value)}; only one right: {m.only_a} and {m.only_b} of {m.n}"
     return Claim("d", f"{first.label} is more accurate on validation", percent(m.correct_a / m.n), percent(m.correct_b / m.n),
                  estimate(m.difference, m.low, m.high), test, _judge(m.n, m.difference, m.low, m.high, 1, judged))
 
@@ -82,6 +82,11 @@ def _overfitting_claim(first: Evidence, second: Evidence, judged: bool) -> Claim
                  percent(o.gap_b), estimate(o.difference, o.low, o.high),
                  f"bootstrap over {len(first.train_correct)} training and {len(first.val_correct)} validation images",
                  _judge(n, o.difference, o.low, o.high, -1, judged))
+
+
+def _p(value: float) -> str:
+    text = number(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _judge(n, difference, low, high, sign, judged, detectable: float | None = None) -> str:
@@ -99,12 +104,12 @@ def claims_markdown(groups: Mapping[str, Sequence[Claim]], facts: Sequence[str],
                     accuracies: Sequence[Mapping], sections: Sequence[str] = ()) -> str:
     """Return claims.md: what was compared, accuracies, one table of claims a group, noise, the rule, more sections."""
     lines = ["# What the earlier study saw, measured", "", *(f"- {fact}" for fact in facts), "", "## Accuracy", "",
-             markdown_table(list(accuracies)), ""]
+             markdown_table(list(accuracies))]
     for title, rows in groups.items():
-        names = {"letter": "", "text": "claim", "first": title.split(" against ")[0], "second": title.split(" against ")[1],
+        names = {"letter": "", "text": "claim", "first": title.split(" against ")[0], "second": title.split(" against ")[1].split(", seed")[0],
                  "difference": "difference [95 %]", "test": "test", "verdict": "verdict"}
         table = [{key: getattr(row, key) for key in names} for row in rows]
-        lines += [f"## {title}", "", markdown_table(table, names, "llrrlll"), ""]
+        lines += [f"## {title}", "", markdown_table(table, names, "llrrlll")]
     lines += ["## How to read this", "", f"**Rule.** {RULE} With fewer than {FEWEST_IMAGES} images nothing is decided. "
               "Intervals speak about other images, not about other training seeds, and the five claims are judged one "
               "by one, without correction for their number.", "",
@@ -127,14 +132,14 @@ def regions_markdown(split: str, rows: Mapping[str, Sequence[Mapping]], regions:
     lines = [f"## Where relevance lies: {split}", "",
              "Share of the true class's positive relevance on a region, the region's share of the area, and their ratio "
              "(1: no preference) with its 95 % interval over images that show the region.", "",
-             markdown_table(_region_rows(rows, regions)), ""]
+             markdown_table(_region_rows(rows, regions))]
     ranks = {label: single([row["rank_accuracy_evidence"] for row in part]) for label, part in rows.items()}
     lines += ["Relevance rank accuracy on the evidence, by pixel (chance: the area share): "
               + "; ".join(f"{label} {number(m.mean)} {interval(m.low, m.high)}" for label, m in ranks.items()) + ".", "",
               f"### Class-dependence: {split}", "",
               "In scenes with a second sport's equipment lying unused: how much of that sport's map lies on its equipment, "
               "against how much of the true class's map does. A method that sees classes puts more there for the "
-              "equipment's own class.", "", markdown_table(_distractor_rows(rows)), ""]
+              "equipment's own class.", "", markdown_table(_distractor_rows(rows))]
     return "\n".join(lines)
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from models.backbone import BackboneSpec
 from tiny import NAME, SIZE, colour_folder, write_weights
+
+torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
 
 
 @pytest.fixture(scope="session")
