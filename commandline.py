@@ -167,6 +167,8 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     """Parse, run, and turn what the user can mend into one line and an exit status; return that status."""
     args = arguments.parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
     try:
         main(args)
         sys.stdout.flush()

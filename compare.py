@@ -4,30 +4,26 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import commandline
+from comparison import (INPUT_NOISE, OTHER, REGIONS, TRUE, Chosen, Explained, check_comparable, choose_targets, explain,
+                        labels_of, load_explainable, probabilities_of, rows_of, summaries)
 from data.datasets import ImageData, Split, load_data, stratified
-from data.transforms import Prepared, drawing_size, evaluation_transform, scene_masks, to_pixels
+from data.transforms import Prepared, drawing_size, evaluation_transform
 from errors import UsageError
-from explain import DEFAULT_METHOD, METHODS, UnsupportedModel, check_explainable, relevance
-from explain.heatmap import normalise, overlay, to_heatmap
-from explain.metrics import cosine, entropy, mass, patch_coverage, rank_accuracy, repeatability, spearman
+from explain import DEFAULT_METHOD, METHODS
+from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay, to_heatmap
 from files import atomic
-from models.runs import Run, differing, load_run, read_json
+from models.runs import Run, differing, read_json
 from report.figures import CORRECT, WRONG, Cell, bars, grid, paired_strip
 from report.statistics import paired, single
 from report.tables import percent, write_csv, write_json
 
-INPUT_NOISE = 1e-3  # standard deviation added to the normalised image: invisible
-TRUE, OTHER = 0, 1  # the two targets of every image
-REGIONS = ("evidence", "players", "people and the ball", "surface", "distractor")
 RESULT = "comparison.json"
 
 
@@ -45,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
                        help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of an image by one")
-    group.add_argument("--colour-map", default="inferno", type=commandline.colour_map, metavar="NAME",
-                       help="any of matplotlib's")
+    group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
+                       help=f"any of matplotlib's (default: {DEFAULT_COLOUR_MAP}, or {SIGNED_COLOUR_MAP} for signed maps)")
     group.add_argument("--batch-size", type=commandline.positive, default=16, metavar="N", help="images at a time")
     group.add_argument("--weights", metavar="FILE", help="where the runs' backbone lies now, if it was moved")
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -66,30 +62,6 @@ def main(args: argparse.Namespace) -> None:
     compare(runs, data, args, device)
 
 
-def load_explainable(folder: str, weights: str | None = None) -> Run:
-    """Load a run; raises UsageError when relevance cannot follow its model."""
-    run = load_run(folder, weights)
-    require_explainable(run.model, str(folder))
-    return run
-
-
-def require_explainable(model: torch.nn.Module, name: str) -> None:
-    """Raise UsageError, naming the part that stands in the way, when a model cannot be explained."""
-    try:
-        check_explainable(model)
-    except UnsupportedModel as error:
-        raise UsageError(f"{name} cannot be explained: {error}") from error
-
-
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Raise UsageError unless all runs know the same classes in the same order."""
-    for run in runs[1:]:
-        if run.class_names != runs[0].class_names:
-            odd = sorted(set(run.class_names) ^ set(runs[0].class_names))[:5]
-            raise UsageError(f"{runs[0].folder} and {run.folder} know different classes "
-                             f"({', '.join(odd) or 'same names, other order'}); train both on the same data")
-
-
 def data_of_runs(args: argparse.Namespace, runs: Sequence[Run]) -> ImageData:
     """Return the data that the first run was trained on, or what the command line names instead."""
     source = runs[0].config["data"]
@@ -102,31 +74,6 @@ def data_of_runs(args: argparse.Namespace, runs: Sequence[Run]) -> ImageData:
     if list(data.class_names) != runs[0].class_names:
         raise UsageError(f"--data {data.name} has other classes than {runs[0].folder}; give the data it was trained on")
     return data
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The images compared: N indices into the split, both targets (N, 2), and which have a distractor (N,)."""
-
-    indices: np.ndarray
-    targets: np.ndarray
-    distracted: np.ndarray
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What one run says: probabilities (N, C), maps (N, 2, grid_h, grid_w), their change under noise (N, 2)."""
-
-    label: str
-    head: str
-    pixels: np.ndarray
-    probability: np.ndarray
-    maps: np.ndarray
-    noise: np.ndarray
-
-    @property
-    def predicted(self) -> np.ndarray:
-        return self.probability.argmax(1)
 
 
 def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, device: torch.device) -> dict:
@@ -147,7 +94,7 @@ def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, devi
     probabilities = [probabilities_of(run, x, args.batch_size, device) for run, x in zip(runs, images)]
     chosen = choose_targets(split, indices, np.stack([p.argmax(1) for p in probabilities]), args.data_seed,
                             len(data.class_names))
-    results = [explain(run, label, x, p, chosen, args, device)
+    results = [explain(run, label, x, p, chosen, data, args, device)
                for run, label, x, p in zip(runs, labels_of(runs), images, probabilities)]
     rows = rows_of(results, runs, split, chosen, data.class_names, args)
     write_maps(args.out / "maps.npz", results, split, chosen, data.class_names)
@@ -190,109 +137,6 @@ def finished(out: Path, configuration: dict, overwrite: bool) -> dict | None:
     return None
 
 
-def labels_of(runs: Sequence[Run]) -> list[str]:
-    """Return the methods' labels, made unique by seed or folder where they repeat."""
-    labels = [run.label for run in runs]
-    if len(set(labels)) < len(labels):
-        labels = [f"{run.label} seed {run.config['seed']}" for run in runs]
-    if len(set(labels)) < len(labels):
-        labels = [f"{label} ({run.folder.name})" for label, run in zip(labels, runs)]
-    return labels
-
-
-@torch.inference_mode()
-def probabilities_of(run: Run, images: torch.Tensor, batch_size: int, device: torch.device) -> np.ndarray:
-    """Return softmax probabilities (N, C), float64."""
-    model = run.model.to(device)
-    logits = [model(batch.to(device)).double().cpu() for batch in images.split(batch_size)]
-    return torch.cat(logits).softmax(-1).numpy()
-
-
-def choose_targets(split: Split, indices: np.ndarray, predicted: np.ndarray, data_seed: int, classes: int) -> Chosen:
-    """Return the true class and another for every image.
-
-    The other is uniform over classes that are neither true nor predicted by any run (`predicted`: (runs, N)); on
-    drawn scenes it is the class of the unused equipment where there is one.
-    """
-    targets, distracted = np.empty((len(indices), 2), dtype=np.int64), np.zeros(len(indices), dtype=bool)
-    for row, index in enumerate(indices):
-        true, scene = int(split.labels[index]), split.scene(int(index))
-        taken = {true, *map(int, predicted[:, row])}
-        free = [c for c in range(classes) if c not in taken] or [c for c in range(classes) if c != true]
-        other = int(np.random.default_rng((data_seed, int(index))).choice(free))
-        if scene is not None and scene.distractor >= 0:
-            other, distracted[row] = scene.distractor, True
-        targets[row] = true, other
-    return Chosen(indices, targets, distracted)
-
-
-def explain(run: Run, label: str, images: torch.Tensor, probability: np.ndarray, chosen: Chosen,
-            args: argparse.Namespace, device: torch.device) -> Explained:
-    """Return a run's maps for both targets, and how far invisible input noise moves each."""
-    targets, model = torch.from_numpy(chosen.targets), run.model.to(device)
-    maps, noise = [], []
-    starts = range(0, len(images), args.batch_size)
-    for start in tqdm(starts, desc=f"{args.relevance} {label}", unit="batch", delay=2, leave=False, disable=None):
-        x, t = (y[start:start + args.batch_size].to(device) for y in (images, targets))
-        maps.append(relevance(model, x, t, args.relevance))
-        noise.append(repeatability(model, x, t, args.relevance, INPUT_NOISE, seed=args.data_seed, maps=maps[-1]))
-    accuracy = run.summary["accuracy"][args.split]
-    head = f"{label}\naccuracy {percent(accuracy['accuracy'])} of {accuracy['images']}"
-    pixels = to_pixels(images, run.config["data_config"])
-    return Explained(label, head, pixels, probability, *(torch.cat(parts).cpu().double().numpy() for parts in (maps, noise)))
-
-
-def rows_of(results, runs, split, chosen: Chosen, class_names, args) -> list[dict]:
-    """Return one row for each image and run, for comparison.csv."""
-    rows = []
-    for result, run in zip(results, runs):
-        shares = region_shares(result, run, split, chosen) if split.scene(int(chosen.indices[0])) else [{}] * len(chosen.indices)
-        first = results[0].maps[:, TRUE]
-        comparable = first.shape == result.maps[:, TRUE].shape
-        columns = {
-            "spearman_true_other": spearman(result.maps[:, TRUE], result.maps[:, OTHER]),
-            "cosine_true_other": cosine(result.maps[:, TRUE], result.maps[:, OTHER]),
-            "spearman_to_first_run": spearman(result.maps[:, TRUE], first) if comparable else None,
-            "cosine_to_first_run": cosine(result.maps[:, TRUE], first) if comparable else None,
-            "entropy_true": entropy(result.maps[:, TRUE]),
-            "entropy_other": entropy(result.maps[:, OTHER]),
-            "noise_true": result.noise[:, TRUE],
-            "noise_other": result.noise[:, OTHER],
-        }
-        for i, index in enumerate(chosen.indices):
-            true, other = chosen.targets[i]
-            rows.append({
-                "image": split.name(int(index)), "run": result.label, "true": class_names[true],
-                "other": class_names[other], "other_is_distractor": int(chosen.distracted[i]),
-                "predicted": class_names[result.predicted[i]], "correct": int(result.predicted[i] == true),
-                "probability_true": result.probability[i, true], "probability_other": result.probability[i, other],
-                **{name: None if values is None else values[i] for name, values in columns.items()}, **shares[i],
-            })
-    return rows
-
-
-def region_shares(result: Explained, run: Run, split: Split, chosen: Chosen) -> list[dict]:
-    """Return, for drawn scenes, where the positive relevance lies: share, area and their ratio for each region."""
-    rows, grid_size = [], result.maps.shape[-2:]
-    for i, index in enumerate(chosen.indices):
-        masks = scene_masks(split.scene(int(index)), run.config["data_config"])
-        masks["people and the ball"] = masks["players"] | masks["evidence"]
-        row: dict = {}
-        for region in REGIONS:
-            coverage = patch_coverage(masks[region], grid_size)
-            area = float(coverage.mean())
-            share = float(mass(result.maps[i, TRUE], coverage)) if area else float("nan")
-            key = region.replace(" ", "_")
-            row |= {f"share_{key}": share, f"area_{key}": area, f"ratio_{key}": share / area if area else float("nan")}
-        heat = to_heatmap(torch.from_numpy(result.maps[i][None]), masks["evidence"].shape)[0].numpy()
-        row["rank_accuracy_evidence"] = float(rank_accuracy(heat[TRUE], masks["evidence"]))
-        if chosen.distracted[i]:
-            coverage = patch_coverage(masks["distractor"], grid_size)
-            row["share_distractor_for_its_class"] = float(mass(result.maps[i, OTHER], coverage))
-        rows.append(row)
-    return rows
-
-
 def write_maps(path: Path, results: Sequence[Explained], split: Split, chosen: Chosen, class_names) -> None:
     """Write maps (N, 2, grid_h, grid_w) float32 a run, with image names, classes and run labels; no pickles."""
     arrays = {f"maps_{i}": result.maps.astype(np.float32) for i, result in enumerate(results)}
@@ -315,10 +159,8 @@ def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args)
         headers=[("", 1)] + [(result.head, 2) for result in results],
         subheaders=["image"] + ["true class", other] * len(results),
         title=f"What speaks for a class: {args.relevance} on {len(shown)} images of {data.name}, {args.split}",
-        colour_map=args.colour_map,
-        colour_label=("relevance, each heatmap from 0 to its own maximum" if args.normalise == "heatmap"
-                      else "relevance, from 0 to the maximum over an image's heatmaps"),
-        colour_limits=("0", "max"),
+        **colour_scale(args.relevance, args.colour_map, "its own maximum" if args.normalise == "heatmap"
+                       else "the maximum over an image's heatmaps"),
         footnote=("Under each heatmap: the class explained and the probability the run gives it. Frames: blue, the run "
                   "predicts the true class; orange, it does not (its prediction is named). "
                   + ("Half of the rows have a second sport's equipment lying unused; there the other class is that "
@@ -326,6 +168,15 @@ def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args)
                      chosen.distracted.any() else "The other class")
                   + " is drawn uniformly from the classes that are neither true nor predicted."),
     )
+
+
+def colour_scale(method: str, colour_map: str | None, maximum: str) -> dict:
+    """Return the colour map of a method's heatmaps and the words beside its bar, as `grid` takes them."""
+    if METHODS[method].signed:
+        return {"colour_map": colour_map or SIGNED_COLOUR_MAP, "colour_limits": ("against", "for"),
+                "colour_label": f"relevance against and for the class, each heatmap scaled by {maximum} (of magnitudes)"}
+    return {"colour_map": colour_map or DEFAULT_COLOUR_MAP, "colour_limits": ("0", "max"),
+            "colour_label": f"relevance, each heatmap from 0 to {maximum}"}
 
 
 def rows_to_show(chosen: Chosen, count: int, seed: int) -> np.ndarray:
@@ -354,14 +205,15 @@ def heat_cells(results, chosen: Chosen, i: int, class_names, args) -> list[list[
         heats = [normalise(heat, signed=signed) for heat in heats]
     cells = []
     for result, heat in zip(results, heats):
-        true, right = chosen.targets[i, TRUE], result.predicted[i] == chosen.targets[i, TRUE]
+        right = result.predicted[i] == chosen.targets[i, TRUE]
         pair = []
         for target in (TRUE, OTHER):
             c = chosen.targets[i, target]
             caption = f"{class_names[c]} {percent(result.probability[i, c])}"
             if target == TRUE and not right:
                 caption += f"\npredicted: {class_names[result.predicted[i]]}"
-            picture = overlay(result.pixels[i], heat[target].numpy(), args.colour_map)
+            colours = colour_scale(args.relevance, args.colour_map, "")["colour_map"]
+            picture = overlay(result.pixels[i], heat[target].numpy(), colours)
             pair.append(Cell(picture, caption=caption,
                              colour=None if target == OTHER else CORRECT if right else WRONG))
         cells.append(pair)
@@ -389,31 +241,6 @@ def draw_plots(out: Path, rows: list[dict], results: Sequence[Explained]) -> Non
             groups[region] = {label: (m.mean, m.low, m.high) for label, m in means.items()}
         bars(out / "regions.png", "Where the true class's relevance lies", groups,
              "share of relevance / share of area", reference=1.0)
-
-
-def summaries(runs, results, rows: list[dict]) -> list[dict]:
-    """Return, for each run, its accuracy and the mean of every number over the images, with 95 % intervals."""
-    summary = []
-    for run, result in zip(runs, results):
-        part = [row for row in rows if row["run"] == result.label]
-        numeric = [k for k, v in part[0].items() if k.split("_")[0] in NUMERIC]
-        means = {key: single([np.nan if row.get(key) is None else row[key] for row in part]) for key in numeric}
-        median = {key: float(np.median([row[key] for row in part])) for key in ("noise_true", "noise_other")}
-        summary.append({"label": result.label, "folder": str(run.folder), "accuracy": run.summary["accuracy"],
-                        "means": means, "median_noise": median})
-        print(f"{result.label}: {describe(means, median)}")
-    return summary
-
-
-NUMERIC = {"probability", "spearman", "cosine", "entropy", "noise", "share", "area", "ratio", "rank"}
-
-
-def describe(means: dict, median: dict) -> str:
-    """Return one line about a run: likeness of its maps, their entropy, and their own noise beside it."""
-    return (f"true class {percent(means['probability_true'].mean)}, likeness of the two maps "
-            f"{means['spearman_true_other'].mean:.3f} (Spearman), entropy of the other class's map "
-            f"{means['entropy_other'].mean:.3f}, {INPUT_NOISE:g} input noise moves maps by "
-            f"{percent(median['noise_true'], 2)} (median)")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 
 import commandline
 import compare
+import comparison
 import train
 from data.datasets import ImageData
 from errors import UsageError
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Check, train what is missing, compare on every split, write the claims."""
     methods = methods_of(args)
-    compare.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
+    comparison.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
     data = commandline.data_of(args)
     commandline.check_writable(args.out)
     sections, groups, evidence, accuracies = [], {}, [], []
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
                    for (a, x), (b, y) in combinations(list(zip(found, methods)), 2)}
         evidence += found
         accuracies += [row for run, label in zip(runs, rows["val"]) for row in accuracy_rows(run, label, seed)]
-        sections += [regions_markdown(f"{split}, seed {seed}", part, compare.REGIONS)
+        sections += [regions_markdown(f"{split}, seed {seed}", part, comparison.REGIONS)
                      for split, part in rows.items() if args.data == "scenes"]
     write_text(args.out / "claims.md", claims_markdown(groups, facts_of(args, data), evidence, accuracies, sections))
     print(f"{args.out}: claims.md, and the picture in {folder_of(args, 'val', 0)}/grid.png")

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 import commandline
-from compare import load_explainable, probabilities_of
+from compare import colour_scale
+from comparison import load_explainable, probabilities_of
 from data.datasets import nearest
 from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
 from data.transforms import evaluation_transform, to_pixels
@@ -19,8 +20,6 @@ from explain.heatmap import normalise, overlay, to_heatmap
 from models.runs import Run
 from report.figures import Cell, grid
 from report.tables import percent
-
-DIVERGING, SEQUENTIAL = "RdBu_r", "inferno"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of a method by one")
     group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
-                       help=f"any of matplotlib's (default: {SEQUENTIAL})")
+                       help="any of matplotlib's (default: one for signed maps, one for others)")
     group.add_argument("--weights", metavar="FILE", help="where the run's backbone lies now, if it was moved")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, default=Path("results/visualize"), metavar="DIR", help="(default: %(default)s)")
@@ -133,16 +132,19 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
         maps = relevance(run.model.to(device), x.to(device), torch.tensor([targets], device=device), method)
         signed = METHODS[method].signed
         heats = normalise(to_heatmap(maps.cpu(), pixels.shape[:2])[0], shared=args.normalise == "shared", signed=signed)
-        colours = args.colour_map or (DIVERGING if signed else SEQUENTIAL)
+        colours = colour_scale(method, args.colour_map, "")["colour_map"]
         photo = Cell(pixels, title=method, caption="top 5:\n" + "\n".join(best) if not rows else "")
         rows.append([photo] + [
             Cell(overlay(pixels, heat.numpy(), colours), caption=f"{run.class_names[c]} {percent(probability[c])}")
             for c, heat in zip(targets, heats)])
     scale = "its own maximum" if args.normalise == "heatmap" else "the maximum over a method's heatmaps"
+    signed = [method for method in args.relevance if METHODS[method].signed]
+    mixed = signed and len(signed) < len(args.relevance)
+    first = next(method for method in args.relevance if not mixed or method not in signed)
     grid(out, rows, headers=[("", 1), (f"what speaks for a class, {run.label}", len(targets))],
          subheaders=["image"] + [run.class_names[c] for c in targets], title=path.name,
-         colour_map=args.colour_map or SEQUENTIAL, colour_label=f"relevance, each heatmap from 0 to {scale}",
-         colour_limits=("0", "max"))
+         **colour_scale(first, args.colour_map, scale),
+         footnote=f"{', '.join(signed)}: signed, red speaks for the class, blue against it." if mixed else "")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.drawing import Canvas, Frame, distinct_colour, shade
 
-DARK, PALE = (28, 28, 32), (246, 246, 242)
+DARK, PALE, STRING = (28, 28, 32), (246, 246, 242), (120, 120, 116)
 
 
 @dataclass(frozen=True)
@@ -56,36 +56,23 @@ def bow(brush, pull=0.0):
     limb = [
         (0.05 - 0.2 * abs(t) ** 1.6 + (0.05 * max(0, abs(t) - 0.85) / 0.15), 0.46 * t) for t in np.linspace(-1, 1, 19)
     ]
-    brush.stroke(limb, 0.045)
-    brush.stroke([(0.05, -0.07), (0.05, 0.07)], 0.06, brush.second)
-    brush.stroke([limb[0], (-pull if pull else limb[0][0], 0.0), limb[-1]], 0.009, PALE)
+    brush.stroke(limb, 0.075, DARK)
+    brush.stroke(limb, 0.052)
+    brush.stroke([(0.05, -0.07), (0.05, 0.07)], 0.07, brush.second)
+    brush.stroke([limb[0], (-pull if pull else limb[0][0], 0.0), limb[-1]], 0.012, PALE)
 
 
 def arrow(brush, length=0.62):
-    brush.stroke([(0, 0), (length, 0)], 0.018, brush.second)
-    brush.polygon([(length + 0.06, 0), (length - 0.03, 0.035), (length - 0.03, -0.035)], DARK, None)
+    brush.stroke([(0, 0), (length, 0)], 0.026, brush.second)
+    brush.polygon([(length + 0.08, 0), (length - 0.04, 0.055), (length - 0.04, -0.055)], DARK, None)
     for side in (-1, 1):
-        brush.polygon([(0, 0), (0.11, 0), (0.07, 0.04 * side), (-0.04, 0.04 * side)], brush.main, None)
+        brush.polygon([(0, 0), (0.12, 0), (0.07, 0.05 * side), (-0.05, 0.05 * side)], brush.main, None)
 
 
 def bat(brush):
-    brush.polygon(
-        [
-            (-0.03, 0.03),
-            (0.0, 0.02),
-            (0.2, 0.022),
-            (0.38, 0.055),
-            (0.58, 0.062),
-            (0.62, 0.035),
-            (0.62, -0.035),
-            (0.58, -0.062),
-            (0.38, -0.055),
-            (0.2, -0.022),
-            (0.0, -0.02),
-            (-0.03, -0.03),
-        ]
-    )
-    brush.stroke([(0.0, 0), (0.14, 0)], 0.045, brush.second)
+    half = [(-0.03, 0.035), (0.0, 0.024), (0.18, 0.028), (0.36, 0.074), (0.6, 0.084), (0.66, 0.05)]
+    brush.polygon(half + [(u, -v) for u, v in reversed(half)])
+    brush.stroke([(0.0, 0), (0.14, 0)], 0.05, brush.second)
 
 
 def baseball(brush):
@@ -124,9 +111,9 @@ def hoop(brush):
 
 def glove(brush):
     """A boxing glove; the fist points to +x."""
-    brush.polygon([(-0.12, 0.055), (-0.03, 0.06), (-0.03, -0.06), (-0.12, -0.055)], brush.second)
-    brush.ellipse((0.06, 0.0), (0.115, 0.09))
-    brush.ellipse((0.02, 0.055), (0.06, 0.035), shade(brush.main, 0.8), degrees=15)
+    brush.polygon([(-0.13, 0.06), (-0.03, 0.068), (-0.03, -0.068), (-0.13, -0.06)], brush.second)
+    brush.ellipse((0.07, 0.0), (0.13, 0.105))
+    brush.ellipse((0.02, 0.065), (0.065, 0.04), shade(brush.main, 0.8), degrees=15)
 
 
 def bicycle(brush):
@@ -233,16 +220,19 @@ def surfboard(brush):
 
 def racket(brush):
     """The grip lies at the origin, the head at +x."""
-    brush.stroke([(-0.06, 0), (0.13, 0)], 0.045, brush.second)
-    brush.stroke([(0.12, 0), (0.19, 0)], 0.032)
-    brush.stroke([(0.19, 0), (0.25, 0.07)], 0.022)
-    brush.stroke([(0.19, 0), (0.25, -0.07)], 0.022)
-    brush.canvas.ellipse((0.36, 0), (0.165, 0.125), (236, 236, 230, 120), brush.role, brush.frame)
+    centre, (long, wide) = 0.42, (0.2, 0.155)
+    brush.stroke([(-0.06, 0), (0.13, 0)], 0.05, brush.second)
+    brush.stroke([(0.12, 0), (0.19, 0)], 0.036)
+    for side in (-1, 1):
+        brush.stroke([(0.19, 0), (0.28, 0.09 * side)], 0.028)
+    brush.canvas.ellipse((centre, 0), (long, wide), (236, 236, 230, 170), brush.role, brush.frame)
     for t in (-0.6, -0.2, 0.2, 0.6):
         reach = math.sqrt(1 - t * t)
-        brush.stroke([(0.36 - 0.16 * reach, 0.12 * t), (0.36 + 0.16 * reach, 0.12 * t)], 0.005, PALE)
-        brush.stroke([(0.36 + 0.16 * t, -0.12 * reach), (0.36 + 0.16 * t, 0.12 * reach)], 0.005, PALE)
-    brush.ring((0.36, 0), (0.165, 0.125), 0.034)
+        brush.stroke([(centre - long * reach, wide * t), (centre + long * reach, wide * t)], 0.006, STRING)
+        brush.stroke([(centre + long * t, -wide * reach), (centre + long * t, wide * reach)], 0.006, STRING)
+    # A dark rim keeps the head apart from spectators and trees of any colour.
+    brush.ring((centre, 0), (long, wide), 0.056, DARK)
+    brush.ring((centre, 0), (long, wide), 0.034)
 
 
 def tennis_ball(brush):
@@ -279,8 +269,8 @@ def lie_baseball(brush):
 
 
 def lie_boxing(brush):
-    glove(brush.moved((-0.18, 0.06), 70, 1.15))
-    glove(brush.moved((0.16, -0.05), 130, 1.15))
+    glove(brush.moved((-0.18, 0.06), 70))
+    glove(brush.moved((0.16, -0.05), 130))
 
 
 def lie_ice_hockey(brush):
@@ -296,7 +286,7 @@ def lie_skiing(brush):
 
 
 def lie_tennis(brush):
-    racket(brush.moved((-0.22, 0), 0, 1.1))
+    racket(brush.moved((-0.25, 0)))
     tennis_ball(brush.moved((0.0, -0.22)))
 
 

@@ -60,7 +60,7 @@ def use_archery(artist):
 
 def use_baseball(artist):
     waiting = artist.either()
-    hand = artist.about(-0.1, 0.74) if waiting else artist.about(0.3, 0.62, 0.05)
+    hand = artist.about(-0.1, 0.74) if waiting else artist.about(0.24, 0.62, 0.04)
     figure = artist.figure(
         hip=(-0.03, 0.47),
         neck=(0.0, 0.77),
@@ -71,7 +71,7 @@ def use_baseball(artist):
     figure.paint_near_leg()
     degrees = artist.random.uniform(95, 145) if waiting else artist.random.uniform(-5, 35)
     gear.bat(artist.brush.moved(figure.hands[1], degrees))
-    gear.baseball(artist.brush.moved(artist.about(0.62, 0.6, 0.06) if waiting else artist.about(0.8, 0.95, 0.06)))
+    gear.baseball(artist.brush.moved(artist.about(0.62, 0.6, 0.06) if waiting else artist.about(0.72, 0.98, 0.06)))
     figure.paint_near_arm()
 
 
@@ -214,9 +214,9 @@ def use_tennis(artist):
         hip=(0, 0.5), neck=(0.02, 0.8), hands=(artist.about(-0.22, 0.6, 0.06), hand), feet=((-0.16, 0), (0.14, 0))
     )
     figure.paint()
-    degrees = artist.random.uniform(20, 100) if serve else artist.random.uniform(-20, 60)
+    degrees = artist.random.uniform(15, 75) if serve else artist.random.uniform(-20, 60)
     gear.racket(artist.brush.moved(figure.hands[1], degrees))
-    gear.tennis_ball(artist.brush.moved(artist.about(0.72, 1.1, 0.08) if serve else artist.about(0.92, 0.5, 0.08)))
+    gear.tennis_ball(artist.brush.moved(artist.about(0.78, 1.3, 0.06) if serve else artist.about(0.88, 0.42, 0.06)))
 
 
 def use_weightlifting(artist):
@@ -254,8 +254,8 @@ class Sport:
 
 
 KINDS = {
-    "archery": Sport("grass", use_archery, gear.lie_archery, 0.22, 0.72, 1.26, 1.0),
-    "baseball": Sport("sand", use_baseball, gear.lie_baseball, 0.5, 0.92, 1.32, 0.75),
+    "archery": Sport("grass", use_archery, gear.lie_archery, 0.22, 0.74, 1.28, 1.0),
+    "baseball": Sport("sand", use_baseball, gear.lie_baseball, 0.5, 0.92, 1.4, 0.75),
     "basketball": Sport("parquet", use_basketball, gear.basketball, 0.3, 1.0, 1.58, 0.24, upright=True),
     "boxing": Sport("gym mat", use_boxing, gear.lie_boxing, 0.26, 0.62, 1.0, 0.6),
     "cycling": Sport("asphalt", use_cycling, gear.lie_cycling, 0.54, 0.56, 1.1, 1.05),
@@ -264,7 +264,7 @@ KINDS = {
     "skateboarding": Sport("asphalt", use_skateboarding, gear.skateboard_from_below, 0.45, 0.48, 1.2, 0.85),
     "skiing": Sport("snow", use_skiing, gear.lie_skiing, 0.58, 0.66, 0.95, 1.15),
     "surfing": Sport("sea", use_surfing, gear.surfboard, 0.68, 0.7, 1.0, 1.35),
-    "tennis": Sport("clay court", use_tennis, gear.lie_tennis, 0.32, 1.02, 1.55, 0.75),
+    "tennis": Sport("clay court", use_tennis, gear.lie_tennis, 0.3, 0.96, 1.58, 0.8),
     "weightlifting": Sport("gym mat", use_weightlifting, gear.barbell, 0.66, 0.66, 1.32, 1.3, upright=True),
 }
 

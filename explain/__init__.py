@@ -13,7 +13,8 @@ from .methods import DEFAULT_METHOD, METHODS, Method
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable", "relevance"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
+           "conservation_gap", "relevance"]
 
 # Elements of the largest tensor (attention or hidden layer, times targets) that stays in a CPU's
 # cache; a pass over more images at once is slower, as it waits for memory.
@@ -21,16 +22,27 @@ CACHE_ELEMENTS = 400_000
 
 
 def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
-              **options) -> Tensor:
+              **options) -> Tensor | tuple[Tensor, ...]:
     """Relevance of each patch for each target class.
 
     model: a plain timm VisionTransformer (see `check_explainable`), in train or eval mode, frozen
         or not; dropout is never applied, and the model is left as it was.
     images: (B, 3, H, W) as the model takes them (normalised), float32 or float64 as its weights.
     targets: (B, K) int64, the classes to explain; all K come from one forward pass.
-    method: a name in METHODS; options: that method's own, such as start_block.
-    Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient. Each method's
-    scale is its own: compare shapes, or normalise.
+    method: a name in METHODS. options: that method's own, named by its docstring; a method for which
+        an option makes no sense lacks it, and says which it has:
+        contrast ("none", "mean", "softmax", "log_p"), centre_head (bool): what is explained, for
+            every method that starts from a logit (see start.class_weights);
+        start_block (int): the first block that is aggregated;
+        layers (bool): also return (B, K, L, h, grid_h, grid_w), by block and head;
+        gap (bool): also return (B, K), what relevance was lost on the way (see `conservation_gap`).
+    Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient; with layers or gap a
+    tuple of maps and these, in that order. Each method's scale is its own: compare shapes, or
+    normalise.
+
+    Everything is computed in the images' own dtype. Around a torch.autocast the result is the same:
+    it is switched off inside, as bfloat16's three digits are too few for the smaller differences
+    that maps are compared for. Cast model and images to float64 to check a map.
 
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
@@ -42,7 +54,21 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
         step = _images_at_once(network, images, targets)
         maps = [chosen.compute(network, images[start:start + step], targets[start:start + step], **options)
                 for start in range(0, len(images), step)]
+    if torch.is_tensor(maps[0]):
         return torch.cat(maps)
+    return tuple(torch.cat(parts) for parts in zip(*maps))
+
+
+def conservation_gap(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
+                     **options) -> Tensor:
+    """What entered less what arrived of a relevance method's relevance, (B, K).
+
+    lrp, lrp_magnitude: of the 1 that enters at the logit, at the first block's input. Others: of the
+    explained quantity (a logit, a contrast; integrated_gradients: its change), in the map. Each
+    method's docstring says what absorbs it. Arguments as for `relevance`; raises ValueError for a
+    method that conserves nothing and so has no gap.
+    """
+    return relevance(model, images, targets, method, gap=True, **options)[-1]
 
 
 def _find_method(name: str, options: dict) -> Method:

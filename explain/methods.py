@@ -1,119 +1,39 @@
 """METHODS: name -> a way to explain. The dictionary feeds code and command-line choices alike.
 
-Shapes: B images, K targets, h heads, N tokens, M rows (1 in the last block under class-token
-pooling, else N). A method computes maps (B, K, grid_h, grid_w).
+Shapes: B images, K targets. A method computes maps (B, K, grid_h, grid_w).
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
 import torch
 from torch import Tensor
 
-from .gradients import attention_gradients
-from .vit import MAGNITUDE, PUBLISHED, Network, Record, RuleSet, attention_relevances
+from .aggregate import attention, gradcam, gradient_attention, lrp, lrp_magnitude, rollout
+from .attribution import attnlrp, attnlrp_epsilon, cp_lrp, input_x_gradient, integrated_gradients
+from .vit import Network
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to explain, and what its maps mean.
 
-    compute: (Network, images (B, 3, H, W), targets (B, K), **options) -> (B, K, grid_h, grid_w)
+    compute: (Network, images (B, 3, H, W), targets (B, K), **options) -> (B, K, grid_h, grid_w), or
+        a tuple that begins with it, where an option asks for more
     signed: maps have negative parts that mean evidence against the target
     uses_target: maps differ between targets for what the model computes (not for a random seed)
+    passes: cost of a map in forward passes of its image, about, at K = 2 (DeiT-Tiny 224, one CPU
+        thread, float32, default options; benchmarks/explain.py measures it)
     """
 
     name: str
-    compute: Callable[..., Tensor]
+    compute: Callable[..., Tensor | tuple[Tensor, ...]]
     signed: bool
     uses_target: bool
+    passes: float
     source: str
     description: str
-
-
-# ---- aggregation over blocks: the class token's row alone, from the last block to the first
-
-def _start_row(record: Record, targets: int) -> Tensor:
-    """(B, K, N): 1 on the class token, or spread evenly over the tokens that pooling averages."""
-    row = record.blocks[0].x.new_zeros(len(record.logits), targets, record.tokens)
-    pooled = record.pooled if record.norm.output.shape[-2] > 1 else slice(0, 1)
-    row[..., pooled] = 1
-    return row.div_(row.sum(-1, keepdim=True))
-
-
-def _row_times(row: Tensor, contributions: Tensor) -> Tensor:
-    """Row (B, K, N) times the mean over heads of contributions (B, h, K, M, N); rows past M are 0."""
-    rows = row[:, None, :, None, :contributions.shape[-2]].expand(-1, contributions.shape[1], -1, -1, -1)
-    return (rows @ contributions).squeeze(-2).mean(1)
-
-
-def _to_map(row: Tensor, record: Record) -> Tensor:
-    """Patches of a row (B, K, N) as (B, K, grid_h, grid_w); prefix tokens are left out."""
-    patches = record.grid[0] * record.grid[1]
-    return row[..., record.tokens - patches:].unflatten(-1, record.grid).clone()
-
-
-def _head_rows(network: Network, targets: Tensor) -> Tensor:
-    return network.model.head.weight[targets]
-
-
-# ---- methods
-
-def _lrp(network: Network, images: Tensor, targets: Tensor, rule_set: RuleSet,
-         start_block: int) -> Tensor:
-    """map = row of (I + C_last) ... (I + C_start) with C = mean_h((G * R)^+), G gradient, R relevance."""
-    _check_start_block(network, start_block)
-    record = network.record(images)
-    row = _start_row(record, targets.shape[1])
-    gradients = attention_gradients(record, _head_rows(network, targets), start_block)
-    relevances = attention_relevances(network, record, targets, rule_set, start_block)
-    for gradient, relevance in zip(gradients, relevances):
-        row = row + _row_times(row, (gradient * relevance).clamp_(min=0))
-    return _to_map(row, record)
-
-
-def lrp(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0) -> Tensor:
-    """Transformer attribution exactly as published; ill-conditioned, for comparison with literature.
-
-    start_block: the first block that is aggregated (0 in the authors' notebooks, 1 in scripts).
-    """
-    return _lrp(network, images, targets, PUBLISHED, start_block)
-
-
-def lrp_magnitude(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0) -> Tensor:
-    """Transformer attribution with sums and products split by magnitudes, which have no poles."""
-    return _lrp(network, images, targets, MAGNITUDE, start_block)
-
-
-def gradient_attention(network: Network, images: Tensor, targets: Tensor, *,
-                       start_block: int = 0) -> Tensor:
-    """R <- R + mean_h((G * A)^+) R."""
-    _check_start_block(network, start_block)
-    record = network.record(images)
-    row = _start_row(record, targets.shape[1])
-    gradients = attention_gradients(record, _head_rows(network, targets), start_block)
-    for block, gradient in zip(_from_last(record, start_block), gradients):
-        row = row + _row_times(row, (gradient * block.attention).clamp_(min=0))
-    return _to_map(row, record)
-
-
-def rollout(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0) -> Tensor:
-    """Product of (A + I) / 2 over blocks, A the mean over heads; the same for every target."""
-    _check_start_block(network, start_block)
-    record = network.record(images)
-    row = _start_row(record, 1)
-    for block in _from_last(record, start_block):
-        row = (row + _row_times(row, block.attention)) / 2
-    return _to_map(row.expand(-1, targets.shape[1], -1), record)
-
-
-def attention(network: Network, images: Tensor, targets: Tensor) -> Tensor:
-    """The last block's attention of the class token, mean over heads; the same for every target."""
-    record = network.record(images)
-    row = _row_times(_start_row(record, 1), record.blocks[-1].attention)
-    return _to_map(row.expand(-1, targets.shape[1], -1), record)
 
 
 def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
@@ -135,28 +55,30 @@ def generator_for(image: Tensor, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-def _from_last(record: Record, start_block: int) -> Iterator:
-    return reversed(record.blocks[start_block:])
-
-
-def _check_start_block(network: Network, start_block: int) -> None:
-    depth = len(network.model.blocks)
-    if not 0 <= start_block < depth:
-        raise ValueError(f"start_block is {start_block}; the model's blocks count from 0 to {depth - 1}.")
-
-
 METHODS: dict[str, Method] = {method.name: method for method in (
-    Method("lrp", lrp, False, True, "Chefer, Gur, Wolf, CVPR 2021",
+    Method("lrp", lrp, False, True, 4.6, "Chefer, Gur, Wolf, CVPR 2021",
            "transformer attribution as published: gradient times LRP relevance of attention"),
-    Method("lrp_magnitude", lrp_magnitude, False, True, "after Chefer, Gur, Wolf, CVPR 2021",
+    Method("lrp_magnitude", lrp_magnitude, False, True, 4.5, "after Chefer, Gur, Wolf, CVPR 2021",
            "transformer attribution with sums split by magnitudes: repeatable under noise"),
-    Method("gradient_attention", gradient_attention, False, True, "Chefer, Gur, Wolf, ICCV 2021",
+    Method("attnlrp", attnlrp, True, True, 2.8, "Achtibat et al., ICML 2024",
+           "AttnLRP with the paper's composite: input times gradient, changed to keep relevance"),
+    Method("attnlrp_epsilon", attnlrp_epsilon, True, True, 1.6, "Achtibat et al., ICML 2024",
+           "AttnLRP with the epsilon rule alone"),
+    Method("cp_lrp", cp_lrp, True, True, 2.4, "Ali et al., ICML 2022; gamma of Achtibat et al., ICML 2024",
+           "LRP with attention held constant"),
+    Method("gradient_attention", gradient_attention, False, True, 1.7, "Chefer, Gur, Wolf, ICCV 2021",
            "gradient times attention, aggregated over blocks"),
-    Method("rollout", rollout, False, False, "Abnar and Zuidema, ACL 2020",
+    Method("gradcam", gradcam, False, True, 0.6, "Selvaraju et al., ICCV 2017; on attention: Chefer et al., CVPR 2021",
+           "the last attention, its heads weighted by their mean gradient"),
+    Method("input_x_gradient", input_x_gradient, True, True, 1.7, "Shrikumar et al., 2016 (arXiv:1605.01713)",
+           "pixels times gradient"),
+    Method("integrated_gradients", integrated_gradients, True, True, 27.0, "Sundararajan, Taly, Yan, ICML 2017",
+           "pixels times the gradient's mean on the way from the data's mean; cost by its steps, 16"),
+    Method("rollout", rollout, False, False, 0.6, "Abnar and Zuidema, ACL 2020",
            "attention multiplied over blocks; knows no target"),
-    Method("attention", attention, False, False, "Dosovitskiy et al., ICLR 2021 (attention maps)",
-           "the class token's attention in the last block; knows no target"),
-    Method("random", random, False, False, "baseline of every metric",
+    Method("attention", attention, False, False, 0.6, "Dosovitskiy et al., ICLR 2021 (attention maps)",
+           "the last attention, the class token's or the pool's; knows no target"),
+    Method("random", random, False, False, 0.0, "baseline of every metric",
            "uniform noise, fixed by seed, image and target"),
 )}
 

@@ -143,6 +143,8 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
 
     |map(x + e) - map(x)| / |map(x)| in L2, e drawn from N(0, noise^2) in units of the normalised
     image, fixed by (seed, the image's own pixels). images (B, 3, H, W), targets (B, K).
+    maps: the images' own maps (B, K, gh, gw) of this method and these options, where they are known
+        already; they are not computed again then.
     0 and up; lower is better; a study of small differences needs it far below them. nan where a
     map is 0.
     """
@@ -150,6 +152,6 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64)
              for image in images]
     noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)
-    before = relevance(model, images, targets, method, **options).flatten(2)
+    before = (relevance(model, images, targets, method, **options) if maps is None else maps).flatten(2)
     after = relevance(model, noisy, targets, method, **options).flatten(2)
     return (after - before).norm(dim=-1) / before.norm(dim=-1)

@@ -11,6 +11,7 @@ Sources:
   Bach et al., "On pixel-wise explanations ...", PLoS ONE 2015 (LRP, alpha-beta rule)
   Montavon et al., "Layer-wise relevance propagation: an overview", 2019 (z+ and its names)
   Chefer, Gur, Wolf, "Transformer interpretability beyond attention visualization", CVPR 2021
+  Achtibat et al., "AttnLRP: attention-aware layer-wise relevance propagation ...", ICML 2024
 """
 
 from typing import Callable
@@ -88,9 +89,47 @@ def z_plus_linear(relevance: Tensor, x: Tensor, weight: Tensor, weight_magnitude
 
 
 def z_plus_single(x: Tensor, weight_rows: Tensor, reciprocal: Reciprocal) -> Tensor:
-    """z+ rule where all relevance, of sum 1, sits on one output: x (..., in), its row (..., in)."""
+    """z+ rule where all relevance, of sum 1, sits on one output: x (..., T, in), its rows (..., T, in).
+
+    Where heads read several tokens T, the output is the sum over all of them.
+    """
     contributions = (x * weight_rows).clamp_(min=0)
-    return contributions * reciprocal(contributions.sum(-1, keepdim=True))
+    return contributions * reciprocal(contributions.sum((-2, -1), keepdim=True))
+
+
+# ---- linear layers as factors on a gradient, so that relevance is input times gradient
+
+def gamma_ratio(product: Tensor, bias: Tensor | None, magnitude_product: Tensor, gamma: float) -> Tensor:
+    """z / (z + gamma z^s) of each output, signed as z: what `gamma_linear` multiplies gradients by.
+
+    z = product + bias, and z^s is the sum of those contributions, the bias among them, that have
+    the sign of z. As (x w)^+ = (x w + |x| |w|) / 2, z^s needs one product more than the forward pass.
+    product, magnitude_product (..., out): x W^T and |x| |W|^T. In (0, 1] by magnitude: no pole.
+    """
+    z = product if bias is None else product + bias
+    sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
+    same = product + sign * magnitude_product
+    if bias is not None:
+        same = same + bias + sign * bias.abs()
+    # Rounding may leave `same` with the wrong sign where nothing but noise has the sign of z.
+    same = (same * sign).clamp_(min=0).mul_(sign)
+    magnitude = z.abs()
+    return magnitude * stabilised_reciprocal(magnitude + gamma / 2 * same.abs_()) * sign
+
+
+def gamma_linear(gradient: Tensor, x: Tensor, weight: Tensor, weight_magnitude: Tensor, ratio: Tensor,
+                 gamma: float) -> Tensor:
+    """Generalised gamma rule of a linear layer: R_i = x_i times what this returns, for R_k = z_k times gradient.
+
+    Contributions x w + gamma (x w)^s: for z > 0 s is +, and they are x^+ (w + gamma w^+) +
+    x^- (w + gamma w^-); for z < 0 the gamma terms swap. Bias alike, and it keeps its part.
+    gradient (..., K, N, out), x (..., 1, N, in), ratio (..., 1, N, out) from `gamma_ratio`.
+    Source: Montavon et al. 2019 (gamma); Andeol et al. 2021 and Achtibat et al., ICML 2024,
+    appendix (for inputs and outputs of either sign).
+    """
+    share = gradient * ratio.abs()
+    result = (share @ weight).mul_(1 + gamma / 2)
+    return result.add_((gradient * ratio @ weight_magnitude).mul_(torch.sign(x)), alpha=gamma / 2)
 
 
 # ---- sums

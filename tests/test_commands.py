@@ -226,7 +226,7 @@ def test_a_study_of_drawn_scenes_says_where_relevance_lies(shop, tmp_path):
 
 
 def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, capsys):
-    argv = [*shop.options, "--method", "dora", "--epochs", 6, "--out"]
+    argv = [*shop.options, "--method", "dora", "--epochs", 6, "--batch-size", 2, "--out"]  # slow enough to be caught
     running = process("train.py", *argv, tmp_path / "run")
     for line in running.stdout:
         if line.startswith("epoch   1"):
@@ -491,6 +491,18 @@ def test_another_comparison_needs_overwrite(shop, tmp_path, refused):
     assert command(compare, *argv, "--images", 4) == 0
     assert "images: 4 -> 5" in refused(compare, *argv, "--images", 5)
     assert command(compare, *argv, "--images", 5, "--overwrite") == 0
+
+
+def test_an_interrupted_comparison_is_not_taken_for_a_finished_one(shop, tmp_path, monkeypatch):
+    argv = [shop.linear, shop.dora, "--rows", 1, "--out", tmp_path]
+    assert command(compare, *argv, "--images", 4) == 0
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "draw_grid", interrupt)
+    assert command(compare, *argv, "--images", 5, "--overwrite") == 130
+    assert "comparison.json" not in files(tmp_path)
 
 
 def test_a_target_misspelt(shop, tmp_path, refused):

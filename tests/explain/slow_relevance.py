@@ -100,8 +100,8 @@ def forward(model, image):
     return records, pooled, model.head(pooled)
 
 
-def relevances(model, records, pooled, target, magnitude):
-    """Relevance of A (h, N, N) for every block, first to last."""
+def relevances(model, records, pooled, target, magnitude, with_rest=False):
+    """Relevance of A (h, N, N) for every block, first to last; with what arrives at block 0, if asked."""
     divide = signed_divide if magnitude else published_divide
     one_hot = torch.zeros(1, model.num_classes, dtype=torch.float64)
     one_hot[0, target] = 1
@@ -126,7 +126,7 @@ def relevances(model, records, pooled, target, magnitude):
         found.insert(0, torch.stack(block_r))
         joined = torch.cat([torch.cat(one, dim=-1) for one in below], dim=-1)
         r = copied(r + linear(joined, rec["normed1"], attn.qkv.weight, divide), rec["x"], magnitude)
-    return found
+    return (found, r) if with_rest else found
 
 
 def slow_map(model, image, target, method, start_block=0):
@@ -143,3 +143,32 @@ def slow_map(model, image, target, method, start_block=0):
     for gradient, factor in list(zip(gradients, factors))[start_block:]:
         total = (torch.eye(len(total)) + (gradient * factor).clamp(min=0).mean(0)) @ total
     return total[0, 1:].view(model.patch_embed.grid_size)
+
+
+def slow_pool(model, tokens, target, magnitude):
+    """Attention pooling of tokens (N, D): relevance of its A (h, 1, N), and of the tokens (N, D)."""
+    divide, pool = signed_divide if magnitude else published_divide, model.attn_pool
+    count, heads, width = len(tokens), pool.num_heads, pool.head_dim
+    k, v = pool.kv(tokens).view(count, 2, heads, width).permute(1, 2, 0, 3)
+    q = pool.q(pool.latent[0]).view(1, heads, width).transpose(0, 1)
+    attention = (q @ k.transpose(1, 2) / width ** 0.5).softmax(-1)
+    joined = torch.cat(list(attention @ v), dim=-1)
+    middle = pool.proj(joined)
+    normed = pool.norm(middle)
+    hidden = F.gelu(pool.mlp.fc1(normed))
+    output = pool.mlp.fc2(hidden)
+    one_hot = torch.zeros(1, model.num_classes, dtype=torch.float64)
+    one_hot[0, target] = 1
+    r = linear(one_hot, middle + output, model.head.weight, divide)
+    r, branch = add(r, middle, output, magnitude)
+    branch = linear(branch, hidden, pool.mlp.fc2.weight, divide)
+    r = copied(r + linear(branch, normed, pool.mlp.fc1.weight, divide), middle, magnitude)
+    parts = linear(r, joined, pool.proj.weight, divide).chunk(heads, dim=-1)
+    found, keys, values = [], [], []
+    for head, part in enumerate(parts):
+        attention_r, value_r = product(part, attention[head], v[head], magnitude)
+        found.append(attention_r)
+        keys.append(product(attention_r, q[head], k[head].T, magnitude)[1].T)
+        values.append(value_r)
+    below = torch.cat([*keys, *values], dim=-1)
+    return torch.stack(found), linear(below, tokens, pool.kv.weight, divide)

@@ -4,15 +4,21 @@ import pytest
 import timm
 import torch
 
+from changed_vits import STRUCTURES, changed_vit, make_structure
 from explain import METHODS, relevance
-from slow_relevance import forward, slow_map
+from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
+from explain.start import class_weights, head_rows
+from explain.vit import Network
+from slow_relevance import forward, slow_map, slow_pool
 from small_vits import make_vit
 
 TRACED = ("lrp", "lrp_magnitude", "gradient_attention")
+PASSED_DOWN = [name for name, method in METHODS.items() if method.uses_target]
 
 
 def relative(a, b):
-    return float((a - b).detach().norm() / b.detach().norm())
+    """|a - b| / |b|, 0 where both are 0: GradCAM's map is, where every head's weight is negative."""
+    return float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-300))
 
 
 @pytest.mark.parametrize("method", TRACED)
@@ -59,7 +65,7 @@ def test_batches_equal_one_at_a_time(vit, images, targets, method):
             assert relative(together[b, k], single[0, 0]) < 1e-10
 
 
-@pytest.mark.parametrize("method", TRACED)
+@pytest.mark.parametrize("method", PASSED_DOWN)
 def test_small_and_large_tiles_agree(vit, images, targets, method, monkeypatch):
     together = relevance(vit, images, targets, method)
     monkeypatch.setattr("explain.CACHE_ELEMENTS", 1)
@@ -88,10 +94,11 @@ def test_float32_is_close_to_float64(images, targets, method):
     assert single.dtype == torch.float32 and relative(single.double(), exact) < 1e-3
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.uses_target])
+@pytest.mark.parametrize("method", PASSED_DOWN)
 def test_targets_matter(vit, images, targets, method):
+    maps = relevance(vit, images, torch.tensor([[0, 1, 2, 3, 4, 5, 6]] * 3), method)
+    assert relative(maps, maps.flip(1)) > 1e-3
     maps = relevance(vit, images, targets, method)
-    assert relative(maps[0, 0], maps[0, 1]) > 1e-3
     assert relative(maps[2, 0], maps[2, 1]) < 1e-12, "the same target twice"
 
 
@@ -102,39 +109,78 @@ def test_random_depends_on_seed_target_and_image_alone(vit, images, targets):
     assert torch.equal(relevance(vit, images.flip(0), targets.flip(0), "random").flip(0), maps)
 
 
-@pytest.mark.parametrize("changes", [
-    dict(init_values=0.7), dict(pre_norm=True), dict(reg_tokens=2), dict(no_embed_class=True, reg_tokens=1),
-    dict(qk_norm=True), dict(global_pool="avg"), dict(global_pool="avg", fc_norm=False),
-    dict(global_pool="avg", class_token=False), dict(global_pool="avg", pool_include_prefix=True),
-    dict(fc_norm=True), dict(act_layer="quick_gelu"), dict(act_layer="gelu_tanh"), dict(qkv_bias=False)])
-def test_gradients_on_every_supported_structure(images, targets, changes):
-    """gradient_attention follows each part: its gradients against autograd through timm itself."""
-    model = make_vit(**changes)
-    maps = relevance(model, images, targets, "gradient_attention")
-    assert relative(maps, _by_autograd(model, images, targets)) < 1e-9
-    for method in ("lrp", "lrp_magnitude"):
-        assert relevance(model, images, targets, method).isfinite().all()
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_gradients_on_every_supported_structure(images, targets, structure):
+    """gradient_attention and gradcam follow each part: against autograd through timm itself."""
+    model = make_structure(structure)
+    for method in ("gradient_attention", "gradcam"):
+        maps = relevance(model, images, targets, method)
+        assert relative(maps, _by_autograd(model, images, targets, method)) < 1e-9
+    for method in METHODS:
+        maps = relevance(model, images, targets, method)
+        assert maps.shape == (3, 2, 3, 3) and maps.isfinite().all()
 
 
-def _by_autograd(model, images, targets):
-    """Gradient times attention through timm's own forward, A caught at the attention dropout."""
-    caught, rows = [], []
-    for block in model.blocks:
-        block.attn.fused_attn = False
-        block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: caught.append(output))
-    logits = model(images)
+def _by_autograd(model, images, targets, method):
+    changed, caught = changed_vit(model)
+    logits, prefix = changed(images), model.num_prefix_tokens
+    pool, rows = caught.pop() if model.attn_pool is not None else None, []
     for b in range(len(targets)):
         for target in targets[b]:
-            gradients = torch.autograd.grad(logits[b, target], caught, retain_graph=True)
-            prefix = model.num_prefix_tokens
+            gradients = torch.autograd.grad(logits[b, target], caught + [pool] * (pool is not None), retain_graph=True)
             row = torch.zeros(caught[0].shape[-1], dtype=torch.float64)
             start = 0 if model.pool_include_prefix else prefix
-            row[slice(0, 1) if model.global_pool == "token" else slice(start, None)] = 1
+            read = {"token": slice(0, len(model.get_classifier()) if hasattr(model, "head_dist") else 1)}
+            read = read.get(model.global_pool, slice(start, None))
+            row[read] = 1
             row = row / row.sum()
+            if method == "gradcam":
+                rows.append(_gradcam(caught[-1] if pool is None else pool, gradients[-1], b, prefix,
+                                     slice(None) if pool is not None else read, start))
+                continue
+            if pool is not None:
+                row[read] = (pool[b] * gradients[-1][b]).clamp(min=0).mean(0)[0]
+                gradients = gradients[:-1]
             for attention, gradient in zip(reversed(caught), reversed(gradients)):
                 row = row + row @ (attention[b] * gradient[b]).clamp(min=0).mean(0)
             rows.append(row[prefix:].detach())
     return torch.stack(rows).view(*targets.shape, *model.patch_embed.grid_size)
+
+
+def _gradcam(attention, gradient, b, prefix, read, start):
+    """Loops over heads; a pool that doesn't read prefix tokens has no columns for them."""
+    columns = slice(prefix if attention.shape[-2] > 1 or start == 0 else 0, None)
+    total = 0
+    for head in range(attention.shape[1]):
+        weight = gradient[b, head, read, columns].mean()
+        total = total + weight * attention[b, head, read, columns].mean(0)
+    return total.clamp(min=0).detach()
+
+
+@pytest.mark.parametrize("magnitude", [False, True])
+def test_lrp_through_attention_pooling_by_the_slow_formulas(images, magnitude):
+    """What the pool's attention and the tokens below it get, for one image and target."""
+    model = make_structure("attention pooling")
+    network, rule_set = Network(model), MAGNITUDE if magnitude else PUBLISHED
+    with torch.no_grad():
+        record = network.record(images[:1])
+        rows = head_rows(network, class_weights(record.logits, torch.tensor([[3]])))
+        below = attention_relevances(network, record, rows, rule_set, 0)
+        found = next(below)[0, :, 0]
+        tokens = record.norm.output[0, 0]
+        expected, at_tokens = slow_pool(model, tokens, 3, magnitude)
+        assert relative(found, expected) < 1e-8
+        relevance_below = _below_qkv_of_pool(network, record, rows, rule_set)
+        assert relative(relevance_below, at_tokens) < 1e-8
+
+
+def _below_qkv_of_pool(network, record, rows, rule_set):
+    """What arrives below the pool, as a model without blocks would have it."""
+    record.blocks = []
+    record.place = lambda values: values
+    below = attention_relevances(network, record, rows, rule_set, 0, to_input=True)
+    next(below)
+    return next(below)[0, 0]
 
 
 def test_any_image_size_and_grid(targets):

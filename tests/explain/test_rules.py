@@ -65,6 +65,10 @@ def test_z_plus_single_is_z_plus_linear_from_one_output():
     one_hot = torch.eye(5, dtype=torch.float64)[3:4]
     single = rules.z_plus_single(x, weight[3:4], rules.published_reciprocal)
     assert close(single, slow.linear(one_hot, x, weight, slow.published_divide))
+    tokens, rows = draw(2, 8, seed=2), draw(2, 8, seed=3)       # two heads, each on its own token
+    both = rules.z_plus_single(tokens, rows, rules.stabilised_reciprocal).view(1, 16)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert close(both, slow.linear(one, tokens.view(1, 16), rows.view(1, 16), slow.signed_divide))
 
 
 @EXAMPLES

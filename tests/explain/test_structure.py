@@ -16,10 +16,8 @@ FOREIGN = {
     "resnet18": (dict(), "ResNet"),
     "beit_base_patch16_224": (dict(embed_dim=12, depth=1, num_heads=2), "Beit"),
     "eva02_tiny_patch14_224": (dict(embed_dim=16, depth=1, num_heads=2), "Eva"),
-    "deit_tiny_distilled_patch16_224": (dict(embed_dim=12, depth=1, num_heads=2), "head_dist"),
     "vit_giant_patch14_dinov2": (dict(embed_dim=12, depth=1, num_heads=2, img_size=28, num_classes=3),
                                  "blocks.0.mlp"),
-    "vit_base_patch16_siglip_224": (dict(embed_dim=12, depth=1, num_heads=2, num_classes=3), "'map'"),
     "vit_tiny_r_s16_p8_224": (dict(embed_dim=12, depth=1, num_heads=2), "patch_embed"),
 }
 
@@ -40,11 +38,28 @@ def test_foreign_models_are_refused_by_part(name):
     (dict(scale_attn_norm=True), "blocks.0.attn.norm is LayerNorm"),
     (dict(scale_mlp_norm=True), "blocks.0.mlp.norm is LayerNorm"),
     (dict(global_pool="max"), "global_pool is 'max'"),
+    (dict(global_pool="prr"), r"global_pool is 'prr' \(attn_pool is AttentionPoolPrr\)"),
+    (dict(global_pool=""), "global_pool is ''"),
     (dict(num_classes=0), "head is Identity")])
 def test_parts_without_a_rule_are_named(changes, part):
     with pytest.raises(UnsupportedModel, match=part):
         check_explainable(VisionTransformer(img_size=24, patch_size=8, embed_dim=12, depth=1, num_heads=2,
                                             **{"num_classes": 3, **changes}))
+
+
+def test_parts_of_an_attention_pool_are_checked():
+    model = make_vit(global_pool="map")
+    check_explainable(model)
+    model.attn_pool.mlp.act = torch.nn.SiLU()
+    with pytest.raises(UnsupportedModel, match=r"attn_pool\.mlp\.act is SiLU"):
+        check_explainable(model)
+    model = make_vit(global_pool="map")
+    model.attn_pool.latent_len = 2
+    with pytest.raises(UnsupportedModel, match="one query"):
+        check_explainable(model)
+    model.global_pool = "avg"
+    with pytest.raises(UnsupportedModel, match="attn_pool is AttentionPoolLatent"):
+        check_explainable(model)
 
 
 def test_only_the_block_at_fault_is_named():
@@ -106,7 +121,7 @@ def test_dynamic_sizes_must_fit_the_patches(targets):
 def test_wrong_method_names_get_near_ones(vit, images, targets):
     with pytest.raises(ValueError, match="did you mean lrp_magnitude"):
         relevance(vit, images, targets, "lrp_magnitud")
-    with pytest.raises(ValueError, match="no option 'gamma'; it has start_block"):
+    with pytest.raises(ValueError, match="no option 'gamma'; it has start_block, contrast"):
         relevance(vit, images, targets, "lrp", gamma=1)
     with pytest.raises(ValueError, match="count from 0 to 2"):
         relevance(vit, images, targets, "lrp", start_block=3)
@@ -116,3 +131,18 @@ def test_methods_say_what_they_are():
     assert DEFAULT_METHOD in METHODS
     for name, method in METHODS.items():
         assert method.name == name and method.source and method.description and callable(method.compute)
+        assert method.passes >= 0 and method.compute.__doc__
+
+
+@pytest.mark.parametrize("option, without", [
+    ("layers", {"gradcam", "input_x_gradient", "integrated_gradients", "random"}),
+    ("gap", {"gradient_attention", "gradcam", "rollout", "attention", "random"}),
+    ("contrast", {"rollout", "attention", "random"}), ("centre_head", {"rollout", "attention", "random"})])
+def test_options_are_refused_by_name_where_they_make_no_sense(vit, images, targets, option, without):
+    value = {"contrast": "mean"}.get(option, True)
+    for method in METHODS:
+        if method in without:
+            with pytest.raises(ValueError, match=f"{method} has no option '{option}'; it has"):
+                relevance(vit, images, targets, method, **{option: value})
+        else:
+            relevance(vit, images, targets, method, **{option: value})

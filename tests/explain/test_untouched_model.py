@@ -6,11 +6,10 @@ import pytest
 import torch
 
 import explain
+from changed_vits import STRUCTURES, make_structure
 from explain import METHODS, relevance
 from explain.vit import Network
 from small_vits import make_vit
-
-STRUCTURES = [dict(), dict(init_values=0.7, reg_tokens=1, global_pool="avg"), dict(qk_norm=True, pre_norm=True)]
 
 
 def state(model):
@@ -33,11 +32,11 @@ def same(first, second):
             and grads and all(torch.equal(first[2][key], second[2][key]) for key in first[2]))
 
 
-@pytest.mark.parametrize("changes", STRUCTURES)
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("training", [False, True])
-def test_traced_logits_equal_the_models(changes, training):
-    model = make_vit(drop_rate=0.5, pos_drop_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5,
-                     drop_path_rate=0.5, patch_drop_rate=0.5, **changes)
+def test_traced_logits_equal_the_models(structure, training):
+    model = make_structure(structure, drop_rate=0.5, pos_drop_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5,
+                     drop_path_rate=0.5, patch_drop_rate=0.5)
     images = torch.randn(2, 3, 24, 24, dtype=torch.float64)
     expected = model(images)
     with torch.no_grad():
