@@ -12,6 +12,8 @@ import torch
 from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
 from errors import ExplainedError, UsageError
+from explain import DEFAULT_METHOD, METHODS, find_method
+from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
 
 CACHE = Path("results/cache")
@@ -26,7 +28,11 @@ def parser(doc: str, example: str) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; argparse's own usage lines would bury it."""
+    """Help opens with purpose and example; an error is one line, which argparse's own usage lines would bury."""
+
+    def format_help(self) -> str:
+        usage = self.format_usage()
+        return super().format_help().replace(usage, "", 1).lstrip() + "\n" + usage
 
     def error(self, message: str) -> None:
         self.exit(2, f"error: {message}; {self.prog} --help explains every option\n")
@@ -65,9 +71,37 @@ def add_model(to: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", type=_positive, metavar="PIXELS", help="side of the input (default: the model's)")
 
 
-def add_running(to: argparse.ArgumentParser) -> None:
+def add_relevance(to: argparse.ArgumentParser, several: bool = False) -> None:
+    group = to.add_argument_group("explanation")
+    group.add_argument("--relevance", nargs="+" if several else None, default=[DEFAULT_METHOD] if several else DEFAULT_METHOD,
+                       choices=list(METHODS), metavar="NAME", help=f"{', '.join(METHODS)} (default: {DEFAULT_METHOD})")
+    group.add_argument("--contrast", choices=CONTRASTS, default="none",
+                       help="explain the logit less the others' mean, less their softmax-weighted mean, or log p")
+    group.add_argument("--centre-head", action="store_true",
+                       help="explain with the head's rows less their mean over classes, which softmax ignores anyway")
+
+
+def relevance_options(args: argparse.Namespace) -> dict:
+    """Return the options of `explain.relevance` that the command line changes; raises UsageError where a method lacks one."""
+    options = {} if args.contrast == "none" else {"contrast": args.contrast}
+    if args.centre_head:
+        options["centre_head"] = True
+    for method in [args.relevance] if isinstance(args.relevance, str) else args.relevance:
+        try:
+            find_method(method, options)
+        except ValueError as error:
+            raise UsageError(f"{error} Choose another --relevance, or drop --contrast and --centre-head") from error
+    return options
+
+
+def add_device(to: argparse.ArgumentParser):
     group = to.add_argument_group("running")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    return group
+
+
+def add_running(to: argparse.ArgumentParser) -> None:
+    group = add_device(to)
     group.add_argument("--workers", type=_natural, default=None, metavar="N",
                        help="processes that load images (default: 0 on the CPU, otherwise up to 8)")
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features are kept between runs")

@@ -16,7 +16,7 @@ from comparison import (INPUT_NOISE, OTHER, REGIONS, TRUE, Chosen, Explained, ch
 from data.datasets import ImageData, Split, load_data, stratified
 from data.transforms import Prepared, drawing_size, evaluation_transform
 from errors import UsageError
-from explain import DEFAULT_METHOD, METHODS
+from explain import METHODS
 from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay, to_heatmap
 from files import atomic
 from models.runs import Run, differing, read_json
@@ -33,12 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
         __doc__, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that train.py wrote; two or more")
     commandline.add_data(parser, default=None)
+    commandline.add_relevance(parser)
     group = parser.add_argument_group("comparison")
     group.add_argument("--split", default="val", help="val, or val_shuffled of drawn scenes")
     group.add_argument("--rows", type=commandline.positive, default=8, metavar="N", help="images in the picture")
     group.add_argument("--images", type=commandline.positive, default=64, metavar="N", help="images for the numbers")
-    group.add_argument("--relevance", default=DEFAULT_METHOD, choices=list(METHODS), metavar="NAME",
-                       help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of an image by one")
     group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
@@ -47,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--weights", metavar="FILE", help="where the runs' backbone lies now, if it was moved")
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
     group.add_argument("--overwrite", action="store_true", help="replace a comparison of other settings in --out")
-    commandline.add_running(parser)
+    commandline.add_device(parser)
     return parser
 
 
@@ -55,6 +54,7 @@ def main(args: argparse.Namespace) -> None:
     """Load the runs, refuse what cannot be compared, then compare."""
     if len(args.runs) < 2:
         raise UsageError(f"one run was given ({args.runs[0]}); comparing takes two or more")
+    commandline.relevance_options(args)  # refuses before anything is loaded
     device = commandline.device_of(args.device)
     runs = [load_explainable(folder, args.weights) for folder in args.runs]
     check_comparable(runs)
@@ -118,7 +118,7 @@ def configuration_of(runs: Sequence[Run], data: ImageData, args: argparse.Namesp
     return {
         "runs": {label: identity(run) for label, run in zip(labels_of(runs), runs)},
         "data": data.fingerprint, "split": args.split, "images": args.images, "rows": args.rows,
-        "data_seed": args.data_seed, "relevance": args.relevance, "input_noise": INPUT_NOISE,
+        "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args), "input_noise": INPUT_NOISE,
         "normalise": args.normalise, "colour_map": args.colour_map,
     }
 
@@ -158,7 +158,7 @@ def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args)
         path, rows,
         headers=[("", 1)] + [(result.head, 2) for result in results],
         subheaders=["image"] + ["true class", other] * len(results),
-        title=f"What speaks for a class: {args.relevance} on {len(shown)} images of {data.name}, {args.split}",
+        title=f"What speaks for a class: {relevance_name(args)} on {len(shown)} images of {data.name}, {args.split}",
         **colour_scale(args.relevance, args.colour_map, "its own maximum" if args.normalise == "heatmap"
                        else "the maximum over an image's heatmaps"),
         footnote=("Under each heatmap: the class explained and the probability the run gives it. Frames: blue, the run "
@@ -168,6 +168,12 @@ def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args)
                      chosen.distracted.any() else "The other class")
                   + " is drawn uniformly from the classes that are neither true nor predicted."),
     )
+
+
+def relevance_name(args: argparse.Namespace) -> str:
+    """Return the method with what changes it, as a figure names it."""
+    return ", ".join([args.relevance, *(f"{k.replace('_', ' ')}" + ("" if v is True else f" {v}")
+                                        for k, v in commandline.relevance_options(args).items())])
 
 
 def colour_scale(method: str, colour_map: str | None, maximum: str) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import commandline
 from data.datasets import ImageData, Split
 from data.transforms import scene_masks, to_pixels
 from errors import UsageError
@@ -113,12 +114,13 @@ def explain(run: Run, label: str, images: torch.Tensor, probability: np.ndarray,
             data: ImageData, args: argparse.Namespace, device: torch.device) -> Explained:
     """Return a run's maps for both targets, and how far invisible input noise moves each."""
     targets, model = torch.from_numpy(chosen.targets), run.model.to(device)
+    options = commandline.relevance_options(args)
     maps, noise = [], []
     starts = range(0, len(images), args.batch_size)
     for start in tqdm(starts, desc=f"{args.relevance} {label}", unit="batch", delay=2, leave=False, disable=None):
         x, t = (y[start:start + args.batch_size].to(device) for y in (images, targets))
-        maps.append(relevance(model, x, t, args.relevance))
-        noise.append(repeatability(model, x, t, args.relevance, INPUT_NOISE, seed=args.data_seed, maps=maps[-1]))
+        maps.append(relevance(model, x, t, args.relevance, **options))
+        noise.append(repeatability(model, x, t, args.relevance, INPUT_NOISE, args.data_seed, maps[-1], **options))
     pixels = to_pixels(images, run.config["data_config"])
     return Explained(label, head_of(run, label, probability, chosen, args.split, data), pixels, probability, *(torch.cat(parts).cpu().double().numpy() for parts in (maps, noise)))
 

@@ -14,7 +14,6 @@ import comparison
 import train
 from data.datasets import ImageData
 from errors import UsageError
-from explain import DEFAULT_METHOD, METHODS
 from models.adapt import Settings, parse_settings
 from models.backbone import architecture
 from models.runs import Run, load_run
@@ -29,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = commandline.parser(__doc__, "python study.py")
     commandline.add_data(parser)
     commandline.add_model(parser)
+    commandline.add_relevance(parser)
     group = parser.add_argument_group("experiment")
     group.add_argument("--methods", nargs="+", default=["linear", "dora"], metavar="M",
                        help="two or more; adapters take settings, as in train.py (default: linear dora)")
@@ -37,8 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
                        help="of every method but linear (default: train.py's)")
     group.add_argument("--label-smoothing", type=commandline.share_below_one, default=0.1, metavar="X",
                        help="the same for every method")
-    group.add_argument("--relevance", default=DEFAULT_METHOD, choices=list(METHODS), metavar="NAME",
-                       help=f"one of {', '.join(METHODS)} (default: %(default)s)")
     group.add_argument("--images", type=commandline.positive, metavar="N",
                        help=f"explained images a split (default: {PHOTO_IMAGES}, or {SCENE_IMAGES} drawn scenes)")
     group.add_argument("--rows", type=commandline.positive, default=8, metavar="N", help="images in the picture")
@@ -52,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Check, train what is missing, compare on every split, write the claims."""
     methods = methods_of(args)
+    commandline.relevance_options(args)  # refuses before anything is loaded
     comparison.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
     data = commandline.data_of(args)
     commandline.check_writable(args.out)
@@ -100,7 +99,8 @@ def compare_on(args: argparse.Namespace, data: ImageData, runs: list[Run], split
     out = folder_of(args, split, seed)
     given = compare.build_parser().parse_args([*(str(run.folder) for run in runs), "--out", str(out), "--split", split])
     images = args.images or (SCENE_IMAGES if args.data == "scenes" else PHOTO_IMAGES)
-    shared = {"rows": args.rows, "images": images, "relevance": args.relevance, "data_seed": args.data_seed,
+    shared = {"rows": args.rows, "images": images, "relevance": args.relevance, "contrast": args.contrast,
+              "centre_head": args.centre_head, "data_seed": args.data_seed,
               "overwrite": args.overwrite}
     print(f"== compare on {split}", flush=True)
     compare.compare(runs, data, argparse.Namespace(**{**vars(given), **shared}), commandline.device_of(args.device))
@@ -163,7 +163,7 @@ def facts_of(args: argparse.Namespace, data: ImageData) -> list[str]:
     sizes = ", ".join(f"{len(split)} in {name}" for name, split in data.splits.items() if name != "test")
     return [f"data: {data.name}, {len(data.class_names)} classes; images: {sizes}; data seed {args.data_seed}",
             f"model: {args.model}; methods: {', '.join(args.methods)}; training seeds: {args.seeds}",
-            f"relevance: {args.relevance}", *(f"note: {warning}" for warning in data.warnings)]
+            f"relevance: {compare.relevance_name(args)}", *(f"note: {warning}" for warning in data.warnings)]
 
 
 if __name__ == "__main__":

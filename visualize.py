@@ -15,7 +15,7 @@ from data.datasets import nearest
 from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
 from data.transforms import evaluation_transform, to_pixels
 from errors import ExplainedError, UsageError
-from explain import DEFAULT_METHOD, METHODS, relevance
+from explain import METHODS, relevance
 from explain.heatmap import normalise, overlay, to_heatmap
 from models.runs import Run
 from report.figures import Cell, grid
@@ -28,12 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
         __doc__, "python visualize.py results/study/dora-seed0 photo.jpg --targets pred tennis --relevance lrp_magnitude lrp")
     parser.add_argument("run", metavar="RUN", help="a folder that train.py wrote")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
-    group = parser.add_argument_group("explanation")
+    commandline.add_relevance(parser, several=True)
+    group = parser.add_argument_group("pictures")
     group.add_argument("--targets", nargs="+", metavar="T",
                        help="'true' (the class named by the image's folder), 'pred' (the predicted class), or class names "
                             "(default: the three most probable)")
-    group.add_argument("--relevance", nargs="+", default=[DEFAULT_METHOD], choices=list(METHODS), metavar="NAME",
-                       help=f"any of {', '.join(METHODS)} (default: {DEFAULT_METHOD})")
     group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
                        help="scale every heatmap by its own maximum, or all of a method by one")
     group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
@@ -41,13 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--weights", metavar="FILE", help="where the run's backbone lies now, if it was moved")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, default=Path("results/visualize"), metavar="DIR", help="(default: %(default)s)")
-    group = parser.add_argument_group("running")
-    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    commandline.add_device(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Find the images, load the run, draw one picture an image."""
+    commandline.relevance_options(args)  # refuses before anything is loaded
     device = commandline.device_of(args.device)
     paths = image_files(args.images)
     run = load_explainable(args.run, args.weights)
@@ -129,7 +128,8 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
     best = [f"{run.class_names[c]} {percent(probability[c])}" for c in np.argsort(-probability)[:5]]
     rows = []
     for method in args.relevance:
-        maps = relevance(run.model.to(device), x.to(device), torch.tensor([targets], device=device), method)
+        maps = relevance(run.model.to(device), x.to(device), torch.tensor([targets], device=device), method,
+                         **commandline.relevance_options(args))
         signed = METHODS[method].signed
         heats = normalise(to_heatmap(maps.cpu(), pixels.shape[:2])[0], shared=args.normalise == "shared", signed=signed)
         colours = colour_scale(method, args.colour_map, "")["colour_map"]

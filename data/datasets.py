@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from data.folder import FolderSplit, scan_folder
-from data.scenes import CHANCE_BIAS, SPORTS, Scene, draw_scene
+from data.scenes import CHANCE_BIAS, DATA_SEED_LIMIT, SPORTS, Scene, draw_scene
 from errors import ExplainedError, UsageError
 
 SPORTS_HANDLE = "gpiosenka/sports-classification"
-DATA_SEEDS = 1_000_000  # tools/pretrain.py draws from this seed upwards, so that no scene serves both
 
 
 class Split(Protocol):
@@ -109,8 +108,8 @@ def load_data(
     `val_images` keep that many images a split (stratified by class, chosen by `data_seed`). Raises UsageError
     for what cannot be meant and ExplainedError for data that cannot be had.
     """
-    if not 0 <= data_seed < DATA_SEEDS:
-        raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEEDS - 1}")
+    if not 0 <= data_seed < DATA_SEED_LIMIT:
+        raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
     if spec == "scenes":
         options = SceneOptions(
             train_images or SceneOptions.train_images,

@@ -14,7 +14,7 @@ from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
-           "conservation_gap", "relevance"]
+           "conservation_gap", "find_method", "relevance"]
 
 # Elements of the largest tensor (attention or hidden layer, times targets) that stays in a CPU's
 # cache; a pass over more images at once is slower, as it waits for memory.
@@ -46,7 +46,7 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
 
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
-    chosen = _find_method(method, options)
+    chosen = find_method(method, options)
     check_explainable(model)
     _check_inputs(model, images, targets)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -71,14 +71,15 @@ def conservation_gap(model: nn.Module, images: Tensor, targets: Tensor, method: 
     return relevance(model, images, targets, method, gap=True, **options)[-1]
 
 
-def _find_method(name: str, options: dict) -> Method:
+def find_method(name: str, options: dict | None = None) -> Method:
+    """Return a method by name; raises ValueError for an unknown name or an option that it lacks."""
     if name not in METHODS:
         near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5) or list(METHODS)
         raise ValueError(f"unknown relevance method {name!r}; did you mean {', '.join(near)}? "
                          f"All: {', '.join(METHODS)}.")
     parameters = inspect.signature(METHODS[name].compute).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options:
+    for option in options or ():
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}.")
     return METHODS[name]

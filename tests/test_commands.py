@@ -546,3 +546,27 @@ def test_a_study_of_other_settings_needs_overwrite(shop, tmp_path, refused):
 
 def test_a_run_keeps_its_head_apart_from_the_backbone(shop):
     assert set(load_file(shop.linear / "head.safetensors")) == {"head.weight", "head.bias"}
+
+
+def test_what_is_explained_can_be_changed_and_another_choice_is_another_comparison(shop, tmp_path, capsys):
+    out = tmp_path / "centred"
+    options = [shop.linear, shop.dora, "--images", 4, "--rows", 1, "--relevance", "attnlrp_epsilon", "--out", out]
+    assert command(compare, *options, "--centre-head") == 0
+    centred = np.load(out / "maps.npz")["maps_0"]
+    assert centred.min() < 0 < centred.max()  # a signed method
+    assert command(compare, *options) == 2 and "centre_head" in capsys.readouterr().err
+    assert command(compare, *options, "--overwrite") == 0
+    assert not np.allclose(np.load(out / "maps.npz")["maps_0"], centred)
+
+
+def test_signed_and_unsigned_methods_stand_in_one_picture(shop, tmp_path):
+    image = next((shop.colours / "val").rglob("*.png"))
+    assert command(visualize, shop.dora, image, "--relevance", "lrp_magnitude", "cp_lrp", "--contrast", "mean",
+                   "--out", tmp_path) == 0
+    assert (tmp_path / f"{image.stem}.png").is_file()
+
+
+@pytest.mark.parametrize("script", [compare, visualize, study])
+def test_a_method_without_a_class_has_no_contrast(shop, tmp_path, refused, script):
+    given = {compare: [shop.linear, shop.dora], visualize: [shop.dora, shop.colours], study: shop.options}[script]
+    assert "'contrast'" in refused(script, *given, "--relevance", "rollout", "--contrast", "mean", "--out", tmp_path / "out")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets import DATA_SEEDS, load_data, nearest, stratified
-from data.scenes import SPORTS
+from data.datasets import load_data, nearest, stratified
+from data.scenes import DATA_SEED_LIMIT, SPORTS
 from errors import ExplainedError, UsageError
 from tiny import colour_folder
 
@@ -150,9 +150,9 @@ def test_scene_options_are_refused_for_folders_and_folder_options_for_scenes(fol
     assert "--classes chooses folders" in refusal("scenes", classes=["tennis"])
 
 
-@pytest.mark.parametrize("seed", [-1, DATA_SEEDS])
+@pytest.mark.parametrize("seed", [-1, DATA_SEED_LIMIT])
 def test_data_seeds_have_a_range(seed):
-    assert f"give 0 to {DATA_SEEDS - 1}" in refusal("scenes", data_seed=seed)
+    assert f"give 0 to {DATA_SEED_LIMIT - 1}" in refusal("scenes", data_seed=seed)
 
 
 def test_sports_without_network_says_how_to_get_them_by_hand(monkeypatch):

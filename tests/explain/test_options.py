@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from changed_vits import attnlrp_way, changed_vit, input_times_gradient, make_structure
+from changed_vits import attnlrp_way, input_times_gradient, make_structure
 from explain import METHODS, conservation_gap, relevance
 from explain.start import CONTRASTS, class_weights, explained_value, head_rows
 from explain.vit import Network
