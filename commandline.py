@@ -185,15 +185,20 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise ExplainedError when a folder cannot be made or written to."""
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raise ExplainedError when a folder cannot be made or written to; it is left as it was found, made or not."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ExplainedError(f"cannot write to {folder} ({error.strerror}); give another --out") from error
+        raise ExplainedError(f"cannot write to {folder} ({error.strerror}); give another {option}") from error
+    finally:
+        for parent in made:  # innermost first
+            if parent.is_dir():
+                parent.rmdir()
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,

@@ -72,6 +72,9 @@ def main(args: argparse.Namespace) -> None:
     """Check what was asked for, then the data, then train."""
     parse_settings(args.method)
     _check_options(args)
+    for option, folder in (("--cache", args.cache), ("--export", args.export and args.export.parent)):
+        if folder is not None:
+            commandline.check_writable(folder, option)
     train(args, commandline.data_of(args))
 
 

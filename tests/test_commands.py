@@ -570,3 +570,15 @@ def test_signed_and_unsigned_methods_stand_in_one_picture(shop, tmp_path):
 def test_a_method_without_a_class_has_no_contrast(shop, tmp_path, refused, script):
     given = {compare: [shop.linear, shop.dora], visualize: [shop.dora, shop.colours], study: shop.options}[script]
     assert "'contrast'" in refused(script, *given, "--relevance", "rollout", "--contrast", "mean", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("option, place", [("--export", "file/model.safetensors"), ("--cache", "file/cache")])
+def test_a_place_that_cannot_be_written_to_is_refused_before_training(shop, tmp_path, refused, option, place):
+    (tmp_path / "file").write_text("in the way")
+    assert f"another {option}" in refused(train, *shop.options, option, tmp_path / place, "--out", tmp_path / "run", status=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checking_a_folder_leaves_nothing_behind(tmp_path):
+    commandline.check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
