@@ -56,9 +56,9 @@ def add_data(to: argparse.ArgumentParser, default: str | None = "scenes") -> Non
     group.add_argument("--classes", nargs="+", metavar="NAME", help="keep these classes of a folder")
     group.add_argument("--data-seed", type=int, default=0, metavar="N",
                        help="which images are drawn, sampled or held out; --seed never changes them")
-    group.add_argument("--train-images", type=_positive, metavar="N",
+    group.add_argument("--train-images", type=positive, metavar="N",
                        help="images in the training split (default: 1500 scenes, or all of a folder)")
-    group.add_argument("--val-images", type=_positive, metavar="N",
+    group.add_argument("--val-images", type=positive, metavar="N",
                        help="images in each other split (default: 300 scenes, or all of a folder)")
     group.add_argument("--context-bias", type=float, metavar="P",
                        help="share of scenes on their class's usual surface, in train and val (default: 0.9)")
@@ -68,7 +68,7 @@ def add_model(to: argparse.ArgumentParser) -> None:
     group = to.add_argument_group("model")
     group.add_argument("--model", default="bundled", metavar="NAME", help="'bundled' or any timm name")
     group.add_argument("--weights", metavar="FILE", help="local weights for --model (default: the model hub's)")
-    group.add_argument("--image-size", type=_positive, metavar="PIXELS", help="side of the input (default: the model's)")
+    group.add_argument("--image-size", type=positive, metavar="PIXELS", help="side of the input (default: the model's)")
 
 
 def add_relevance(to: argparse.ArgumentParser, several: bool = False) -> None:
@@ -102,7 +102,7 @@ def add_device(to: argparse.ArgumentParser):
 
 def add_running(to: argparse.ArgumentParser) -> None:
     group = add_device(to)
-    group.add_argument("--workers", type=_natural, default=None, metavar="N",
+    group.add_argument("--workers", type=natural, default=None, metavar="N",
                        help="processes that load images (default: 0 on the CPU, otherwise up to 8)")
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features are kept between runs")
     group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features every time")
@@ -114,11 +114,11 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     return _whole(text, 1)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
     return _whole(text, 0)
 
 
@@ -140,9 +140,6 @@ def colour_map(name: str) -> str:
         near = nearest(name, list(matplotlib.colormaps))
         raise argparse.ArgumentTypeError(f"matplotlib has no colour map {name!r}; {near}")
     return name
-
-
-positive, natural = _positive, _natural
 
 
 def device_of(name: str) -> torch.device:

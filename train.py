@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     commandline.add_model(parser)
     group = parser.add_argument_group("training")
     group.add_argument("--method", default="linear", metavar="M",
-                       help=f"{', '.join(METHODS)}; adapters take settings: dora:blocks=9-11,targets=fc1,rank=4,alpha=8")
+                       help="; ".join(f"{name}: {method.description}" for name, method in METHODS.items())
+                            + "; adapters take settings: dora:blocks=9-11,targets=fc1,rank=4,alpha=8")
     group.add_argument("--epochs", type=commandline.positive, metavar="N",
                        help="default: 60 for linear (on cached features), else 3")
     group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="default: 256 for linear, else 32")

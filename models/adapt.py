@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Callable
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
@@ -197,10 +196,3 @@ def _written(value) -> str:
     if isinstance(value, tuple):
         return "+".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-@torch.no_grad()
-def merge_error(model: nn.Module, images: torch.Tensor) -> float:
-    """Return the largest difference of logits between an adapted model and its merged plain form."""
-    merged = plain(model)
-    return (model(images) - merged(images)).abs().max().item()
