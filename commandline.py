@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -17,6 +18,7 @@ from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
 
 CACHE = Path("results/cache")
+DATA_OPTIONS = ("data_seed", "classes", "train_images", "val_images", "context_bias")
 
 
 def parser(doc: str, example: str) -> argparse.ArgumentParser:
@@ -165,13 +167,15 @@ def backbone_of(args: argparse.Namespace) -> BackboneSpec:
     return BackboneSpec(args.model, args.weights, args.image_size)
 
 
-def data_of(args: argparse.Namespace, config: dict | None = None) -> ImageData:
-    """Load and check --data for a model's data config; print what is odd about it."""
-    config = config or data_config(backbone_of(args))
-    data = load_data(
-        args.data, image_size=drawing_size(config), data_seed=args.data_seed, classes=args.classes,
-        train_images=args.train_images, val_images=args.val_images, context_bias=args.context_bias, progress=True,
-    )
+def data_options(args: argparse.Namespace) -> dict:
+    """Return what the command line says about the images beside --data, as `load_data` takes it and a run records it."""
+    return {key: getattr(args, key) for key in DATA_OPTIONS}
+
+
+def data_of(args: argparse.Namespace) -> ImageData:
+    """Load and check --data at the size that the model's data config asks for; print what is odd about it."""
+    config = data_config(backbone_of(args))
+    data = load_data(args.data, image_size=drawing_size(config), progress=True, **data_options(args))
     for warning in data.warnings:
         warn(warning)
     return data
@@ -182,8 +186,10 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def check_writable(folder: Path, option: str = "--out") -> None:
-    """Raise ExplainedError when a folder cannot be made or written to; it is left as it was found, made or not."""
+def check_writable(folder: Path | None, option: str = "--out") -> None:
+    """Raise ExplainedError when a folder cannot be made or written to; it is left as it was found. None is no folder."""
+    if folder is None:
+        return
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +200,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         raise ExplainedError(f"cannot write to {folder} ({error.strerror}); give another {option}") from error
     finally:
         for parent in made:  # innermost first
-            if parent.is_dir():
+            with suppress(OSError):  # another process may have begun to use it
                 parent.rmdir()
 
 

@@ -65,10 +65,8 @@ def main(args: argparse.Namespace) -> None:
 def data_of_runs(args: argparse.Namespace, runs: Sequence[Run]) -> ImageData:
     """Return the data that the first run was trained on, or what the command line names instead."""
     source = runs[0].config["data"]
-    options = {key: source[key] for key in ("data_seed", "classes", "train_images", "val_images", "context_bias")}
-    if args.data is not None:
-        options = {"data_seed": args.data_seed, "classes": args.classes, "train_images": args.train_images,
-                   "val_images": args.val_images, "context_bias": args.context_bias}
+    recorded = {key: source[key] for key in commandline.DATA_OPTIONS}
+    options = recorded if args.data is None else commandline.data_options(args)
     data = load_data(args.data or source["spec"], image_size=drawing_size(runs[0].config["data_config"]),
                      progress=True, **options)
     if list(data.class_names) != runs[0].class_names:
@@ -118,8 +116,8 @@ def configuration_of(runs: Sequence[Run], data: ImageData, args: argparse.Namesp
     return {
         "runs": {label: identity(run) for label, run in zip(labels_of(runs), runs)},
         "data": data.fingerprint, "split": args.split, "images": args.images, "rows": args.rows,
-        "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args), "input_noise": INPUT_NOISE,
-        "normalise": args.normalise, "colour_map": args.colour_map,
+        "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args),
+        "input_noise": INPUT_NOISE, "normalise": args.normalise, "colour_map": args.colour_map,
     }
 
 

@@ -17,7 +17,7 @@ from explain.heatmap import to_heatmap
 from explain.metrics import cosine, entropy, mass, patch_coverage, rank_accuracy, repeatability, spearman
 from models.runs import Run, load_run
 from report.statistics import single
-from report.tables import percent
+from report.tables import columns_of, percent
 
 INPUT_NOISE = 1e-3  # standard deviation added to the normalised image: invisible
 TRUE, OTHER = 0, 1  # the two targets of every image
@@ -122,7 +122,9 @@ def explain(run: Run, label: str, images: torch.Tensor, probability: np.ndarray,
         maps.append(relevance(model, x, t, args.relevance, **options))
         noise.append(repeatability(model, x, t, args.relevance, INPUT_NOISE, args.data_seed, maps[-1], **options))
     pixels = to_pixels(images, run.config["data_config"])
-    return Explained(label, head_of(run, label, probability, chosen, args.split, data), pixels, probability, *(torch.cat(parts).cpu().double().numpy() for parts in (maps, noise)))
+    head = head_of(run, label, probability, chosen, args.split, data)
+    maps, noise = (torch.cat(parts).cpu().double().numpy() for parts in (maps, noise))
+    return Explained(label, head, pixels, probability, maps, noise)
 
 
 def head_of(run: Run, label: str, probability: np.ndarray, chosen: Chosen, split: str, data: ImageData) -> str:
@@ -190,7 +192,7 @@ def summaries(runs, results, rows: list[dict]) -> list[dict]:
     summary = []
     for run, result in zip(runs, results):
         part = [row for row in rows if row["run"] == result.label]
-        numeric = [k for k, v in part[0].items() if k.split("_")[0] in NUMERIC]
+        numeric = [key for key in columns_of(part) if key.split("_")[0] in NUMERIC]  # some columns only some rows have
         means = {key: single([np.nan if row.get(key) is None else row[key] for row in part]) for key in numeric}
         median = {key: float(np.median([row[key] for row in part])) for key in ("noise_true", "noise_other")}
         summary.append({"label": result.label, "folder": str(run.folder), "accuracy": run.summary["accuracy"],

@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
     methods = methods_of(args)
     commandline.relevance_options(args)  # refuses before anything is loaded
     comparison.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
+    commandline.check_writable(args.cache, "--cache")
     data = commandline.data_of(args)
     commandline.check_writable(args.out)
     sections, groups, evidence, accuracies = [], {}, [], []
@@ -80,15 +81,20 @@ def methods_of(args: argparse.Namespace) -> list[Settings]:
     return methods
 
 
+def arguments_for(script, own: list[str], args: argparse.Namespace) -> argparse.Namespace:
+    """Return another script's arguments: its own, then whatever options it shares with the study but for the folder."""
+    given = script.build_parser().parse_args(own)
+    shared = {key: value for key, value in vars(args).items() if key in vars(given) and key != "out"}
+    return argparse.Namespace(**{**vars(given), **shared})
+
+
 def train_one(args: argparse.Namespace, data: ImageData, settings: Settings, seed: int) -> Run:
     """Train one method with one seed, or reuse the finished run in its folder."""
     name = settings.label().replace(":", "-").replace(",", "-").replace("=", "")
     out = args.out / f"{name}-seed{seed}"
-    given = train.build_parser().parse_args(["--method", settings.label(), "--seed", str(seed), "--out", str(out)])
-    shared = {key: value for key, value in vars(args).items() if key in vars(given) and key not in ("out", "epochs")}
-    given = argparse.Namespace(**{**vars(given), **shared})
-    if settings.method != "linear":
-        given.epochs = args.epochs
+    own = ["--method", settings.label(), "--seed", str(seed), "--out", str(out)]
+    given = arguments_for(train, own, args)
+    given.epochs = None if settings.method == "linear" else args.epochs
     print(f"== train {settings.label()}, seed {seed}", flush=True)
     train.train(given, data)
     return load_run(out, args.weights)
@@ -97,13 +103,11 @@ def train_one(args: argparse.Namespace, data: ImageData, settings: Settings, see
 def compare_on(args: argparse.Namespace, data: ImageData, runs: list[Run], split: str, seed: int) -> dict[str, list[dict]]:
     """Compare the runs on one split; return the rows of comparison.csv by run, numbers as floats."""
     out = folder_of(args, split, seed)
-    given = compare.build_parser().parse_args([*(str(run.folder) for run in runs), "--out", str(out), "--split", split])
-    images = args.images or (SCENE_IMAGES if args.data == "scenes" else PHOTO_IMAGES)
-    shared = {"rows": args.rows, "images": images, "relevance": args.relevance, "contrast": args.contrast,
-              "centre_head": args.centre_head, "data_seed": args.data_seed,
-              "overwrite": args.overwrite}
+    own = [*(str(run.folder) for run in runs), "--out", str(out), "--split", split]
+    given = arguments_for(compare, own, args)
+    given.images = args.images or (SCENE_IMAGES if args.data == "scenes" else PHOTO_IMAGES)
     print(f"== compare on {split}", flush=True)
-    compare.compare(runs, data, argparse.Namespace(**{**vars(given), **shared}), commandline.device_of(args.device))
+    compare.compare(runs, data, given, commandline.device_of(args.device))
     rows: dict[str, list[dict]] = {}
     for row in read_csv(out / "comparison.csv"):
         rows.setdefault(row["run"], []).append(row)

@@ -18,7 +18,7 @@ from data.transforms import AUGMENTATIONS, Prepared, evaluation_transform, train
 from errors import ExplainedError, UsageError
 from explain import UnsupportedModel, check_explainable
 from models.adapt import METHODS, Settings, adapt, check_settings, parse_settings, plain, trainable_parameters
-from models.backbone import BackboneSpec, content_hash, create_backbone, model_data_config
+from models.backbone import content_hash, create_backbone, model_data_config
 from models.features import Features, cached_features
 from models.fit import Batches, Fit, Predictions, Recipe, feature_batches, fit, predict
 from models.runs import (ADAPTER, BACKBONE, CONFIG, HEAD, RESUME, SUMMARY, export, make_config, load_run, save_trained,
@@ -73,9 +73,8 @@ def main(args: argparse.Namespace) -> None:
     """Check what was asked for, then the data, then train."""
     parse_settings(args.method)
     _check_options(args)
-    for option, folder in (("--cache", args.cache), ("--export", args.export and args.export.parent)):
-        if folder is not None:
-            commandline.check_writable(folder, option)
+    commandline.check_writable(args.cache, "--cache")
+    commandline.check_writable(args.export and args.export.parent, "--export")
     train(args, commandline.data_of(args))
 
 
@@ -117,6 +116,7 @@ class Training:
         self.held_out = stratified(labels, max(1, round(HELD_OUT_SHARE * len(labels))), self.args.data_seed)
         self.kept = np.setdiff1d(np.arange(len(labels)), self.held_out)
         self.workers = commandline.workers_of(self.args, self.device)
+        self.features: dict[str, Features] = {}
 
     def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
         """Return the trained model, holding its chosen epoch, and the history."""
@@ -142,6 +142,12 @@ class Training:
                    evaluations, recipe, self.device, seed=self.args.seed, resume=resume, report=say)
 
     def _features(self, model: nn.Module, split: str) -> Features:
+        """Return a split's features, computed or read once: the probe is trained on them and evaluated on them."""
+        if split not in self.features:
+            self.features[split] = self._find_features(model, split)
+        return self.features[split]
+
+    def _find_features(self, model: nn.Module, split: str) -> Features:
         dataset = Prepared(self.data.splits[split], evaluation_transform(self.config["data_config"]))
         key = {"backbone": self.config["backbone"]["sha256"], "data": self.data.fingerprint, "split": split,
                "transform": self.config["data_config"]}
@@ -219,10 +225,8 @@ def config_of(args: argparse.Namespace, settings: Settings, recipe: Recipe, mode
     training = asdict(recipe)
     if settings.method != "linear":
         training |= {"augment": args.augment, "crop_scale": args.crop_scale, "head_init": args.head_init}
-    source = {"spec": args.data, "fingerprint": data.fingerprint, "data_seed": args.data_seed, "classes": args.classes,
-              "train_images": args.train_images, "val_images": args.val_images, "context_bias": args.context_bias}
-    spec = BackboneSpec(args.model, args.weights, args.image_size)
-    return make_config(settings, spec, content_hash(model), model_data_config(model), data.class_names, source, training,
+    source = {"spec": args.data, "fingerprint": data.fingerprint, **commandline.data_options(args)}
+    return make_config(settings, commandline.backbone_of(args), content_hash(model), model_data_config(model), data.class_names, source, training,
                        args.seed)
 
 

@@ -130,8 +130,8 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
     for method in args.relevance:
         maps = relevance(run.model.to(device), x.to(device), torch.tensor([targets], device=device), method,
                          **commandline.relevance_options(args))
-        signed = METHODS[method].signed
-        heats = normalise(to_heatmap(maps.cpu(), pixels.shape[:2])[0], shared=args.normalise == "shared", signed=signed)
+        heats = normalise(to_heatmap(maps.cpu(), pixels.shape[:2])[0], shared=args.normalise == "shared",
+                          signed=METHODS[method].signed)
         colours = colour_scale(method, args.colour_map, "")["colour_map"]
         photo = Cell(pixels, title=method, caption="top 5:\n" + "\n".join(best) if not rows else "")
         rows.append([photo] + [

@@ -106,8 +106,9 @@ def claims_markdown(groups: Mapping[str, Sequence[Claim]], facts: Sequence[str],
     lines = ["# What the earlier study saw, measured", "", *(f"- {fact}" for fact in facts), "", "## Accuracy", "",
              markdown_table(list(accuracies))]
     for title, rows in groups.items():
-        names = {"letter": "", "text": "claim", "first": title.split(" against ")[0], "second": title.split(" against ")[1].split(", seed")[0],
-                 "difference": "difference [95 %]", "test": "test", "verdict": "verdict"}
+        first, second = title.split(", seed")[0].split(" against ")
+        names = {"letter": "", "text": "claim", "first": first, "second": second, "difference": "difference [95 %]",
+                 "test": "test", "verdict": "verdict"}
         table = [{key: getattr(row, key) for key in names} for row in rows]
         lines += [f"## {title}", "", markdown_table(table, names, "llrrlll")]
     lines += ["## How to read this", "", f"**Rule.** {RULE} With fewer than {FEWEST_IMAGES} images nothing is decided. "

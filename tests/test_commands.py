@@ -582,3 +582,11 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_training(shop, tmp_
 def test_checking_a_folder_leaves_nothing_behind(tmp_path):
     commandline.check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_cache_a_probe_runs_the_backbone_once_a_split(shop, tmp_path, monkeypatch):
+    seen = []
+    compute = train.cached_features
+    monkeypatch.setattr(train, "cached_features", lambda *args, **named: seen.append(args[-1]) or compute(*args, **named))
+    assert command(train, *shop.options, "--no-cache", "--out", tmp_path / "run") == 0
+    assert sorted(seen) == ["train", "val"]
