@@ -5,11 +5,13 @@ Letters: B images, K targets, H x W pixels, grid_h x grid_w patches.
 
 import difflib
 import inspect
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from .methods import DEFAULT_METHOD, METHODS, Method
+from .precision import HalfProducts, check_precision
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
@@ -22,7 +24,7 @@ CACHE_ELEMENTS = 400_000
 
 
 def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
-              **options) -> Tensor | tuple[Tensor, ...]:
+              precision: str | None = None, **options) -> Tensor | tuple[Tensor, ...]:
     """Relevance of each patch for each target class.
 
     model: a plain timm VisionTransformer (see `check_explainable`), in train or eval mode, frozen
@@ -36,22 +38,26 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
         start_block (int): the first block that is aggregated;
         layers (bool): also return (B, K, L, h, grid_h, grid_w), by block and head;
         gap (bool): also return (B, K), what relevance was lost on the way (see `conservation_gap`).
+    precision: None, the images' own throughout, or "float16": matrix products take float16 factors. For float32 on
+        GPUs with tensor cores, and for methods whose maps stay within 2 % (see precision.py).
     Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient; with layers or gap a
     tuple of maps and these, in that order. Each method's scale is its own: compare shapes, or
     normalise.
 
-    Everything is computed in the images' own dtype. Around a torch.autocast the result is the same:
-    it is switched off inside, as bfloat16's three digits are too few for the smaller differences
-    that maps are compared for. Cast model and images to float64 to check a map.
+    Around a torch.autocast the result is the same: it is switched off inside, as it would round sums
+    and divisions too, and bfloat16's three digits are too few for the smaller differences that maps
+    are compared for. Cast model and images to float64 to check a map.
 
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
     chosen = find_method(method, options)
     check_explainable(model)
     _check_inputs(model, images, targets)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    check_precision(precision, chosen.name, images)
+    products = HalfProducts() if precision == "float16" else nullcontext()
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
         network = Network(model)
-        step = _images_at_once(network, images, targets)
+        step = images_at_once(network, images, targets.shape[1])
         maps = [chosen.compute(network, images[start:start + step], targets[start:start + step], **options)
                 for start in range(0, len(images), step)]
     if torch.is_tensor(maps[0]):
@@ -86,7 +92,7 @@ def find_method(name: str, options: dict | None = None) -> Method:
 
 
 def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
-    _check_images(model, images)
+    check_images(model, images)
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(f"targets have shape {tuple(targets.shape)}; expected (B, K) with "
                          f"B = {len(images)} images. One target an image: targets.unsqueeze(1).")
@@ -102,7 +108,8 @@ def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
                          f"the model's classes are 0 to {classes - 1}.")
 
 
-def _check_images(model: nn.Module, images: Tensor) -> None:
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """Raise ValueError unless images (B, 3, H, W) are what the model, an explainable one, takes."""
     embed, weight = model.patch_embed, model.head.weight
     channels = embed.proj.in_channels
     if images.dim() != 4 or images.shape[1] != channels or not len(images):
@@ -123,7 +130,7 @@ def _check_images(model: nn.Module, images: Tensor) -> None:
                          f"{patch[0]} x {patch[1]} do not divide.")
 
 
-def _images_at_once(network: Network, images: Tensor, targets: Tensor) -> int:
+def images_at_once(network: Network, images: Tensor, targets: int) -> int:
     """How many images go through together: all on an accelerator, what fits the cache on a CPU."""
     if images.device.type != "cpu":
         return len(images)
@@ -131,4 +138,4 @@ def _images_at_once(network: Network, images: Tensor, targets: Tensor) -> int:
     tokens = grid_h * grid_w + network.model.num_prefix_tokens
     block = network.model.blocks[0]
     widest = max(block.attn.num_heads * tokens, block.mlp.fc1.out_features)
-    return max(1, CACHE_ELEMENTS // (tokens * widest * targets.shape[1]))
+    return max(1, CACHE_ELEMENTS // (tokens * widest * targets))

@@ -10,8 +10,9 @@ Shapes: B images, K targets, L layers, h heads, P patches, N tokens, D model wid
 Options that several share:
   contrast, centre_head: what is explained, see start.class_weights.
   at: "pixels", relevance at the pixels, summed over each patch; "tokens", at the patch tokens that
-      enter block 0, with what positions and the patch convolution's bias brought. A map differs
-      much between the two.
+      enter block 0, with what positions and the patch convolution's bias brought; "depth", the mean
+      over blocks of that relevance where tokens enter each block (see `lrp_depth`). A map differs
+      much between the three.
   layers: also return (B, K, L, h, grid_h, grid_w), blocks from the first, attention pooling last:
       the relevance that each head carries away from each patch to where it mixes values.
   gap: also return (B, K): the explained quantity (a logit with its bias, or a contrast) less the
@@ -27,12 +28,12 @@ from .gradients import GRADIENT, Way, patch_gradient
 from .start import class_weights, explained_value, head_rows
 from .vit import Network, Record
 
-PLACES = ("pixels", "tokens")
+PLACES = ("pixels", "tokens", "depth")
 
 
 def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way, gamma_patch: float, at: str,
                contrast: str, centre_head: bool, layers: bool, gap: bool) -> Tensor | tuple[Tensor, ...]:
-    """Input times a way's gradient, at the pixels or at the tokens that enter block 0."""
+    """Input times a way's gradient, in one of PLACES."""
     if at not in PLACES:
         raise ValueError(f"at is {at!r}; expected one of {', '.join(PLACES)}.")
     for name, value in (("gamma", way.gamma), ("gamma_patch", gamma_patch)):
@@ -40,12 +41,13 @@ def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way, gamm
             raise ValueError(f"{name} is {value}; expected a finite number from 0 up (0 is the epsilon rule).")
     record = network.record(images)
     weights = class_weights(record.logits, targets, contrast, centre_head)
+    at_blocks: list[Tensor] | None = None if at == "pixels" else []
     carried: list[Tensor] | None = [] if layers else None
-    at_patches, at_tokens = patch_gradient(network, record, head_rows(network, weights), way, carried)
+    at_patches = patch_gradient(network, record, head_rows(network, weights), way, at_blocks, carried)
     if at == "pixels":
         relevance = (at_patches * _patch_factor(network, images, record, gamma_patch)).sum(-1)
     else:
-        relevance = (record.patches(at_tokens) * record.patches(record.blocks[0].x)).sum(-1)
+        relevance = at_blocks[-1] if at == "tokens" else torch.stack(at_blocks).mean(0)
     maps = relevance.unflatten(-1, record.grid)
     found = [maps]
     if layers:
@@ -116,6 +118,34 @@ def cp_lrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 
     return _relevance(network, images, targets, way, gamma_patch, at, contrast, centre_head, layers, gap)
 
 
+def lrp_depth(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "none",
+              centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+    """The mean over depth of the relevance of each patch's token: ours.
+
+    CP-LRP with gamma says, at the input of every block, what each token brings to the target, and each
+    block's tokens sum to the same quantity, but for what biases absorb. A map at the pixels or at block 0
+    shows the last step of the way down alone, with the noise of all of it. As skip connections keep a token
+    in its place, every block's is a map of the same image, and their mean costs nothing more: one recorded
+    pass, one way down. Summing over depth is FullGrad's idea (Srinivas, Fleuret, NeurIPS 2019), brought to
+    pruned gradients of transformers by LibraGrad (Mehri et al., 2024); CP-LRP is Ali et al., ICML 2022.
+    docs/candidates.md has what else was tried.
+    gap: absorbed by biases, the class token and registers, in the mean over depth.
+    """
+    return cp_lrp(network, images, targets, gamma=gamma, at="depth", contrast=contrast, centre_head=centre_head,
+                  layers=layers, gap=gap)
+
+
+def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, layers: bool = False,
+                 gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+    """`lrp_depth` of the target's logit against its competitors' (contrast "softmax"): what moves its probability.
+
+    The most faithful to the probability of all methods here. Where a model is sure, the strongest competitor
+    of every other class is the predicted one, so that their maps turn into the negative of its map: to ask
+    what two classes of one image share, take `lrp_depth`.
+    """
+    return lrp_depth(network, images, targets, gamma=gamma, contrast="softmax", layers=layers, gap=gap)
+
+
 def input_x_gradient(network: Network, images: Tensor, targets: Tensor, *, at: str = "pixels",
                      contrast: str = "none", centre_head: bool = False,
                      gap: bool = False) -> Tensor | tuple[Tensor, ...]:
@@ -139,7 +169,7 @@ def integrated_gradients(network: Network, images: Tensor, targets: Tensor, *, s
     rows, mean = head_rows(network, weights), 0.0
     for place, share in zip(*leggauss(steps)):
         path = network.record(images * ((1 + float(place)) / 2))
-        mean = mean + patch_gradient(network, path, rows, GRADIENT)[0] * (float(share) / 2)
+        mean = mean + patch_gradient(network, path, rows, GRADIENT) * (float(share) / 2)
     maps = (mean * record.embedding.product).sum(-1).unflatten(-1, record.grid)
     if not gap:
         return maps

@@ -33,29 +33,34 @@ class Way:
 GRADIENT = Way()
 
 
-def attention_gradients(network: Network, record: Record, rows: Tensor, start_block: int = 0) -> Iterator[Tensor]:
+def attention_gradients(network: Network, record: Record, rows: Tensor, start_block: int = 0,
+                        way: Way = GRADIENT) -> Iterator[Tensor]:
     """Yield dy/dA (B, h, K, M, N) of each block's attention, from the last down to `start_block`.
 
     rows (B, K, T, D): the gradient of y with respect to what the heads read, so their weight rows
     of a target where y is its logit. Attention pooling comes first, where there is one. A yielded
     tensor may be read until the next is asked for.
     """
-    gradient = _below_head(record, rows, GRADIENT)
+    gradient = _below_head(record, rows, way)
     for block in record.from_last(start_block):
-        gradient = _below_mlp(network, block, gradient, GRADIENT)
-        mixed = _below_projection(block, gradient)
+        gradient = _below_mlp(network, block, gradient, way)
+        mixed = _below_product(block, gradient, way)
         attention = rules.times_shared(mixed, block.value.mT)
         yield attention
         if block is not record.blocks[start_block]:
             value = rules.shared_times(block.attention.mT, mixed)
-            query, key = _below_softmax(block, mixed, attention, GRADIENT)
-            gradient = _below_attention(record, block, gradient, (query, key, value), GRADIENT)
+            query = key = None
+            if not way.constant_attention:
+                query, key = _below_softmax(block, mixed, attention, way)
+            gradient = _below_attention(record, block, gradient, (query, key, value), way)
 
 
-def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way,
-                   carried: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Gradient (B, K, P, D) at the patch convolution's output, and at block 0's input (B, K, N, D).
+def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way, at_blocks: list[Tensor] | None = None,
+                   carried: list[Tensor] | None = None) -> Tensor:
+    """Gradient (B, K, P, D) at the patch convolution's output.
 
+    at_blocks: if a list, gets (B, K, P) of each block, from the last to the first: token times gradient
+        of each patch's token where it enters the block.
     carried: if a list, gets (B, K, h, P) of each layer, from the last (attention pooling, where
         there is one) to the first: the relevance that each head carries away from each patch,
         sum_m A_mn (dy/dA)_mn, of which half each belongs to A and to v where products are halved.
@@ -63,8 +68,7 @@ def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way,
     gradient = _below_head(record, rows, way)
     for block in record.from_last():
         gradient = _below_mlp(network, block, gradient, way)
-        mixed = _below_projection(block, gradient)
-        mixed = mixed / 2 if way.halved else mixed
+        mixed = _below_product(block, gradient, way)
         value = rules.shared_times(block.attention.mT, mixed)
         if carried is not None:
             carried.append(_carried(record, block, value, way))
@@ -72,8 +76,10 @@ def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way,
         if not way.constant_attention:
             query, key = _below_softmax(block, mixed, rules.times_shared(mixed, block.value.mT), way)
         gradient = _below_attention(record, block, gradient, (query, key, value), way)
+        if at_blocks is not None and not block.is_pool:
+            at_blocks.append((record.patches(gradient) * record.patches(block.x)).sum(-1))
     patches = record.patches(_below_norm(record.embedding.norm_pre, gradient, way))
-    return _below_norm(record.embedding.norm, patches, way), gradient
+    return _below_norm(record.embedding.norm, patches, way)
 
 
 def _carried(record: Record, block: BlockRecord, value_gradient: Tensor, way: Way) -> Tensor:
@@ -147,10 +153,11 @@ def _is_tanh(activation: nn.Module) -> bool:
     return isinstance(activation, GELUTanh) or getattr(activation, "approximate", "none") == "tanh"
 
 
-def _below_projection(block: BlockRecord, gradient: Tensor) -> Tensor:
-    """At O = A V, (B, h, K, M, d)."""
+def _below_product(block: BlockRecord, gradient: Tensor, way: Way) -> Tensor:
+    """At O = A V, (B, h, K, M, d), as each factor of the product sees it."""
     attn = block.block.attn
-    return split_heads(scaled(gradient, block.block.ls1) @ attn.proj.weight, attn.num_heads)
+    mixed = split_heads(scaled(gradient, block.block.ls1) @ attn.proj.weight, attn.num_heads)
+    return mixed / 2 if way.halved else mixed
 
 
 def _below_softmax(block: BlockRecord, mixed: Tensor, attention: Tensor, way: Way) -> tuple[Tensor | None, Tensor]:
@@ -168,13 +175,16 @@ def _below_softmax(block: BlockRecord, mixed: Tensor, attention: Tensor, way: Wa
 
 def _below_attention(record: Record, block: BlockRecord, gradient: Tensor,
                      parts: tuple[Tensor | None, Tensor | None, Tensor], way: Way) -> Tensor:
-    """At a block's input, from what stands at its middle and the gradients at query, key and value."""
+    """At a block's input, from what stands at its middle and the gradients at query, key and value.
+
+    Tokens that nothing attends to would have denormal gradients in every block below.
+    """
     merged, weight = _merge(block, parts)
     below = _below_norm(block.norm1, merged @ weight, way)
     if block.is_pool:
-        return _below_norm(record.norm, record.place(below), way)
+        return rules.drop_negligible(_below_norm(record.norm, record.place(below), way))
     below[:, :, :block.rows] += gradient
-    return below
+    return rules.drop_negligible(below)
 
 
 def _merge(block: BlockRecord, parts: tuple[Tensor | None, Tensor | None, Tensor]) -> tuple[Tensor, Tensor]:

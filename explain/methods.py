@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .aggregate import attention, gradcam, gradient_attention, lrp, lrp_magnitude, rollout
-from .attribution import attnlrp, attnlrp_epsilon, cp_lrp, input_x_gradient, integrated_gradients
+from .attribution import attnlrp, attnlrp_epsilon, cp_lrp, input_x_gradient, integrated_gradients, lrp_contrast, lrp_depth
 from .vit import Network
 
 
@@ -66,6 +66,10 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "AttnLRP with the epsilon rule alone"),
     Method("cp_lrp", cp_lrp, True, True, 2.4, "Ali et al., ICML 2022; gamma of Achtibat et al., ICML 2024",
            "LRP with attention held constant"),
+    Method("lrp_depth", lrp_depth, True, True, 2.4, "ours; after Ali et al., ICML 2022 and Mehri et al., 2024",
+           "CP-LRP's relevance of each token, averaged over depth"),
+    Method("lrp_contrast", lrp_contrast, True, True, 2.4, "ours; start after Iwana et al., ICCV workshops 2019",
+           "lrp_depth against competing classes: what moves the probability"),
     Method("gradient_attention", gradient_attention, False, True, 1.7, "Chefer, Gur, Wolf, ICCV 2021",
            "gradient times attention, aggregated over blocks"),
     Method("gradcam", gradcam, False, True, 0.6, "Selvaraju et al., ICCV 2017; on attention: Chefer et al., CVPR 2021",
@@ -82,4 +86,4 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "uniform noise, fixed by seed, image and target"),
 )}
 
-DEFAULT_METHOD = "lrp_magnitude"
+DEFAULT_METHOD = "lrp_depth"

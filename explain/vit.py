@@ -143,17 +143,20 @@ class Network:
             images, weight = images.abs(), weight.abs()
         return F.conv2d(images, weight, stride=embed.proj.stride).flatten(2).mT.unsqueeze(1)
 
-    def record(self, images: Tensor) -> Record:
-        """Forward pass of images (B, 3, H, W); logits equal the model's own in eval mode."""
+    def record(self, images: Tensor, every_row: bool = False) -> Record:
+        """Forward pass of images (B, 3, H, W); logits equal the model's own in eval mode.
+
+        every_row: also compute the last block's rows that reach no head, so that M is N everywhere.
+        """
         model, by_token = self.model, self.model.global_pool == "token"
         embedding = self._record_embedding(images)
         x, blocks = embedding.norm_pre.output, []
         for index, block in enumerate(model.blocks):
-            last = index == len(model.blocks) - 1
-            blocks.append(_record_block(block, x, len(self.heads) if last and by_token else x.shape[-2]))
+            cut = by_token and index == len(model.blocks) - 1 and not every_row
+            blocks.append(_record_block(block, x, len(self.heads) if cut else x.shape[-2]))
             x = blocks[-1].middle + blocks[-1].mlp_output
         skipped = 0 if by_token or model.pool_include_prefix else model.num_prefix_tokens
-        norm, pooled = _record_norm(model.norm, x), slice(skipped, x.shape[-2])
+        norm, pooled = _record_norm(model.norm, x), slice(skipped, len(self.heads) if by_token else x.shape[-2])
         pool = None if model.attn_pool is None else _record_pool(model.attn_pool, norm.output[:, :, pooled])
         averaged = pool is None and not by_token
         read = norm.output[:, :, pooled] if pool is None else pool.middle + pool.mlp_output

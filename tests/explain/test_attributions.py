@@ -71,6 +71,28 @@ def test_tokens_instead_of_pixels(vit, images, targets, method):
         relevance(vit, images, targets, "attnlrp", at="logits")
 
 
+@pytest.mark.parametrize("method", CHECKED)
+def test_mean_over_depth(vit, images, targets, method):
+    """Token times gradient where tokens enter each block, averaged: autograd through every block."""
+    options, way = CHECKED[method]
+    maps = relevance(vit, images, targets, method, **{**options, "at": "depth"})
+    changed, _ = changed_vit(vit, way)
+    entering = [vit._pos_embed(vit.patch_embed(images)).detach().requires_grad_(True)]
+    for block in changed.blocks:
+        entering.append(block(entering[-1]))
+    logits = changed.forward_head(changed.norm(entering.pop()))
+    gradients = torch.autograd.grad(logits[0, targets[0, 1]], entering)
+    by_block = [(x * gradient).sum(-1)[0, 1:].detach().view(3, 3) for x, gradient in zip(entering, gradients)]
+    assert relative(maps[0, 1], sum(by_block) / len(by_block)) < 1e-7
+
+
+def test_ours_are_cp_lrp_over_depth(vit, images, targets):
+    assert torch.equal(relevance(vit, images, targets, "lrp_depth"),
+                       relevance(vit, images, targets, "cp_lrp", at="depth"))
+    assert torch.equal(relevance(vit, images, targets, "lrp_contrast"),
+                       relevance(vit, images, targets, "cp_lrp", at="depth", contrast="softmax"))
+
+
 def test_padded_images(targets):
     model = make_vit(dynamic_img_size=True, dynamic_img_pad=True)
     images = torch.randn(3, 3, 13, 20, dtype=torch.float64)

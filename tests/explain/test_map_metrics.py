@@ -42,6 +42,94 @@ def test_entropy_from_one_patch_to_all():
     assert metrics.entropy(draw(3, 2, 5, 5)).shape == (3, 2)
 
 
+def slow_ssim(a, b):
+    """One pair of maps by loops: Wang et al. 2004, equation 13, windows mirrored at the border."""
+    a, b = ((one - one.min()) / (one.max() - one.min()) for one in (a, b))
+    distance = np.arange(-5, 6)
+    window = np.exp(-(distance[:, None] ** 2 + distance[None] ** 2) / (2 * 1.5 ** 2))
+    window /= window.sum()
+    a, b = (np.pad(one, 5, mode="symmetric") for one in (a, b))
+    values = []
+    for y in range(a.shape[0] - 10):
+        for x in range(a.shape[1] - 10):
+            p, q = a[y:y + 11, x:x + 11], b[y:y + 11, x:x + 11]
+            mean_p, mean_q = (window * p).sum(), (window * q).sum()
+            var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+            covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+            values.append((2 * mean_p * mean_q + 1e-4) * (2 * covariance + 9e-4)
+                          / ((mean_p ** 2 + mean_q ** 2 + 1e-4) * (var_p + var_q + 9e-4)))
+    return np.mean(values)
+
+
+def test_ssim():
+    a, b = np.random.default_rng(0).random((2, 4, 9, 7))
+    assert metrics.ssim(a, b) == pytest.approx([slow_ssim(*pair) for pair in zip(a, b)], abs=1e-12)
+    assert metrics.ssim(a, a) == pytest.approx(1) and metrics.ssim(a, 1e-200 * a) == pytest.approx(1)
+    assert metrics.ssim(3 * a - 8, b) == pytest.approx(metrics.ssim(a, b)), "each by its own range"
+    assert (metrics.ssim(a, -a) < -0.8).all()
+    assert metrics.ssim(a[:, None], b).shape == (4, 4)
+    both = metrics.ssim([a[0], np.ones((9, 7))], b[:2])
+    assert both[0] == pytest.approx(slow_ssim(a[0], b[0])) and np.isnan(both[1]), "a constant map spoils no other"
+    noise = np.random.default_rng(1).random((2, 400, 14, 14))
+    assert abs(metrics.ssim(*noise).mean()) < 0.03
+    with pytest.raises(ValueError, match="last two axes"):
+        metrics.ssim(a, b[:, :5])
+
+
+def test_histogram_entropy():
+    values = np.array([[0, 0, 0, 4], [0, 1, 2, 4]])
+    assert metrics.histogram_entropy(np.ones((3, 3))) == 0
+    assert metrics.histogram_entropy(values, bins=4) == pytest.approx(  # bins of 1 and the last of [3, 4]
+        -sum(p * np.log(p) for p in (4 / 8, 1 / 8, 1 / 8, 2 / 8)))
+    assert metrics.histogram_entropy(np.arange(64.0).reshape(8, 8)) == pytest.approx(np.log(64)), "all different"
+    assert metrics.histogram_entropy(np.arange(64.0).reshape(8, 8), bins=16) == pytest.approx(np.log(16))
+    assert metrics.histogram_entropy(5 - 3 * draw(4, 5, 5)) == pytest.approx(metrics.histogram_entropy(draw(4, 5, 5)))
+    assert metrics.histogram_entropy(draw(3, 2, 5, 5)).shape == (3, 2)
+    assert np.isnan(metrics.histogram_entropy([[np.nan, 1]]))
+
+
+def test_gini():
+    one = np.zeros((4, 4))
+    one[1, 2] = 3
+    assert metrics.gini(one) == pytest.approx(1 - 1 / 16) and metrics.gini(-one) == pytest.approx(1 - 1 / 16)
+    assert metrics.gini(np.ones((4, 4))) == pytest.approx(0)
+    values = [1, 2, 3, 6]  # Hurley and Rickard: 1 - 2 sum c_k / |c| (N - k + 1/2) / N
+    by_hand = 1 - 2 * sum(c / 12 * (4 - k + 0.5) / 4 for k, c in enumerate(values, start=1))
+    assert metrics.gini([[6, 1], [-3, 2]]) == pytest.approx(by_hand)
+    assert metrics.gini(1e-300 * draw(4, 4)) == pytest.approx(metrics.gini(draw(4, 4)))
+    assert metrics.gini(draw(500, 14, 14)).mean() == pytest.approx(1 / 3, abs=0.005)
+    assert np.isnan(metrics.gini(np.zeros((2, 3, 3)))).all() and metrics.gini(draw(3, 2, 5, 5)).shape == (3, 2)
+
+
+def test_total_variation():
+    shuffled = np.random.default_rng(0).permuted(np.tile([0, 0, 0, 0, 0, 0, 1, 2, 2, 5, 9, 30], (4000, 1)), axis=1)
+    assert metrics.total_variation(shuffled.reshape(-1, 3, 4)).mean() == pytest.approx(1, abs=0.01), "chance"
+    assert metrics.total_variation([[0, 1], [0, 1]]) == pytest.approx((2 / 4) / (4 / 6)), "neighbours, pairs"
+    assert metrics.total_variation([[3, 1, 2]]) == pytest.approx(((2 + 1) / 2) / ((2 + 1 + 1) / 3))
+    chequers, ramp = np.indices((14, 14)).sum(0) % 2, np.indices((14, 14)).sum(0)
+    assert metrics.total_variation(chequers) == pytest.approx(1 / (2 * 98 * 98 / (196 * 195)))
+    assert metrics.total_variation(ramp) < 0.2
+    signed = draw(3, 2, 5, 6) - 0.5
+    assert metrics.total_variation(1e-200 * signed) == pytest.approx(metrics.total_variation(signed))
+    assert metrics.total_variation(7 - 3 * signed) == pytest.approx(metrics.total_variation(signed))
+    assert np.isnan(metrics.total_variation(np.full((2, 4, 4), 0.3))).all() and np.isnan(metrics.total_variation([[1]]))
+
+
+def test_mass_outside_top():
+    values = np.array([[8, 4], [2, 1], [1, -90]])
+    assert metrics.mass_outside_top(values, share=1 / 6) == pytest.approx(8 / 16)
+    assert metrics.mass_outside_top(values, share=1 / 3) == pytest.approx(4 / 16)
+    assert metrics.mass_outside_top(values, share=1 / 4) == pytest.approx(6 / 16), "half of the second patch"
+    assert metrics.mass_outside_top(np.ones((14, 14))) == pytest.approx(0.8), "an even map has 1 - share"
+    one = np.zeros((14, 14))
+    one[3, 5] = 2
+    assert metrics.mass_outside_top(one) == 0 and np.isnan(metrics.mass_outside_top(0 * one))
+    assert metrics.mass_outside_top(draw(300, 14, 14)).mean() == pytest.approx(0.64, abs=0.01)
+    for share in (0, 1, 20):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            metrics.mass_outside_top(values, share=share)
+
+
 def test_coverage_and_mass():
     mask = np.zeros((8, 8), bool)
     mask[:4, :2] = True
@@ -65,6 +153,20 @@ def test_rank_accuracy():
     assert metrics.rank_accuracy(heat.T, mask) == 0.25
     assert np.isnan(metrics.rank_accuracy(heat, np.zeros((4, 4), bool)))
     assert metrics.rank_accuracy(draw(3, 2, 4, 4), np.stack([mask] * 3)[:, None]).shape == (3, 2)
+
+
+def test_pointing_game():
+    mask = np.zeros((4, 4), bool)
+    mask[0, :3] = True
+    heat = np.arange(16.0)[::-1].reshape(4, 4)
+    assert metrics.pointing_game(heat, mask) == 1 and metrics.pointing_game(-heat, mask) == 0
+    assert metrics.pointing_game(mask * 2.0, mask) == 1
+    assert metrics.pointing_game(np.ones((4, 4)), mask) == 3 / 16, "a constant map scores chance"
+    heat[2, 2] = heat.max()
+    assert metrics.pointing_game(heat, mask) == 0.5, "one of two maxima"
+    assert np.isnan(metrics.pointing_game(heat, np.zeros((4, 4), bool)))
+    scores = metrics.pointing_game(draw(2000, 2, 4, 4), np.stack([mask] * 2000)[:, None])
+    assert scores.shape == (2000, 2) and scores.mean() == pytest.approx(3 / 16, abs=0.03)
 
 
 def test_repeatability(vit, images, targets):

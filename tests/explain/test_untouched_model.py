@@ -69,7 +69,7 @@ def test_model_is_as_it_was_after_an_exception(vit, images, targets, monkeypatch
     before = state(vit)
     monkeypatch.setattr("explain.rules.matmul_right", fail)
     with pytest.raises(error):
-        relevance(vit, images, targets)
+        relevance(vit, images, targets, "lrp_magnitude")
     assert same(before, state(vit)) and torch.is_grad_enabled()
 
 

@@ -1,0 +1,107 @@
+"""float16 products where they are offered: near float32, range and batch notwithstanding; and denormals."""
+
+import pytest
+import torch
+
+from explain import METHODS, gradients, relevance, rules
+from explain.precision import NOT_IN_HALF, half_product
+from explain.start import class_weights, head_rows
+from explain.vit import Network
+from small_vits import make_vit
+
+OFFERED = [name for name in METHODS if name not in NOT_IN_HALF]
+ROUNDING = 2.0 ** -11
+
+
+def distance(a, b):
+    return (a - b).flatten(2).norm(dim=-1) / b.flatten(2).norm(dim=-1)
+
+
+@pytest.fixture
+def model():
+    return make_vit().float()
+
+
+@pytest.mark.parametrize("method", [name for name in OFFERED if name != "random"])
+def test_methods_that_offer_float16_stay_within_two_percent(model, images, targets, method):
+    images = images.float()
+    exact = relevance(model, images, targets, method)
+    half = relevance(model, images, targets, method, precision="float16")
+    assert half.dtype == torch.float32 and 0 < distance(half, exact).max() < 0.02
+    with torch.inference_mode():
+        assert torch.equal(relevance(model, images, targets, method, precision="float16"), half)
+    assert torch.equal(relevance(model, images, targets, method), exact), "the mode has ended"
+
+
+def test_the_rest_of_the_batch_changes_nothing_in_float16(model, images, targets):
+    """Each row and column has a scale of its own: neighbours a thousand times as bright take no digits away."""
+    images = torch.cat([images[:1], 1000 * images[1:]]).float()
+    alone, together = (relevance(model, images[:n], targets[:n], "cp_lrp", precision="float16") for n in (1, 3))
+    assert distance(together[:1], alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e6, 1e18])
+def test_products_keep_their_digits_at_any_scale(scale):
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 5, 40, generator=generator) * scale, torch.rand(2, 40, 3, generator=generator)
+    left[0, 0], right[0, :, 0] = 0, 0
+    found, exact = half_product(left, right), left.double() @ right.double()
+    assert found.dtype == torch.float32 and (found[0, 0] == 0).all()
+    assert ((found - exact).abs() <= 4 * ROUNDING * exact).all()
+    assert not torch.equal(found, left @ right)
+
+
+@pytest.mark.parametrize("method, precision, dtype, words", [
+    ("lrp", "float16", torch.float32, "lrp differs by more than 2 % in float16: its residual rule"),
+    ("gradcam", "float16", torch.float32, "Leave precision out"),
+    ("lrp_magnitude", "bfloat16", torch.float32, "expected None .* or 'float16'"),
+    ("lrp_magnitude", "float16", torch.float64, "images are torch.float64"),
+])
+def test_what_float16_does_not_serve_is_refused(images, targets, method, precision, dtype, words):
+    with pytest.raises(ValueError, match=words):
+        relevance(make_vit().to(dtype), images.to(dtype), targets, method, precision=precision)
+
+
+# ---- denormals
+
+def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, images, targets, monkeypatch):
+    """A token that the last block does not attend to gets a gradient of 1e-35: dropped, before it slows a product."""
+    with torch.no_grad():
+        model.blocks[-1].attn.qkv.weight[:24] *= 8  # query and key: a sharp attention
+    network, smallest = Network(model), {}
+    record = network.record(images.float())
+    assert ((record.blocks[-1].attention > 0) & (record.blocks[-1].attention < 1e-30)).any()
+    rows = head_rows(network, class_weights(record.logits, targets))
+
+    def spy(name):
+        below = gradients._below_mlp
+
+        def look(network, block, gradient, way):
+            if block is not record.blocks[-1]:
+                magnitude = gradient.abs()
+                share = magnitude / magnitude.amax((-2, -1), keepdim=True)
+                smallest[name] = min(smallest.get(name, 1.0), float(share[share > 0].min()))
+            return below(network, block, gradient, way)
+
+        return look
+
+    torch.set_flush_denormal(False)
+    for name in ("kept", "dropped"):
+        with monkeypatch.context() as patch, torch.no_grad():
+            patch.setattr(gradients, "_below_mlp", spy(name))
+            if name == "kept":
+                patch.setattr(rules, "drop_negligible", lambda relevance: relevance)
+            gradients.patch_gradient(network, record, rows, gradients.GRADIENT)
+    assert smallest["kept"] < rules.NEGLIGIBLE <= smallest["dropped"]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_explaining_leaves_the_processors_mode_alone(model, images, targets, flush):
+    denormal = torch.tensor([1e-20])
+    try:
+        torch.set_flush_denormal(flush)
+        for method in METHODS:
+            relevance(model, images.float(), targets, method)
+            assert float(denormal * denormal) == 0 if flush else float(denormal * denormal) > 0
+    finally:
+        torch.set_flush_denormal(False)
