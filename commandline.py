@@ -10,14 +10,17 @@ from typing import Callable, Sequence
 
 import torch
 
+import processes
 from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
 from errors import ExplainedError, UsageError
 from explain import DEFAULT_METHOD, METHODS, find_method
 from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
+from models.elsewhere import Hints
 
 CACHE = Path("results/cache")
+ELSEWHERE = "a model trained elsewhere: a timm name, a merged .safetensors or .pth file, a peft folder"
 DATA_OPTIONS = ("data_seed", "classes", "train_images", "val_images", "context_bias")
 
 
@@ -50,9 +53,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-def add_data(to: argparse.ArgumentParser, default: str | None = "scenes") -> None:
+def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", several: bool = False) -> None:
     group = to.add_argument_group("data")
-    group.add_argument("--data", default=default, metavar="D",
+    group.add_argument("--data", nargs="+" if several else None, default=[default] if several else default, metavar="D",
                        help="'scenes' (drawn, offline), 'sports' (100-sports, downloaded once), or a folder with train/ "
                             "and val/ or valid/, one subfolder a class")
     group.add_argument("--classes", nargs="+", metavar="NAME", help="keep these classes of a folder")
@@ -73,10 +76,32 @@ def add_model(to: argparse.ArgumentParser) -> None:
     group.add_argument("--image-size", type=positive, metavar="PIXELS", help="side of the input (default: the model's)")
 
 
-def add_relevance(to: argparse.ArgumentParser, several: bool = False) -> None:
+def add_elsewhere(to: argparse.ArgumentParser) -> None:
+    """Add what a RUN may need beside its name; a run folder needs nothing, unless its backbone was moved."""
+    group = to.add_argument_group("models trained elsewhere")
+    group.add_argument("--model", metavar="NAME",
+                       help="architecture of a merged file, base of a peft folder (default: what they say themselves)")
+    group.add_argument("--weights", metavar="FILE",
+                       help="where the backbone of a run, a timm name or a peft folder lies (default: where it lay in "
+                            "training, or the model hub)")
+    group.add_argument("--image-size", type=positive, metavar="PIXELS",
+                       help="side of a model's input (default: what its file says, or timm's for the model)")
+    group.add_argument("--class-names", metavar="FILE",
+                       help="class names in the head's order, one a line or a JSON list: of merged files (default: "
+                            "what the file says), of peft folders, and of timm names whose classes timm does not name")
+
+
+def hints_of(args: argparse.Namespace) -> Hints:
+    """Return what the command line says about models trained elsewhere."""
+    return Hints(args.model, args.weights, args.image_size, args.class_names)
+
+
+def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: bool = True) -> None:
     group = to.add_argument_group("explanation")
     group.add_argument("--relevance", nargs="+" if several else None, default=[DEFAULT_METHOD] if several else DEFAULT_METHOD,
                        choices=list(METHODS), metavar="NAME", help=f"{', '.join(METHODS)} (default: {DEFAULT_METHOD})")
+    if not options:
+        return
     group.add_argument("--contrast", choices=CONTRASTS, default="none",
                        help="explain the logit less the others' mean, less their softmax-weighted mean, or log p")
     group.add_argument("--centre-head", action="store_true",
@@ -88,12 +113,22 @@ def relevance_options(args: argparse.Namespace) -> dict:
     options = {} if args.contrast == "none" else {"contrast": args.contrast}
     if args.centre_head:
         options["centre_head"] = True
+    asked = options | layers_option(args)
     for method in [args.relevance] if isinstance(args.relevance, str) else args.relevance:
         try:
-            find_method(method, options)
+            find_method(method, asked)
         except ValueError as error:
-            raise UsageError(f"{error} Choose another --relevance, or drop --contrast and --centre-head") from error
+            raise UsageError(f"{error} Choose another --relevance, or drop --contrast, --centre-head and "
+                             f"--layers") from error
     return options
+
+
+def layers_option(args: argparse.Namespace) -> dict:
+    """Return the option of `explain.relevance` by which it also returns relevance by block and head, where asked for.
+
+    Apart from `relevance_options`, which never change what comes back. A command without --layers asks for none.
+    """
+    return {"layers": True} if getattr(args, "layers", False) else {}
 
 
 def add_device(to: argparse.ArgumentParser):
@@ -102,10 +137,14 @@ def add_device(to: argparse.ArgumentParser):
     return group
 
 
-def add_running(to: argparse.ArgumentParser) -> None:
-    group = add_device(to)
+def add_workers(group) -> None:
     group.add_argument("--workers", type=natural, default=None, metavar="N",
                        help="processes that load images (default: 0 on the CPU, otherwise up to 8)")
+
+
+def add_running(to: argparse.ArgumentParser) -> None:
+    group = add_device(to)
+    add_workers(group)
     group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features are kept between runs")
     group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features every time")
 
@@ -145,14 +184,19 @@ def colour_map(name: str) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device asked for; `auto` takes the first of cuda, mps and cpu that is there."""
+    """Return the device asked for; `auto` takes the first of cuda, mps and cpu that is there. A process has its own GPU."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        name = next(kind for kind, there in available.items() if there)
     if not available[name]:
         raise UsageError(f"--device {name} is not available here; use --device "
                          f"{' or '.join(kind for kind, there in available.items() if there)}")
-    return torch.device(name)
+    if name != "cuda" or not processes.launched():
+        return torch.device(name)
+    if processes.local_rank() >= (gpus := torch.cuda.device_count()):
+        raise UsageError(f"more processes than the {gpus} GPU(s) here; give torchrun --nproc_per_node {gpus}, or "
+                         f"--device cpu")
+    return torch.device("cuda", processes.local_rank())
 
 
 def workers_of(args: argparse.Namespace, device: torch.device) -> int:
@@ -205,8 +249,18 @@ def check_writable(folder: Path | None, option: str = "--out") -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
-        argv: Sequence[str] | None = None) -> int:
-    """Parse, run, and turn what the user can mend into one line and an exit status; return that status."""
+        argv: Sequence[str] | None = None, several: bool = False) -> int:
+    """Parse, run, and turn what the user can mend into one line and an exit status; return that status.
+
+    several: the command shares its work among the processes that torchrun starts; others refuse more than one.
+    """
+    # Numbers below 1e-38 mean nothing here, and a CPU's products take a hundred times as long over them.
+    torch.set_flush_denormal(True)
+    return processes.run(lambda: _run(main, arguments, argv), several)
+
+
+def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
+         argv: Sequence[str] | None) -> processes.Outcome:
     args = arguments.parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if hasattr(sys.stdout, "reconfigure"):
@@ -215,16 +269,11 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
         main(args)
         sys.stdout.flush()
     except ExplainedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
+        return error.exit_status, f"error: {error}"
     except KeyboardInterrupt:
-        print("interrupted; the same command continues after the last finished step", file=sys.stderr)
-        return 130
+        return processes.INTERRUPTED, "interrupted; the same command continues after the last finished step"
     except BrokenPipeError:  # `... | head` closed our output; that is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or give another place",
-              file=sys.stderr)
-        return 1
-    return 0
+        return 1, (f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or give another place")
+    return 0, None

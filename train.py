@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
     group.add_argument("--overwrite", action="store_true", help="replace a run of another configuration in --out")
-    group.add_argument("--export", type=Path, metavar="FILE", help="also write the merged model, for plain timm")
+    group.add_argument("--export", type=Path, metavar="FILE",
+                       help="also write the merged model, for plain timm, compare.py and visualize.py")
     commandline.add_running(parser)
     return parser
 
@@ -294,7 +295,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     if args.export is not None:
-        export(load_run(args.out, args.weights).model, args.export)
+        export(load_run(args.out, args.weights), args.export)
         print(f"{args.export}: the merged model, for timm.create_model(..., num_classes=..., checkpoint_path=...)")
 
 

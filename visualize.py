@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 import commandline
 from compare import colour_scale
-from comparison import load_explainable, probabilities_of
+from comparison import layer_names, layer_shares, load_explainable, probabilities_of
 from data.datasets import nearest
 from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
 from data.transforms import evaluation_transform, to_pixels
@@ -18,7 +19,7 @@ from errors import ExplainedError, UsageError
 from explain import METHODS, relevance
 from explain.heatmap import normalise, overlay, to_heatmap
 from models.runs import Run
-from report.figures import Cell, grid
+from report.figures import Cell, grid, head_matrix
 from report.tables import percent
 
 
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of visualize.py."""
     parser = commandline.parser(
         __doc__, "python visualize.py results/study/dora-seed0 photo.jpg --targets pred tennis --relevance lrp_magnitude lrp")
-    parser.add_argument("run", metavar="RUN", help="a folder that train.py wrote")
+    parser.add_argument("run", metavar="RUN", help=f"a folder that train.py wrote, or {commandline.ELSEWHERE}")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
     commandline.add_relevance(parser, several=True)
     group = parser.add_argument_group("pictures")
@@ -37,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
                        help="scale every heatmap by its own maximum, or all of a method by one")
     group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
                        help="any of matplotlib's (default: one for signed maps, one for others)")
-    group.add_argument("--weights", metavar="FILE", help="where the run's backbone lies now, if it was moved")
+    group.add_argument("--layers", action="store_true",
+                       help="also draw what each head of each block added: IMAGE-layers-METHOD-COLUMN-CLASS.png")
+    commandline.add_elsewhere(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, default=Path("results/visualize"), metavar="DIR", help="(default: %(default)s)")
     commandline.add_device(parser)
@@ -49,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     commandline.relevance_options(args)  # refuses before anything is loaded
     device = commandline.device_of(args.device)
     paths = image_files(args.images)
-    run = load_explainable(args.run, args.weights)
+    run, = load_explainable([args.run], commandline.hints_of(args))
     check_targets(args.targets or [], run.class_names)
     commandline.check_writable(args.out)
     drawn, skipped = 0, []
@@ -60,8 +63,8 @@ def main(args: argparse.Namespace) -> None:
             skipped.append(path)
             commandline.warn(f"{path} is no readable image ({type(error).__name__}): skipped")
             continue
-        draw(run, path, image, out, args, device)
-        print(out)
+        for written in draw(run, path, image, out, args, device):
+            print(written)
         drawn += 1
     if not drawn:
         raise ExplainedError(f"none of the {len(skipped)} file(s) is a readable image; give JPEG, PNG or the like")
@@ -119,17 +122,23 @@ def targets_of(args: argparse.Namespace, path: Path, probability: np.ndarray, cl
     return list(dict.fromkeys(chosen))
 
 
-def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, device: torch.device) -> None:
-    """Write one picture: a row a method, a column a class, beside the pixels that the model saw."""
+def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, device: torch.device) -> list[Path]:
+    """Write one picture: a row a method, a column a class, beside the pixels that the model saw.
+
+    With --layers, also those of draw_layers. Return the paths of all.
+    """
     x = evaluation_transform(run.config["data_config"])(image)[None]
-    probability = probabilities_of(run, x, 1, device)[0]
+    probability = probabilities_of(run, x, device)[0]
     targets = targets_of(args, path, probability, run.class_names)
     pixels = to_pixels(x, run.config["data_config"])[0]
     best = [f"{run.class_names[c]} {percent(probability[c])}" for c in np.argsort(-probability)[:5]]
-    rows = []
+    rows, written = [], [out]
     for method in args.relevance:
         maps = relevance(run.model.to(device), x.to(device), torch.tensor([targets], device=device), method,
-                         **commandline.relevance_options(args))
+                         **commandline.relevance_options(args), **commandline.layers_option(args))
+        if args.layers:
+            maps, layers = maps
+            written += draw_layers(run, path, pixels, maps.cpu(), layers.cpu(), method, targets, probability, out, args)
         heats = normalise(to_heatmap(maps.cpu(), pixels.shape[:2])[0], shared=args.normalise == "shared",
                           signed=METHODS[method].signed)
         colours = colour_scale(method, args.colour_map, "")["colour_map"]
@@ -145,6 +154,48 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
          subheaders=["image"] + [run.class_names[c] for c in targets], title=path.name,
          **colour_scale(first, args.colour_map, scale),
          footnote=f"{', '.join(signed)}: signed, red speaks for the class, blue against it." if mixed else "")
+    return written
+
+
+def draw_layers(run: Run, path: Path, pixels: np.ndarray, maps: torch.Tensor, layers: torch.Tensor, method: str,
+                targets: list[int], probability: np.ndarray, out: Path, args: argparse.Namespace) -> list[Path]:
+    """Write what each head of each block added to one method's maps of an image, a picture a class; return their paths.
+
+    maps: (1, K, grid_h, grid_w); layers: (1, K, L, h, grid_h, grid_w). A method that knows no class gets one picture.
+    """
+    signed, written = METHODS[method].signed, []
+    shares, names = layer_shares(layers)[0].sum(-1).numpy(), layer_names(run.model, layers.shape[2])
+    scale = colour_scale(method, args.colour_map, "")
+    grey = np.repeat(pixels.mean(-1, keepdims=True) / 255, 3, axis=-1)  # in small cells, a photo's own colours mislead
+
+    def colours(heats: torch.Tensor, shared: bool | int) -> np.ndarray:
+        heats = normalise(to_heatmap(heats, pixels.shape[:2]), shared, signed)
+        return np.stack([[overlay(grey, heat.numpy(), scale["colour_map"], 0.75) for heat in row] for row in heats])
+
+    for column, target in enumerate(targets if METHODS[method].uses_target else targets[:1]):
+        name = run.class_names[target] if METHODS[method].uses_target else "every class"
+        by_head = layers[0, column]
+        # A block's heads share a scale, and blocks do not: between blocks, sums differ by factors of hundreds.
+        cells = np.concatenate([colours(by_head, 1), colours(by_head.sum(1, keepdim=True), False)], axis=1)
+        whole = colours(maps[:, column:column + 1], False)[0, 0]
+        caption = f"{name} {percent(probability[target])}" if METHODS[method].uses_target else name
+        file = out.with_name(f"{out.stem}-layers-{method}-{column + 1}-{slug(name)}.png")
+        head_matrix(file, [Cell(pixels, caption="image"), Cell(whole, caption=f"the whole map\n{caption}")],
+                    cells, shares[column], names, f"What each head adds for {name}: {method}, {run.label}, {path.name}",
+                    scale["colour_map"],
+                    f"relevance{' against and for the class' if signed else ''}, each block's heads scaled by their "
+                    f"{'largest magnitude' if signed else 'maximum'}; all heads, and the whole map, each by its own",
+                    scale["colour_limits"],
+                    footnote=("Colours show where within a block, the bars how much of all relevance (sums of "
+                              "magnitudes over patches and heads) a block adds: compare blocks by the bars. Blocks and "
+                              "heads count from 0, as in timm; block 0 is next to the image."))
+        written.append(file)
+    return written
+
+
+def slug(name: str) -> str:
+    """Return a class name as part of a file's name: letters, digits, underscores and hyphens, at most 60."""
+    return re.sub(r"[^\w]+", "-", name).strip("-")[:60]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,29 @@ def create_backbone(spec: BackboneSpec, num_classes: int) -> nn.Module:
     return _with_head(_from_hub(spec), num_classes)
 
 
+def create_with_head(spec: BackboneSpec) -> nn.Module:
+    """Return the pretrained model in float32 with the head that its weights hold, however many classes it has.
+
+    Raises UsageError where no trained head is to be had or a file's positions are of another image size, and what
+    `create_backbone` raises.
+    """
+    if spec.weights is None:
+        if spec.name == BUNDLED or not architecture(spec).num_classes:
+            raise UsageError(f"{spec.name!r} has no head of its own, so it knows no classes; give a timm name with a "
+                             f"classifier, or a run: `python train.py --model {spec.name} --out RUN`")
+        return _from_hub(spec)
+    model, path = _build(spec), Path(spec.weights)
+    state = _read(path)
+    if spec.image_size is None:
+        _check_image_size(model, state, path)
+    state = _convert(state, model, path)
+    classes = head_classes(model, state)
+    if classes is None:
+        raise UsageError(f"{path} holds no trained head ({head_names(model)[0]}.weight); give a file saved with one")
+    model.reset_classifier(classes)
+    return _fill(model, state, path, head=True)
+
+
 def architecture(spec: BackboneSpec) -> nn.Module:
     """Return the model without weights (on the meta device): its structure and data config, at no cost."""
     with torch.device("meta"):
@@ -61,17 +85,41 @@ def model_data_config(model: nn.Module) -> dict:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
+def is_timm_name(name: str) -> bool:
+    """Tell whether timm has an architecture of this name, with or without a tag behind a dot."""
+    return timm.is_model(name.split(".")[0])
+
+
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the name of the classifier's module, or of both in distilled models."""
+    heads = model.pretrained_cfg["classifier"]
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
 def is_head(model: nn.Module, key: str) -> bool:
     """Tell whether a parameter name belongs to the classifier (or to one of two, in distilled models)."""
-    heads = model.pretrained_cfg["classifier"]
-    return any(key.startswith(f"{name}.") for name in ([heads] if isinstance(heads, str) else heads))
+    return key.startswith(tuple(f"{name}." for name in head_names(model)))
 
 
-def content_hash(model: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and values of everything but the head, whatever file it came from."""
+def head_classes(model: nn.Module, state: dict) -> int | None:
+    """Return the number of classes of the head in a state dict with the model's names, or None where it holds none."""
+    weight = state.get(f"{head_names(model)[0]}.weight")
+    return None if weight is None else len(weight)
+
+
+def near_names(name: str) -> str:
+    """Return a phrase that offers timm's names closest to a misspelt one."""
+    close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    return "python -c 'import timm; print(timm.list_models())' lists them"
+
+
+def content_hash(model: nn.Module, head: bool = False) -> str:
+    """Return the SHA-256 over names, shapes and values of all but the head, or of all; files make no difference."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
-        if not is_head(model, key):
+        if head or not is_head(model, key):
             digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -84,10 +132,8 @@ def _build(spec: BackboneSpec) -> nn.Module:
         card = json.loads((BUNDLED_FOLDER / "config.json").read_text())
         name, overrides = card["timm_name"], dict(card["kwargs"])
         overlay = {key: card[key] for key in ("mean", "std", "interpolation", "crop_pct")}
-    elif not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "python -c 'import timm; print(timm.list_models())' lists them"
-        raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {hint}")
+    elif not is_timm_name(name):
+        raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {near_names(name)}")
     if spec.weights is not None and not Path(spec.weights).is_file():
         raise UsageError(f"--weights {spec.weights} is no file; expected a .safetensors (or .pth) file for {spec.name}")
     if spec.image_size is not None:
@@ -114,15 +160,39 @@ def _with_head(model: nn.Module, num_classes: int) -> nn.Module:
 
 
 def _load_file(model: nn.Module, path: Path) -> nn.Module:
-    """Load a local file, head included where it fits; names are compared both ways before anything is loaded."""
+    """Load a local file, head included where it fits."""
+    return _fill(model, _convert(_read(path), model, path), path)
+
+
+def _read(path: Path) -> dict:
+    """Return what a weights file holds, under the names that it has there."""
     try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
-        state = _convert(state, model)
+        return load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle each raise their own kind
-        raise ExplainedError(f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
-                             f"expected a .safetensors file with timm's parameter names") from error
+        raise _unreadable(path, error) from error
+
+
+def _convert(state: dict, model: nn.Module, path: Path) -> dict:
+    """Apply timm's own renaming and resampling of positions where the model is a VisionTransformer."""
+    try:
+        if isinstance(model, timm.models.VisionTransformer):
+            state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+        if odd := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
+            raise ValueError(f"{', '.join(map(str, odd[:3]))}: no tensor")
+        return dict(state)
+    except Exception as error:  # the file may hold anything
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ExplainedError:
+    return ExplainedError(f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
+                          f"expected a .safetensors file with timm's parameter names")
+
+
+def _fill(model: nn.Module, state: dict, path: Path, head: bool = False) -> nn.Module:
+    """Load a state dict, its names compared both ways first; the head's may be missing unless `head` asks for them."""
     own = model.state_dict()
-    misfits = [k for k in own if not is_head(model, k) and (k not in state or state[k].shape != own[k].shape)]
+    misfits = [k for k in own if (head or not is_head(model, k)) and (k not in state or state[k].shape != own[k].shape)]
     unknown = [k for k in state if k not in own and not is_head(model, k)]
     if misfits or unknown:
         raise ExplainedError(
@@ -134,11 +204,16 @@ def _load_file(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-def _convert(state: dict, model: nn.Module) -> dict:
-    """Apply timm's own renaming and resampling of positions where the model is a VisionTransformer."""
-    if isinstance(model, timm.models.VisionTransformer):
-        return dict(timm.models.vision_transformer.checkpoint_filter_fn(state, model))
-    return state
+def _check_image_size(model: nn.Module, state: dict, path: Path) -> None:
+    """Refuse positions of another image size: resampled unasked, they would give another model than the saved one."""
+    found, own = state.get("pos_embed"), getattr(model, "pos_embed", None)
+    if not isinstance(found, torch.Tensor) or own is None or found.shape[1:2] == own.shape[1:2]:
+        return
+    patches = found.shape[1] - (own.shape[1] - math.prod(model.patch_embed.grid_size))
+    side = math.isqrt(max(patches, 0)) * model.patch_embed.patch_size[0]
+    raise UsageError(f"{path} has positions for {patches} patches (images of {side} pixels, if square), not for the "
+                     f"{model.patch_embed.img_size[0]} pixels of this model; give --image-size {side}, or another "
+                     f"--image-size to resample them")
 
 
 def _from_hub(spec: BackboneSpec) -> nn.Module:
@@ -151,7 +226,7 @@ def _from_hub(spec: BackboneSpec) -> nn.Module:
         source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url") or "no known place"
         raise ExplainedError(
             f"the weights of {spec.name!r} could not be had ({type(error).__name__}; they live at {source}); "
-            f"connect to the network, or download them elsewhere and give --weights FILE, or use --model bundled"
+            f"connect to the network, or download them elsewhere and give --weights FILE, or train with --model bundled"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Run folder <-> model: small, self-describing, no pickles."""
 
+import hashlib
 import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
 FORMAT = 1
 CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"
 HEAD, BACKBONE, ADAPTER = "head.safetensors", "backbone.safetensors", "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CARD = "train.py export"  # the key of a merged file's metadata
 
 # Where these differ, the same model can still come out: they say how a thing was found, not what it is.
 NOT_IDENTITY = {("versions",), ("backbone", "weights"), ("data", "spec"), ("format",)}
@@ -25,7 +28,10 @@ NOT_IDENTITY = {("versions",), ("backbone", "weights"), ("data", "spec"), ("form
 
 @dataclass
 class Run:
-    """A finished run: the plain timm model in evaluation mode (adapters merged), its config and its summary."""
+    """A finished run: the plain timm model in evaluation mode (adapters merged), its config and its summary.
+
+    `config["data"]` says which images it was trained on; a model trained elsewhere has None, and an empty summary.
+    """
 
     folder: Path
     config: dict
@@ -39,6 +45,13 @@ class Run:
     @property
     def label(self) -> str:
         return settings_of(self.config).label()
+
+    @property
+    def identity(self) -> str:
+        """A SHA-256 that another model, or the same trained on other data, does not share."""
+        config = {k: v for k, v in self.config.items() if k != "versions"}
+        head = (self.folder / HEAD).read_bytes()
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode() + head).hexdigest()
 
 
 def make_config(settings: Settings, spec: BackboneSpec, backbone_hash: str, data_config: dict, class_names, data: dict,
@@ -112,11 +125,18 @@ def save_trained(folder: Path, model: nn.Module, settings: Settings) -> None:
         save_file(head, temporary)
 
 
-def export(model: nn.Module, path: Path) -> None:
-    """Write the merged model as one safetensors file that plain timm loads, head included."""
-    merged = plain(model)
+def export(run: Run, path: Path) -> None:
+    """Write the merged model as one safetensors file that plain timm loads, head included.
+
+    Its metadata holds, as JSON under one key, what names cannot tell: the timm name, the image size, the data config
+    and the class names. (One key, because safetensors writes several in no fixed order.)
+    """
+    backbone = run.config["backbone"]
+    card = {"model": backbone["name"], "image_size": backbone["image_size"],
+            "data_config": run.config["data_config"], "class_names": run.class_names}
+    state = {k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}
     with atomic(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in merged.state_dict().items()}, temporary)
+        save_file(state, temporary, metadata={CARD: json.dumps(card)})
 
 
 def load_run(folder: str | Path, weights: str | None = None) -> Run:
@@ -166,12 +186,19 @@ def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:
     if method.whole:
         _load_exactly(model, load_file(folder / BACKBONE), head=False)
     if method.adapter:
-        adapted = PeftModel.from_pretrained(model, folder / ADAPTER)
-        found = load_file(folder / ADAPTER / "adapter_model.safetensors")
-        _check_names(set(get_peft_model_state_dict(adapted)), set(found))
+        adapted = with_adapter(model, folder / ADAPTER)
     else:
         adapted = adapt(model, settings)
     _load_exactly(timm_model(adapted), load_file(folder / HEAD), head=True)
+    return adapted
+
+
+def with_adapter(model: nn.Module, folder: Path) -> PeftModel:
+    """Put a saved peft adapter on a model, its names compared both ways; raises as peft and torch do, or ValueError."""
+    adapted = PeftModel.from_pretrained(model, folder)
+    # a ViT has no embedding layers; looking for them, peft would ask the hub for the base's config
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    _check_names(set(expected), set(load_file(folder / ADAPTER_WEIGHTS)))
     return adapted
 
 

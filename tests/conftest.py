@@ -1,10 +1,11 @@
-"""Shared by all tests: the tiny ViT's weights and a small image folder, made once."""
+"""Shared by all tests: the tiny ViT's weights, a small image folder and two runs, made once."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from commands import Shop, command, files
 from models.backbone import BackboneSpec
 from tiny import NAME, SIZE, colour_folder, write_weights
 
@@ -25,3 +26,23 @@ def spec(weights) -> BackboneSpec:
 def colours(tmp_path_factory) -> Path:
     """A folder with three classes, 12 training and 6 validation images each; read only, please."""
     return colour_folder(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory, colours, weights) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"), colours, weights)
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Run a command that must fail: one line, no traceback, no file written or changed below tmp_path."""
+    def run(script, *argv, status: int = 2) -> str:
+        before = files(tmp_path)
+        capsys.readouterr()
+        assert command(script, *argv) == status
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        assert files(tmp_path) == before
+        return error
+
+    return run

@@ -7,44 +7,22 @@ import pytest
 import timm
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from errors import ExplainedError, UsageError
-from models.adapt import Settings, adapt, parse_settings, plain, timm_model, trainable_parameters
-from models.backbone import content_hash, create_backbone, model_data_config
-from models.runs import (ADAPTER, CONFIG, HEAD, SUMMARY, differing, export, load_adapted, load_run, make_config,
-                         read_finished, save_trained, settings_of, state_of)
-from tiny import NAME, SIZE, write_weights
+from models.adapt import Settings, parse_settings, plain, timm_model
+from models.backbone import create_backbone
+from models.runs import (ADAPTER, CONFIG, HEAD, SUMMARY, differing, export, load_adapted, load_run, read_finished,
+                         settings_of, state_of)
+from tiny import NAME, SIZE, config_of, finish, write_weights
 
 METHODS = ["linear", "dora", "lora", "full", "dora:blocks=5,targets=fc1,rank=4,alpha=8"]
-DATA = {"spec": "photos", "fingerprint": "f", "data_seed": 0}
 
 
 @pytest.fixture
 def images():
     return torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-
-
-def config_of(spec, settings=Settings(), **changes) -> dict:
-    model = create_backbone(spec, 3)
-    values = {"settings": settings, "spec": spec, "backbone_hash": content_hash(model), "data": DATA, "seed": 0,
-              "data_config": model_data_config(model), "class_names": ["a", "b", "c"], "recipe": {"epochs": 3}}
-    return make_config(**(values | changes))
-
-
-def finish(folder, spec, text="linear") -> torch.nn.Module:
-    """Write a finished run whose trained part is far from where it started; return the model."""
-    settings = parse_settings(text)
-    torch.manual_seed(0)
-    model = adapt(create_backbone(spec, 3), settings).eval()
-    with torch.no_grad():
-        for parameter in trainable_parameters(model).values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    folder.mkdir(exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_of(spec, settings)))
-    save_trained(folder, model, settings)
-    (folder / SUMMARY).write_text("{}")
-    return model
 
 
 # There and back
@@ -83,17 +61,22 @@ def test_plain_peft_loads_the_adapter(tmp_path, spec, images, text):
 @pytest.mark.parametrize("text", METHODS)
 def test_plain_timm_loads_an_export(tmp_path, spec, images, text):
     model = finish(tmp_path / "run", spec, text)
-    export(load_run(tmp_path / "run").model, tmp_path / "merged.safetensors")
+    export(load_run(tmp_path / "run"), tmp_path / "merged.safetensors")
     options = {"img_size": SIZE, "num_classes": 3}
     whole = timm.create_model(NAME, **options, checkpoint_path=tmp_path / "merged.safetensors").eval()
     assert torch.equal(whole(images), plain(model)(images))
     assert torch.allclose(whole(images), model(images), atol=1e-5)
 
 
-def test_an_adapted_model_can_be_exported_itself(tmp_path, spec, images):
-    model = finish(tmp_path / "run", spec, "dora")
-    export(model, tmp_path / "merged.safetensors")
-    assert load_file(tmp_path / "merged.safetensors").keys() == create_backbone(spec, 3).state_dict().keys()
+def test_an_export_says_what_it_is(tmp_path, spec):
+    finish(tmp_path / "run", spec, "dora")
+    run = load_run(tmp_path / "run")
+    export(run, tmp_path / "merged.safetensors")
+    with safe_open(tmp_path / "merged.safetensors", "pt") as file:
+        (text,) = file.metadata().values()  # one: several would be written in no fixed order
+        assert set(file.keys()) == set(create_backbone(spec, 3).state_dict())
+    assert json.loads(text) == {"model": NAME, "image_size": SIZE, "class_names": ["a", "b", "c"],
+                                "data_config": run.config["data_config"]}
 
 
 def test_settings_survive_the_config(spec):

@@ -1,0 +1,155 @@
+"""Several processes of one command, as torchrun starts them: who one is, how work is spread, how all end alike.
+
+    torchrun --nproc_per_node 2 compare.py RUN RUN --out DIR
+
+Without torchrun everything here is as with one process. All processes run the same program and call `exchange` the same
+number of times; what ends one of them is sent in place of its next value, and so ends the others with the same status.
+"""
+
+import os
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
+
+import torch
+from torch import distributed
+
+Task, Result = TypeVar("Task"), TypeVar("Result")
+Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
+INTERRUPTED = 130
+PATIENCE = timedelta(hours=12)  # a process waits while another downloads or draws
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a process that cannot go on sends in place of a value."""
+
+    status: int
+    line: str | None
+
+
+class _Over(Exception):
+    """There is nothing left to do but to say why, and to leave."""
+
+    def __init__(self, failure: _Failure, connected: bool) -> None:
+        super().__init__(failure.line)
+        self.failure, self.connected = failure, connected
+
+
+def launched() -> bool:
+    """Tell whether torchrun started this process beside others."""
+    return distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+
+
+def count() -> int:
+    """Return the number of processes that share the work."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them; 0 is the one that writes and prints."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, which is the number of its GPU."""
+    return int(os.environ["LOCAL_RANK"]) if distributed.is_initialized() else 0
+
+
+def exchange(value: Any) -> list:
+    """Return every process's value (anything that pickles), in the order of ranks, on all of them."""
+    if count() == 1:
+        return [value]
+    values: list = [None] * count()
+    try:
+        distributed.all_gather_object(values, value)
+    except RuntimeError as error:  # the other end is gone
+        line = (f"error: one of the {count()} processes has died, perhaps for want of memory; what it said stands "
+                f"above, and fewer processes need less")
+        raise _Over(_Failure(1, line), connected=False) from error
+    if failures := [other for other in values if isinstance(other, _Failure)]:
+        raise _Over(failures[0], connected=True)
+    return values
+
+
+def first_says(find: Callable[[], Result]) -> Result:
+    """Return on all processes what `find` returns on the first, the only one that calls it."""
+    return exchange(find() if rank() == 0 else None)[0]
+
+
+@contextmanager
+def first_goes_ahead() -> Iterator[None]:
+    """Run the block on the first process, then on the others, which find what the first has downloaded."""
+    if rank() != 0:
+        exchange(None)
+    yield
+    if rank() == 0:
+        exchange(None)
+
+
+def spread(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Iterable[Result]]) -> Iterator[Result]:
+    """Yield the results of all tasks in their order, on all processes, each of which does every `count`-th task.
+
+    work: takes this process's tasks and yields a result (that pickles) for each, in order. A result is asked for when
+    it is needed: one of every process is in memory at a time.
+    """
+    mine = iter(work(tasks[rank()::count()]))
+    for start in range(0, len(tasks), count()):
+        results = exchange(next(mine) if start + rank() < len(tasks) else None)
+        yield from results[:len(tasks) - start]
+
+
+def run(command: Callable[[], Outcome], several: bool = False) -> int:
+    """Run a command in however many processes torchrun started; say on standard error why it failed; return its status.
+
+    Only the first process's output is seen, but for the traceback of an unforeseen exception. A command that does not
+    share its work (`several`) is refused in more than one process. Ctrl-C reaches every process, so none tells another.
+    """
+    if not launched():
+        status, line = command()
+        _say(line)
+        return status
+    # gloo carries what `exchange` sends, whatever the device; nccl is for tensors on GPUs.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    try:
+        with _silent_unless_first():
+            status, line = _outcome(command) if several else _refused()
+            if status != INTERRUPTED:
+                exchange(_Failure(status, line) if status else None)
+        _say(line)
+        return status
+    except _Over as over:
+        _say(over.failure.line)
+        if over.connected:  # torchrun stops all as soon as one has left with a status: first, all is said
+            distributed.all_gather_object([None] * count(), None)
+        return over.failure.status
+    finally:
+        distributed.destroy_process_group()
+
+
+def _outcome(command: Callable[[], Outcome]) -> Outcome:
+    try:
+        return command()
+    except SystemExit as stop:  # argparse, which has said why
+        return int(stop.code or 0), None
+
+
+def _refused() -> Outcome:
+    return 2, (f"error: torchrun started {count()} processes, and this command runs in one; start it with python, "
+               f"without torchrun")
+
+
+def _say(line: str | None) -> None:
+    if line and rank() == 0:
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def _silent_unless_first() -> Iterator[None]:
+    if rank() == 0:
+        yield
+    else:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield

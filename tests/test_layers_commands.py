@@ -1,0 +1,224 @@
+"""compare.py and visualize.py with --layers: relevance by block and head."""
+
+import csv
+import json
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import compare
+import visualize
+from commands import command, files
+from comparison import layer_names, layer_shares
+from data.datasets import load_data, stratified
+from data.images import open_image
+from data.transforms import Prepared, evaluation_transform
+from explain import METHODS, find_method, relevance
+from models.runs import load_run
+from report.statistics import single
+
+FEW = ["--images", 6, "--rows", 2]
+BLOCKS, HEADS = 6, 2  # of the tiny ViT
+
+
+def has_layers(method: str) -> bool:
+    try:
+        return bool(find_method(method, {"layers": True}))
+    except ValueError:
+        return False
+
+
+WITH = [method for method in METHODS if has_layers(method)]
+WITHOUT = [method for method in METHODS if not has_layers(method)]
+
+
+@pytest.fixture(scope="module")
+def compared(shop, tmp_path_factory):
+    """A comparison with --layers by a signed method."""
+    out = tmp_path_factory.mktemp("compared")
+    argv = [shop.linear, shop.dora, *FEW, "--relevance", "attnlrp_epsilon", "--layers", "--out", out]
+    assert command(compare, *argv) == 0
+    return out
+
+
+def table(out) -> dict[tuple[str, ...], dict]:
+    """Return the rows of layers.csv by run, target, block, head."""
+    with (out / "layers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {(row["run"], row["target"], row["block"], row["head"]): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+# ---- shares
+
+
+def test_shares_are_the_slow_formula():
+    layers = torch.randn(3, 2, 4, 5, 2, 3, generator=torch.Generator().manual_seed(0))
+    layers[2, 1] = 0  # nothing was added
+    found = layer_shares(layers)
+    assert found.shape == (3, 2, 4, 5) and found.dtype == torch.float64
+    for image, target in product(range(2), range(2)):
+        sums = [[sum(abs(float(v)) for v in layers[image, target, block, head].flatten()) for head in range(5)]
+                for block in range(4)]
+        total = sum(map(sum, sums))
+        assert np.allclose(found[image, target], np.array(sums) / total, atol=1e-6)
+    assert found[2, 1].isnan().all() and not found[2, 0].isnan().any()
+
+
+@pytest.mark.parametrize("pool, count, expected", [(None, 3, ["0", "1", "2"]), (None, 1, ["2"]),
+                                                   (nn.Identity(), 4, ["0", "1", "2", "pool"]),
+                                                   (nn.Identity(), 1, ["pool"])])
+def test_layers_are_named_from_the_last(pool, count, expected):
+    assert layer_names(SimpleNamespace(blocks=[None] * 3, attn_pool=pool), count) == expected
+
+
+# ---- compare.py
+
+
+def test_compare_writes_shares_of_every_block_and_head(shop, compared):
+    assert {"layers.png", "layers.csv"} <= set(files(compared))
+    rows = table(compared)
+    heads = ["all", *map(str, range(HEADS))]
+    assert list(rows) == list(product(["linear", "dora", "dora minus linear"], ["true", "other"],
+                                      map(str, range(BLOCKS)), heads))
+    for run, target in product(["linear", "dora"], ["true", "other"]):
+        shares = [float(row["share"]) for name, row in rows.items() if name[:2] == (run, target) and name[3] != "all"]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+    for (run, target, block, head), row in rows.items():
+        assert float(row["low"]) <= float(row["share"]) <= float(row["high"]) and row["images"] == "6"
+        if run == "dora minus linear":
+            dora, linear = (float(rows[name, target, block, head]["share"]) for name in ("dora", "linear"))
+            assert float(row["share"]) == pytest.approx(dora - linear, abs=1e-5)
+
+
+def test_the_table_holds_the_shares_of_the_images_compared(shop, compared):
+    data = load_data(str(shop.colours), image_size=32)
+    split = data.splits["val"]
+    maps = np.load(compared / "maps.npz")
+    indices = stratified(split.labels, 6, 0)
+    targets = torch.tensor([[data.class_names.index(maps[name][i]) for name in ("true", "other")] for i in range(6)])
+    rows = table(compared)
+    shares = {}
+    for name in ("linear", "dora"):
+        run = load_run(shop.root / name)
+        prepared = Prepared(split, evaluation_transform(run.config["data_config"]))
+        images = torch.stack([prepared[int(i)][0] for i in indices])
+        added = relevance(run.model, images, targets, "attnlrp_epsilon", layers=True)[1].abs().sum((-2, -1)).double()
+        shares[name] = np.array([[added[i, k] / added[i, k].sum() for k in range(2)] for i in range(6)])
+    shares["dora minus linear"] = shares["dora"] - shares["linear"]
+    for (name, values), (k, target), block in product(shares.items(), enumerate(("true", "other")), range(BLOCKS)):
+        for head in range(HEADS):
+            expected = single(values[:, k, block, head])
+            row = rows[name, target, str(block), str(head)]
+            found = [float(row[column]) for column in ("share", "low", "high")]
+            assert np.allclose(found, [expected.mean, expected.low, expected.high], rtol=1e-3, atol=1e-6)
+        whole = single(values[:, k, block].sum(-1))
+        assert float(rows[name, target, str(block), "all"]["share"]) == pytest.approx(whole.mean, rel=1e-3, abs=1e-6)
+
+
+def test_layers_change_nothing_else_and_are_another_comparison(shop, compared, tmp_path, capsys):
+    argv = [shop.linear, shop.dora, *FEW, "--relevance", "attnlrp_epsilon", "--out", tmp_path]
+    assert command(compare, *argv) == 0
+    without, same = files(tmp_path), files(compared)
+    assert set(same) - set(without) == {"layers.png", "layers.csv"}
+    configurations = [json.loads(found["comparison.json"])["configuration"] for found in (without, same)]
+    assert "layers" not in configurations[0] and configurations[1] == configurations[0] | {"layers": True}
+    assert all(without[name] == same[name] for name in ("grid.png", "comparison.csv"))
+    capsys.readouterr()
+    assert command(compare, *argv, "--layers") == 2 and "layers" in capsys.readouterr().err
+    assert command(compare, *argv, "--layers", "--overwrite") == 0
+    printed = capsys.readouterr().out
+    assert "maps.npz, layers.png, layers.csv (6 images of val" in printed
+    assert files(tmp_path)["layers.csv"] == same["layers.csv"] and files(tmp_path)["layers.png"] == same["layers.png"]
+    assert command(compare, *argv, "--overwrite") == 0
+    assert files(tmp_path) == without, "no layers of the comparison before lie beside one without"
+
+
+@pytest.mark.parametrize("method", WITH)
+def test_every_method_that_says_it_has_layers_is_drawn(shop, tmp_path, method):
+    assert command(compare, shop.linear, shop.dora, "--images", 2, "--rows", 1, "--relevance", method, "--layers",
+                   "--out", tmp_path) == 0
+    blocks = {name[2] for name in table(tmp_path)}
+    assert blocks == ({str(BLOCKS - 1)} if method == "attention" else set(map(str, range(BLOCKS))))
+
+
+# ---- visualize.py
+
+
+def test_visualize_draws_a_matrix_for_each_method_and_class(shop, tmp_path, capsys):
+    photo = shop.colours / "val" / "red" / "00.png"
+    argv = [shop.dora, photo, "--targets", "true", "blue", "--relevance", "lrp_magnitude", "cp_lrp", "rollout", "--out"]
+    capsys.readouterr()
+    assert command(visualize, *argv, tmp_path / "with", "--layers") == 0
+    printed = capsys.readouterr().out.split()
+    drawn = {f"00-layers-{method}-{column}-{name}.png" for method in ("lrp_magnitude", "cp_lrp")
+             for column, name in ((1, "red"), (2, "blue"))} | {"00-layers-rollout-1-every-class.png"}
+    assert set(files(tmp_path / "with")) == drawn | {"00.png"}
+    assert sorted(printed) == sorted(str(tmp_path / "with" / name) for name in files(tmp_path / "with"))
+    assert command(visualize, *argv, tmp_path / "without") == 0
+    assert files(tmp_path / "without") == {"00.png": files(tmp_path / "with")["00.png"]}
+
+
+@pytest.fixture
+def matrices(shop, tmp_path, monkeypatch):
+    """What visualize.py asks to be drawn for the classes red and blue of a photo, and the layers (2, L, h, 2, 2)."""
+    asked = []
+    monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append(args))
+    photo = shop.colours / "val" / "red" / "00.png"
+    argv = [shop.dora, photo, "--targets", "red", "blue", "--relevance", "lrp_magnitude", "--layers", "--out", tmp_path]
+    assert command(visualize, *argv) == 0
+    run = load_run(shop.dora)
+    image = evaluation_transform(run.config["data_config"])(open_image(photo))[None]
+    targets = torch.tensor([[run.class_names.index(name) for name in ("red", "blue")]])
+    return list(zip(asked, relevance(run.model, image, targets, "lrp_magnitude", layers=True)[1][0], ("red", "blue")))
+
+
+def test_a_matrix_has_a_cell_for_each_head_and_the_share_of_each_block(matrices):
+    assert len(matrices) == 2
+    for column, ((path, preview, cells, shares, names, *_), layers, name) in enumerate(matrices, start=1):
+        assert path.name == f"00-layers-lrp_magnitude-{column}-{name}.png" and len(preview) == 2
+        assert cells.shape == (BLOCKS, HEADS + 1, 32, 32, 3) and names == list(map(str, range(BLOCKS)))
+        assert np.allclose(shares, layers.sum((1, 2, 3)) / layers.sum(), rtol=1e-4)
+
+
+def test_heads_of_a_block_share_a_scale_and_blocks_do_not(matrices):
+    pairs = 0
+    for (_, preview, cells, *_), layers, _ in matrices:
+        grey = np.asarray(preview[0].image).mean(-1)
+        heat = (cells - 0.25 * grey[..., None]).sum(-1)  # what the colour map adds, as brightness
+        patches = heat.reshape(BLOCKS, HEADS + 1, 2, 16, 2, 16).mean((3, 5)).reshape(BLOCKS, HEADS + 1, 4)
+        there = [block for block in range(BLOCKS) if layers[block].any()]
+        for block in there:
+            added, shown = (layers[block] / layers[block].max()).flatten(), patches[block, :HEADS].flatten()
+            for one, other in product(range(len(added)), repeat=2):
+                if added[one] > added[other] + 0.3:
+                    assert shown[one] > shown[other]
+                    pairs += 1
+            assert patches[block, HEADS].argmax() == int(layers[block].sum(0).argmax()), "all heads"
+        brightest = heat[there, :HEADS].max((1, 2, 3))
+        assert np.allclose(brightest, brightest[0], atol=6), "each block reaches the top of the scale"
+    assert pairs > 40
+
+
+@pytest.mark.parametrize("name, expected", [("figure skating", "figure-skating"), ("a/b: c, d.", "a-b-c-d"),
+                                            ("Eiskunstläufer", "Eiskunstläufer"), ("x" * 300, "x" * 60)])
+def test_class_names_become_parts_of_file_names(name, expected):
+    assert visualize.slug(name) == expected
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("method", WITHOUT)
+def test_a_method_without_layers_is_refused_up_front(shop, tmp_path, refused, method):
+    """Before anything is loaded: the runs are not even there."""
+    asked = ["--layers", "--out", tmp_path / "out"]
+    message = refused(compare, tmp_path / "a", tmp_path / "b", "--relevance", method, *asked)
+    assert f"{method} has no option 'layers'" in message and "drop" in message and "--layers" in message
+    message = refused(visualize, tmp_path / "a", tmp_path / "b.png", "--relevance", "lrp", method, *asked)
+    assert f"{method} has no option 'layers'" in message
