@@ -9,12 +9,16 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from files import atomic
 
@@ -64,6 +68,15 @@ STYLE = {
 
 
 @contextmanager
+def house_style() -> Iterator[None]:
+    """Put STYLE in the place of all the user's settings; also a decorator, for what is made before its picture is."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+@contextmanager
 def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of `width` x `height` pixels and save it to `path` (PNG) when the block ends well.
 
@@ -75,13 +88,71 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
             f"{Path(path).name}: a picture of {width} x {height} pixels cannot be drawn, a side has at most "
             f"{MOST_PIXELS}; draw fewer rows or smaller cells"
         )
-    with matplotlib.rc_context(STYLE):
+    with house_style():
         figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
         FigureCanvasAgg(figure)
         yield figure
         with atomic(path) as temporary:
             # matplotlib would write its own version into the file: other bytes after an update.
             figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+class Pen:
+    """Draws in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
+
+    def __init__(self, figure: Figure, width: int, height: int):
+        self.figure, self.width, self.height = figure, width, height
+
+    def lines(
+        self,
+        x: float,
+        top: float,
+        lines: Sequence[str],
+        properties: FontProperties,
+        align: str = "left",
+        colour: str = INK,
+    ) -> None:
+        for index, line in enumerate(lines):
+            y = top + (index + 0.5) * line_height(properties)
+            self.figure.text(
+                x / self.width,
+                1 - y / self.height,
+                line,
+                fontproperties=properties,
+                color=colour,
+                horizontalalignment=align,
+                verticalalignment="center_baseline",
+                parse_math=False,
+            )
+
+    def rule(self, left: float, right: float, y: float) -> None:
+        level = 1 - y / self.height
+        self.figure.add_artist(Line2D([left / self.width, right / self.width], [level] * 2, color=QUIET, linewidth=1))
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        return self.figure.add_axes(self._box(left, top, width, height))
+
+    def image(
+        self, left: float, top: float, width: float, height: float, image: np.ndarray, interpolation: str
+    ) -> None:
+        axes = self.axes(left, top, width, height)
+        axes.imshow(image, interpolation=interpolation, aspect="auto")
+        axes.set_axis_off()
+
+    def bar(self, left: float, top: float, width: float, height: float, colour: str) -> None:
+        *corner, across, up = self._box(left, top, width, height)
+        self.figure.add_artist(Rectangle(corner, across, up, facecolor=colour, linewidth=0))
+
+    def frame(self, left: float, top: float, width: float, height: float, colour: str, thick: float) -> None:
+        """Its inner edge, `thick` pixels from the outer one, touches the image."""
+        *corner, across, up = self._box(left - thick / 2, top - thick / 2, width + thick, height + thick)
+        points = thick * 72 / self.figure.dpi
+        self.figure.add_artist(
+            Rectangle(corner, across, up, fill=False, edgecolor=colour, linewidth=points, joinstyle="miter")
+        )
+
+    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        return left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height
 
 
 def font(size: float, bold: bool = False) -> FontProperties:
@@ -129,7 +200,9 @@ def _pieces(word: str, width: float, properties: FontProperties) -> list[str]:
     pieces = [""]
     for letter in word:
         if pieces[-1] and text_width(pieces[-1] + letter, properties) > width:
-            pieces.append("")
+            # Behind a mark where there is one, so that a method's settings stay whole.
+            end = max(pieces[-1].rfind(mark) for mark in ",:;/_-") + 1 or len(pieces[-1])
+            pieces[-1:] = [pieces[-1][:end], pieces[-1][end:]]
         pieces[-1] += letter
     return pieces
 

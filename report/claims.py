@@ -1,23 +1,33 @@
 """What an earlier study saw in a few pictures, measured: claims with figures, intervals and verdicts, as Markdown."""
 
-from dataclasses import dataclass
-from typing import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from report.statistics import RULE, Paired, mcnemar, overfitting, paired, single, verdict
-from report.tables import estimate, interval, markdown_table, number, percent
+from report.statistics import holm, paired, single
+from report.tables import ABSENT, estimate, interval, markdown_table, number, p_text, percent
+from report.verdicts import (FEWEST_IMAGES, ONE_SEED, RULE, TOO_FEW, Judgement, Measured, judge, measure,
+                             measure_accuracy, measure_overfitting, verdict)
 
-FEWEST_IMAGES = 20
-NO_VERDICT = "undecided (too few images)"
+NO_VERDICT = f"undecided ({TOO_FEW})"
+SEES_THE_CLASS = {"supported": "yes", "not supported": "no, the reverse", "undecided": "undecided"}
+READING = (
+    "A difference is the first run's figure minus the second's. (a), (d): all validation images; (b), (c): the "
+    "explained images; (e): training images that were not held out, without augmentation. Intervals over images: BCa "
+    "bootstrap (a, b, c, and d with several seeds), Tango's score interval (d with one seed), percentile bootstrap "
+    "(e). They speak about other images, not about other training seeds; the interval over seeds, where there are "
+    "several, is Student's t, and seeds are never counted as images."
+)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one run contributes, paired by image with other runs.
+    """What one run, a method trained with one seed, contributes; paired by image with other runs.
 
     val_probability, val_correct: all validation images; train_correct: the images it was trained on; likeness
     (Spearman), likeness_cosine, entropy_other: the explained images; map_noise: median relative change of its maps.
+    likeness_otherwise: likeness measured in further ways, name -> the explained images.
     """
 
     label: str
@@ -28,101 +38,189 @@ class Evidence:
     likeness_cosine: np.ndarray
     entropy_other: np.ndarray
     map_noise: float
+    seed: int = 0
+    likeness_otherwise: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike'), measured by 'Spearman'.
+
+    points: the figures are fractions of images and are shown in percent, their differences in points.
+    """
+
+    subject: str
+    more: str
+    less: str
+    measure: str = ""
+    points: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement about two runs: figures, difference first minus second with its 95 % interval, verdict."""
+    """One statement about two methods: that `measured`, first minus second, has the sign `sign`.
+
+    corrected_p: its p-value, corrected for all claims of the table. judgement: None where the claim is not about
+    such methods. The texts are those of claims.md.
+    """
 
     letter: str
-    text: str
-    first: str
-    second: str
-    difference: str
-    test: str
-    verdict: str
+    wording: Wording
+    methods: tuple[str, str]
+    measured: Measured
+    sign: int
+    corrected_p: float
+    judgement: Judgement | None
+
+    @property
+    def text(self) -> str:
+        w = self.wording
+        return f"{w.subject} {w.more}" + (f" ({w.measure})" if w.measure else "")
+
+    @property
+    def first(self) -> str:
+        return self._figure(self.measured.mean_a)
+
+    @property
+    def second(self) -> str:
+        return self._figure(self.measured.mean_b)
+
+    @property
+    def scale(self) -> int:
+        """What differences are shown times: 100 for points."""
+        return 100 if self.wording.points else 1
+
+    @property
+    def unit(self) -> str:
+        return "points" if self.wording.points else self.wording.measure
+
+    @property
+    def difference(self) -> str:
+        m = self.measured
+        return estimate(*(self.scale * value for value in (m.difference, m.low, m.high))) + self._points
+
+    @property
+    def detectable(self) -> str:
+        least = self.measured.smallest_detectable
+        return ABSENT if np.isnan(least) else number(self.scale * least, self._digits) + self._points
+
+    @property
+    def seeds(self) -> str:
+        """Each seed's difference, then their mean with its interval over seeds."""
+        s = self.measured.seeds
+        each = ", ".join(number(self.scale * difference, self._digits, signed=True) for difference in s.differences)
+        over = estimate(*(self.scale * value for value in (s.mean, s.low, s.high)))
+        return f"{each}; {over}{self._points}"
+
+    @property
+    def test(self) -> str:
+        m = self.measured
+        return f"{m.test} {p_text(m.p_value)}, corrected {p_text(self.corrected_p)}; {m.detail}"
+
+    @property
+    def verdict(self) -> str:
+        """The verdict's word, and what is said beside it."""
+        word = self.judgement.word if self.judgement else "not judged"
+        return word + (f" ({self.beside})" if self.beside else "")
+
+    @property
+    def beside(self) -> str:
+        """Why a claim is undecided, and what would have been found; '' for other verdicts."""
+        if self.judgement is None or self.judgement.word != "undecided":
+            return ""
+        if self.judgement.reason == TOO_FEW:  # from which no standard error can be told either
+            return TOO_FEW
+        return "; ".join(filter(None, (self.judgement.reason, f"smallest detectable: {self.detectable}")))
+
+    @property
+    def _points(self) -> str:
+        return " points" if self.wording.points else ""
+
+    @property
+    def _digits(self) -> int:
+        return 1 if self.wording.points else 3
+
+    def _figure(self, value: float) -> str:
+        return percent(value) if self.wording.points else number(value)
 
 
-def claims(first: Evidence, second: Evidence, judged: bool = True) -> list[Claim]:
-    """Measure claims (a) to (e) for two runs.
+def claims(first: Sequence[Evidence], second: Sequence[Evidence], judged: bool = True) -> list[Claim]:
+    """Measure claims (a) to (e) for two methods, each with one Evidence a training seed, in the same order.
 
-    Where `judged` is False the runs are not the kinds of the earlier study (linear probe first, DoRA second), and
-    figures stand without verdicts.
+    Likeness measured otherwise gives claims (b'), (b'') and so on. All p-values are corrected together. Where `judged`
+    is False the methods are not the kinds of the earlier study (linear probe first, DoRA second), and figures stand
+    without verdicts. Raises ValueError when seeds, ways to measure likeness or numbers of images do not match.
     """
-    a, b = first.label, second.label
-    return [
-        _paired_claim("a", f"{a} gives the true class a higher probability", first, second, "val_probability", 1, judged),
-        _paired_claim("b", f"{b}'s maps of the true and the other class are more alike (Spearman)", first, second,
-                      "likeness", -1, judged),
-        _paired_claim("c", f"{a}'s map of the other class is more scattered (normalised entropy)", first, second,
-                      "entropy_other", 1, judged),
-        _accuracy_claim(first, second, judged),
-        _overfitting_claim(first, second, judged),
+    _check(first, second)
+    a, b = first[0].label, second[0].label
+
+    def values(name: str) -> list[list[np.ndarray]]:
+        return [[getattr(evidence, name) for evidence in runs] for runs in (first, second)]
+
+    def otherwise(name: str) -> list[list[np.ndarray]]:
+        return [[evidence.likeness_otherwise[name] for evidence in runs] for runs in (first, second)]
+
+    alike = (f"{b}'s maps of the true and the other class are", "more alike", "less alike")
+    stated = [
+        ("a", Wording(f"{a} gives the true class a", "higher probability", "lower probability"), 1,
+         measure(*values("val_probability"))),
+        ("b", Wording(*alike, "Spearman"), -1, measure(*values("likeness"))),
+        *(("b" + "'" * (i + 1), Wording(*alike, name), -1, measure(*otherwise(name)))
+          for i, name in enumerate(first[0].likeness_otherwise)),
+        ("c", Wording(f"{a}'s map of the other class is", "more scattered", "less scattered", "normalised entropy"), 1,
+         measure(*values("entropy_other"))),
+        ("d", Wording(f"{a} is", "more accurate on validation", "less accurate on validation", points=True), 1,
+         measure_accuracy(*values("val_correct"))),
+        ("e", Wording(f"{b} overfits", "more", "less", "training minus validation accuracy", points=True), -1,
+         measure_overfitting(*values("train_correct"), *values("val_correct"))),
     ]
+    corrected = holm([measured.p_value for *_, measured in stated])
+    return [Claim(letter, wording, (a, b), measured, sign, p, judge(measured, sign, p) if judged else None)
+            for (letter, wording, sign, measured), p in zip(stated, corrected)]
 
 
-def _paired_claim(letter, text, first: Evidence, second: Evidence, name: str, sign: int, judged: bool) -> Claim:
-    p: Paired = paired(getattr(first, name), getattr(second, name))
-    test = f"Wilcoxon {_p(p.p_value)}, effect {number(p.effect, 2, signed=True)}, n = {p.n}"
-    return Claim(letter, text, number(p.mean_a), number(p.mean_b), estimate(p.difference, p.low, p.high), test,
-                 _judge(p.n, p.difference, p.low, p.high, sign, judged, p.smallest_detectable))
+def _check(first: Sequence[Evidence], second: Sequence[Evidence]) -> None:
+    seeds = [[evidence.seed for evidence in runs] for runs in (first, second)]
+    if not seeds[0] or seeds[0] != seeds[1]:
+        raise ValueError(f"claims: expected the same training seeds of both methods, got {seeds[0]} and {seeds[1]}")
+    ways = {tuple(evidence.likeness_otherwise) for evidence in (*first, *second)}
+    if len(ways) > 1:
+        raise ValueError(f"claims: expected likeness measured in the same ways for every run, got {sorted(ways)}")
 
 
-def _accuracy_claim(first: Evidence, second: Evidence, judged: bool) -> Claim:
-    m = mcnemar(first.val_correct, second.val_correct)
-    test = f"McNemar exact {_p(m.p_value)}; only one right: {m.only_a} and {m.only_b} of {m.n}"
-    return Claim("d", f"{first.label} is more accurate on validation", percent(m.correct_a / m.n), percent(m.correct_b / m.n),
-                 estimate(m.difference, m.low, m.high), test, _judge(m.n, m.difference, m.low, m.high, 1, judged))
+def claims_markdown(groups: Mapping[tuple[str, str], Sequence[Claim]], facts: Sequence[str],
+                    evidence: Sequence[Sequence[Evidence]], accuracies: Sequence[Mapping],
+                    sections: Sequence[str] = ()) -> str:
+    """Return claims.md: what was compared, accuracies, one table of claims for each two methods, noise, the rule, more.
 
-
-def _overfitting_claim(first: Evidence, second: Evidence, judged: bool) -> Claim:
-    o = overfitting(first.train_correct, second.train_correct, first.val_correct, second.val_correct)
-    n = min(len(first.train_correct), len(first.val_correct))
-    return Claim("e", f"{second.label} overfits more (training minus validation accuracy)", percent(o.gap_a),
-                 percent(o.gap_b), estimate(o.difference, o.low, o.high),
-                 f"bootstrap over {len(first.train_correct)} training and {len(first.val_correct)} validation images",
-                 _judge(n, o.difference, o.low, o.high, -1, judged))
-
-
-def _p(value: float) -> str:
-    text = number(value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def _judge(n, difference, low, high, sign, judged, detectable: float | None = None) -> str:
-    if not judged:
-        return "not judged"
-    if n < FEWEST_IMAGES:
-        return NO_VERDICT
-    outcome = verdict(difference, low, high, sign)
-    if outcome == "undecided" and detectable is not None:
-        return f"undecided (smallest detectable: {number(detectable)})"
-    return outcome
-
-
-def claims_markdown(groups: Mapping[str, Sequence[Claim]], facts: Sequence[str], evidence: Sequence[Evidence],
-                    accuracies: Sequence[Mapping], sections: Sequence[str] = ()) -> str:
-    """Return claims.md: what was compared, accuracies, one table of claims a group, noise, the rule, more sections."""
+    groups: both methods' names -> their claims. evidence: a list a method, one Evidence a seed.
+    """
     lines = ["# What the earlier study saw, measured", "", *(f"- {fact}" for fact in facts), "", "## Accuracy", "",
              markdown_table(list(accuracies))]
-    for title, rows in groups.items():
-        first, second = title.split(", seed")[0].split(" against ")
-        names = {"letter": "", "text": "claim", "first": first, "second": second, "difference": "difference [95 %]",
-                 "test": "test", "verdict": "verdict"}
-        table = [{key: getattr(row, key) for key in names} for row in rows]
-        lines += [f"## {title}", "", markdown_table(table, names, "llrrlll")]
-    lines += ["## How to read this", "", f"**Rule.** {RULE} With fewer than {FEWEST_IMAGES} images nothing is decided. "
-              "Intervals speak about other images, not about other training seeds, and the five claims are judged one "
-              "by one, without correction for their number.", "",
-              "A difference is the first run's figure minus the second's. (a), (d): all validation images; (b), (c): the "
-              "explained images; (e): training images that were not held out, without augmentation. Intervals: BCa "
-              "bootstrap (a, b, c), Tango's score interval (d), percentile bootstrap (e).", "",
-              "**Noise of the maps themselves** (median change of a map under invisible input noise; differences far below "
-              "it would mean nothing): " + "; ".join(f"{e.label} {percent(e.map_noise, 2)}" for e in evidence) + ".", "",
+    for (first, second), rows in groups.items():
+        lines += [f"## {first} against {second}", "", _claims_table(first, second, rows)]
+    lines += ["## How to read this", "", f"**Rule.** {RULE}", "", READING, "",
+              "**Noise of the maps themselves** (median change of a map under invisible input noise; differences far "
+              "below it would mean nothing): " + _by_method(evidence, lambda e: percent(e.map_noise, 2)) + ".", "",
               "**Likeness by cosine**, beside the Spearman figures of (b): "
-              + "; ".join(f"{e.label} {number(float(np.nanmean(e.likeness_cosine)))}" for e in evidence) + ".", "",
+              + _by_method(evidence, lambda e: number(float(np.nanmean(e.likeness_cosine)))) + ".", "",
               *sections]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _claims_table(first: str, second: str, rows: Sequence[Claim]) -> str:
+    several = len(rows[0].measured.seeds.differences) > 1
+    columns = {"letter": "", "text": "claim", "first": first, "second": second,
+               "difference": "difference [95 %, images]"}
+    columns |= {"seeds": "seed by seed; mean [95 %, seeds]"} if several else {}
+    columns |= {"test": "test", "verdict": "verdict"}
+    table = [{key: getattr(row, key) for key in columns} for row in rows]
+    return (markdown_table(table, columns, "llrr" + "l" * (len(columns) - 4))
+            + ("" if several else f"\n{ONE_SEED.capitalize()}.\n"))
+
+
+def _by_method(evidence: Sequence[Sequence[Evidence]], figure: Callable[[Evidence], str]) -> str:
+    return "; ".join(f"{runs[0].label} {', '.join(map(figure, runs))}" for runs in evidence)
 
 
 def regions_markdown(split: str, rows: Mapping[str, Sequence[Mapping]], regions: Sequence[str]) -> str:
@@ -131,16 +229,16 @@ def regions_markdown(split: str, rows: Mapping[str, Sequence[Mapping]], regions:
     rows: run label -> rows of a comparison's CSV, numbers as floats (NaN where a region is absent).
     """
     lines = [f"## Where relevance lies: {split}", "",
-             "Share of the true class's positive relevance on a region, the region's share of the area, and their ratio "
-             "(1: no preference) with its 95 % interval over images that show the region.", "",
+             "Share of the true class's positive relevance on a region, the region's share of the area, and their "
+             "ratio (1: no preference) with its 95 % interval over images that show the region.", "",
              markdown_table(_region_rows(rows, regions))]
     ranks = {label: single([row["rank_accuracy_evidence"] for row in part]) for label, part in rows.items()}
     lines += ["Relevance rank accuracy on the evidence, by pixel (chance: the area share): "
-              + "; ".join(f"{label} {number(m.mean)} {interval(m.low, m.high)}" for label, m in ranks.items()) + ".", "",
-              f"### Class-dependence: {split}", "",
-              "In scenes with a second sport's equipment lying unused: how much of that sport's map lies on its equipment, "
-              "against how much of the true class's map does. A method that sees classes puts more there for the "
-              "equipment's own class.", "", markdown_table(_distractor_rows(rows))]
+              + "; ".join(f"{label} {number(m.mean)} {interval(m.low, m.high)}" for label, m in ranks.items()) + ".",
+              "", f"### Class-dependence: {split}", "",
+              "In scenes with a second sport's equipment lying unused: how much of that sport's map lies on its "
+              "equipment, against how much of the true class's map does. A method that sees classes puts more there "
+              "for the equipment's own class.", "", markdown_table(_distractor_rows(rows))]
     return "\n".join(lines)
 
 
@@ -167,10 +265,11 @@ def _distractor_rows(rows: Mapping[str, Sequence[Mapping]]) -> list[dict]:
         own = [row["share_distractor_for_its_class"] for row in both]
         p = paired(own, [row["share_distractor"] for row in both])
         table.append({
-            "run": label, "images": p.n, "its own class's map": percent(p.mean_a), "true class's map": percent(p.mean_b),
+            "run": label, "images": p.n,
+            "its own class's map": percent(p.mean_a), "true class's map": percent(p.mean_b),
             "share of area": percent(single([row["area_distractor"] for row in both]).mean),
             "difference [95 %]": estimate(p.difference, p.low, p.high),
             "sees the class": NO_VERDICT if p.n < FEWEST_IMAGES else
-            {"supported": "yes", "not supported": "no, the reverse"}.get(verdict(p.difference, p.low, p.high, 1), "undecided"),
+            SEES_THE_CLASS[verdict(p.difference, p.low, p.high, 1)],
         })
     return table

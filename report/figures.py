@@ -1,4 +1,5 @@
-"""Figures as PNG: the grid of heatmaps (see grid.py), training curves, paired differences, means with intervals.
+"""Figures as PNG: the grid of heatmaps (see grid.py), relevance by block and head (layers.py), training curves, means
+with intervals. Figures of a study's statistics stand in rainclouds.py, removal.py, overview.py, confusions.py.
 
 Colours are told apart with every common colour blindness, and marker or line style repeats what colour says.
 The same content gives the same bytes.
@@ -17,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from report.canvas import CORRECT, INK, MARKERS, PALETTE, QUIET, WRONG, font, line_height, literal, picture, wrap
 from report.grid import Cell, grid
-from report.statistics import Paired
-from report.tables import estimate, number
+from report.layers import head_matrix, layer_profiles
 
-__all__ = ["CORRECT", "MARKERS", "PALETTE", "WRONG", "Cell", "bars", "grid", "paired_strip", "training_curves"]
+__all__ = ["CORRECT", "MARKERS", "PALETTE", "WRONG", "Cell", "bars", "grid", "head_matrix", "layer_profiles",
+           "training_curves"]
 
 # Prefix in the history -> what the legend calls it, its colour, its line.
 SPLITS = {
@@ -29,7 +30,7 @@ SPLITS = {
     "val": ("validation", PALETTE[1], "-.", "^"),
     "val_shuffled": ("validation, surfaces shuffled", PALETTE[3], ":", "D"),
 }
-TITLE, HEAD, LABEL, NOTE = font(13, bold=True), font(10, bold=True), font(10), font(9.5)
+TITLE, NOTE = font(13, bold=True), font(9.5)
 
 
 def training_curves(
@@ -74,74 +75,6 @@ def _curves(axes: Axes, history: Sequence[Mapping[str, Any]], kind: str, scale: 
 def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     values = [record.get(name) for record in history]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def paired_strip(path: str | Path, panels: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Differences of each image as dots, their mean and its interval below; up to three panels beside each other.
-
-    A panel: title, label_a, label_b, a and b `(n_images,)` paired by image, paired (their statistics). Dots stand
-    apart vertically only to be seen. Raises ValueError without panels.
-    """
-    if not panels:
-        raise ValueError("paired_strip: expected at least one panel, got none")
-    columns = min(3, len(panels))
-    width, panel_width, panel_height = 40 + 400 * columns, 352, 150
-    heads = [wrap(panel["title"], panel_width, HEAD) for panel in panels]
-    axis_labels = [wrap(f"{panel['label_a']} minus {panel['label_b']}", panel_width, LABEL) for panel in panels]
-    above = 2 * line_height(NOTE) + max(map(len, heads)) * line_height(HEAD) + 12
-    below = 40 + max(map(len, axis_labels)) * line_height(LABEL)
-    titles = wrap(title, width - 48, TITLE)
-    top = 20 + (len(titles) * line_height(TITLE) + 8 if titles else 0)
-    rows = -(-len(panels) // columns)
-    end = top + rows * (above + panel_height + below)
-    key = "A dot is an image; the bar is the confidence interval of the mean, the tick in it the mean."
-    note = wrap(key, width - 68, NOTE)
-    with picture(path, width, end + len(note) * line_height(NOTE) + 16) as figure:
-        _heading(figure, titles)
-        _lines(figure, 44, end, note, NOTE, QUIET)
-        for index, panel in enumerate(panels):
-            row, column = divmod(index, columns)
-            left = 44 + 400 * column
-            bottom = top + row * (above + panel_height + below) + above  # of the texts, where the panel begins
-            axes = _panel(figure, left, bottom, panel_width, panel_height)
-            _strip(axes, panel)
-            texts = bottom - 8 - 2 * line_height(NOTE)
-            _lines(figure, left, texts - len(heads[index]) * line_height(HEAD), heads[index], HEAD)
-            _lines(figure, left, texts, _statistics(panel["paired"]), NOTE)
-            axes.set_xlabel("\n".join(map(literal, axis_labels[index])))
-
-
-def _strip(axes: Axes, panel: Mapping[str, Any]) -> None:
-    differences = np.asarray(panel["a"], dtype=np.float64) - np.asarray(panel["b"], dtype=np.float64)
-    differences = differences[np.isfinite(differences)]
-    paired: Paired = panel["paired"]
-    axes.axvline(0, color=INK, linewidth=1, zorder=1)
-    axes.scatter(differences, _apart(differences), s=14, color=PALETTE[0], alpha=0.45, linewidths=0)
-    if np.isfinite(paired.difference):
-        axes.plot([paired.low, paired.high], [-0.4] * 2, color=PALETTE[1], linewidth=6, solid_capstyle="butt")
-        axes.plot([paired.difference] * 2, [-0.65, -0.15], color=PALETTE[1], linewidth=2, solid_capstyle="butt")
-    axes.set_ylim(-0.8, 1.15)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    if not differences.any():
-        axes.set_xlim(-1, 1)
-
-
-def _apart(values: np.ndarray) -> np.ndarray:
-    """Heights in [0, 1] that spread neighbours evenly and the same way each time: the golden ratio's sequence."""
-    heights = np.empty(len(values))
-    heights[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.6180339887498949) % 1
-    return heights
-
-
-def _statistics(paired: Paired) -> list[str]:
-    """Two short lines, so that the reader need not look the figures up."""
-    p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {number(paired.p_value, 3)}"
-    return [
-        f"mean {estimate(paired.difference, paired.low, paired.high)}",
-        f"{p_value}, effect {number(paired.effect, 2, signed=True)}, {paired.n} images",
-    ]
 
 
 def bars(

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 
-from report.canvas import INK, QUIET, font, line_height, picture, text_width, wrap
+from report.canvas import QUIET, Pen, font, line_height, picture, text_width, wrap
 
 MARGIN = 24  # pixels around the whole picture
 GAP = 14  # between columns of one group
@@ -62,7 +59,7 @@ def grid(
     columns = len(subheaders)
     _check(rows, headers, columns)
     lefts, width = _columns(headers, cell_pixels)
-    layout = _Layout(lefts, width, cell_pixels)
+    layout = Layout(lefts, width, cell_pixels)
     blocks = [
         layout.head(title, colour_map, colour_label, colour_limits),
         layout.column_heads(headers, subheaders),
@@ -70,11 +67,16 @@ def grid(
     ]
     if footnote:
         blocks.append(layout.foot(footnote))
+    stack(path, width, blocks)
+
+
+def stack(path: str | Path, width: int, blocks: Sequence[tuple[float, Callable[[Pen, float], None]]]) -> None:
+    """Write a picture of blocks (height in pixels, draw(pen, top)), one below the other."""
     height = 2 * MARGIN + sum(block_height for block_height, _ in blocks)
     with picture(path, width, height) as figure:
         top = MARGIN
         for block_height, draw in blocks:
-            draw(_Pen(figure, width, round(height)), top)
+            draw(Pen(figure, width, round(height)), top)
             top += block_height
 
 
@@ -101,53 +103,7 @@ def _columns(headers: Sequence[tuple[str, int]], cell: int) -> tuple[list[int], 
     return lefts, x - GROUP_GAP + MARGIN
 
 
-class _Pen:
-    """Draws in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
-
-    def __init__(self, figure: Figure, width: int, height: int):
-        self.figure, self.width, self.height = figure, width, height
-
-    def lines(self, x: float, top: float, lines: Sequence[str], properties, align: str = "left", colour: str = INK):
-        for index, line in enumerate(lines):
-            y = top + (index + 0.5) * line_height(properties)
-            self.figure.text(
-                x / self.width,
-                1 - y / self.height,
-                line,
-                fontproperties=properties,
-                color=colour,
-                horizontalalignment=align,
-                verticalalignment="center_baseline",
-                parse_math=False,
-            )
-
-    def rule(self, left: float, right: float, y: float) -> None:
-        level = 1 - y / self.height
-        self.figure.add_artist(Line2D([left / self.width, right / self.width], [level] * 2, color=QUIET, linewidth=1))
-
-    def image(self, left: float, top: float, width: int, height: int, image: np.ndarray, interpolation: str) -> None:
-        box = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
-        axes = self.figure.add_axes(box)
-        axes.imshow(image, interpolation=interpolation, aspect="auto")
-        axes.set_axis_off()
-
-    def frame(self, left: float, top: float, width: int, height: int, colour: str) -> None:
-        """Its inner edge touches the image; points are 72 to the inch."""
-        half = FRAME / 2
-        self.figure.add_artist(
-            Rectangle(
-                ((left - half) / self.width, 1 - (top + height + half) / self.height),
-                (width + FRAME) / self.width,
-                (height + FRAME) / self.height,
-                fill=False,
-                edgecolor=colour,
-                linewidth=FRAME * 72 / self.figure.dpi,
-                joinstyle="miter",
-            )
-        )
-
-
-class _Layout:
+class Layout:
     """Measures blocks, stacked from the top. Each method returns (height in pixels, draw(pen, top))."""
 
     def __init__(self, lefts: Sequence[int], width: int, cell: int):
@@ -167,7 +123,7 @@ class _Layout:
         line = line_height(SMALL)
         height = bar_top + line * (1 if beside else 1 + len(labels)) + 2 * ROW_GAP
 
-        def draw(pen: _Pen, top: float) -> None:
+        def draw(pen: Pen, top: float) -> None:
             pen.lines(MARGIN, top, titles, TITLE)
             row = round(top + bar_top)
             colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, BAR[0]), bytes=True)[None, :, :3]
@@ -188,7 +144,7 @@ class _Layout:
         head_height = max(len(lines) for *_, lines in spans) * line_height(HEADER) + PAD
         height = head_height + PAD + max(map(len, subs)) * line_height(SUBHEADER) + ROW_GAP
 
-        def draw(pen: _Pen, top: float) -> None:
+        def draw(pen: Pen, top: float) -> None:
             for left, right, lines in spans:
                 # Heads stand on their rule, whatever the number of lines.
                 start = top + head_height - PAD - len(lines) * line_height(HEADER)
@@ -209,7 +165,7 @@ class _Layout:
         below = max(map(len, captions), default=0) * line_height(CAPTION) + PAD
         height = above + self.cell + below + ROW_GAP
 
-        def draw(pen: _Pen, top: float) -> None:
+        def draw(pen: Pen, top: float) -> None:
             for (left, cell), title, caption in zip(present, titles, captions):
                 middle = left + self.cell / 2
                 start = top + above - PAD - len(title) * line_height(CELL_TITLE)
@@ -219,7 +175,7 @@ class _Layout:
 
         return round(height), draw
 
-    def _image(self, pen: _Pen, cell: Cell, left: int, top: int) -> None:
+    def _image(self, pen: Pen, cell: Cell, left: int, top: int) -> None:
         image_height, image_width = cell.image.shape[:2]
         scale = self.cell / max(image_height, image_width)
         width, height = max(1, round(image_width * scale)), max(1, round(image_height * scale))
@@ -227,7 +183,7 @@ class _Layout:
         interpolation = "nearest" if scale == round(scale) else "bicubic" if scale > 1 else "antialiased"
         pen.image(left, top, width, height, cell.image, interpolation)
         if cell.colour:
-            pen.frame(left, top, width, height, cell.colour)
+            pen.frame(left, top, width, height, cell.colour, FRAME)
 
     def foot(self, text: str):
         lines = wrap(text, self.width - 2 * MARGIN, SMALL)

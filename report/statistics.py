@@ -1,4 +1,4 @@
-"""Paired comparisons of two runs on the same images: differences, intervals, tests, verdicts.
+"""Paired comparisons of two runs on the same images: differences, intervals, tests; and how seeds differ.
 
 Everything is paired by image: `a[i]` and `b[i]` belong to image i, and a difference is always a - b.
 Intervals answer "what would other images of this kind have given", not "what would other training seeds
@@ -9,18 +9,10 @@ Where there is nothing to compute from (no image, or one image for an interval) 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Sequence
+from typing import Sequence
 
 import numpy as np
 from scipy import optimize, stats
-
-Verdict = Literal["supported", "not supported", "undecided"]
-
-RULE = (
-    "A claim states the sign of a mean paired difference. It is *supported* when the whole interval lies on the "
-    "claimed side of zero, *not supported* when the whole interval lies on the other side, and *undecided* when the "
-    "interval contains or touches zero or could not be computed. Undecided does not mean equal."
-)
 
 # 1.96 + 0.84: the effect that a two-sided 5 % test finds with 80 % power, in standard errors.
 DETECTABLE_STANDARD_ERRORS = 2.8
@@ -67,7 +59,7 @@ class McNemar:
     """Accuracy of a minus accuracy of b on the same `n` images, a fraction from -1 to 1.
 
     correct_a, correct_b, only_a, only_b count images. [low, high]: Tango's score interval. p_value: McNemar's
-    exact test, two-sided.
+    exact test, two-sided. standard_error: of the difference, NaN for one image.
     """
 
     n: int
@@ -79,6 +71,34 @@ class McNemar:
     low: float
     high: float
     p_value: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Differences of each training seed, their mean, and its interval over seeds by Student's t, n - 1 degrees of
+    freedom. `n` counts the finite ones; for fewer than two there is no interval (NaN)."""
+
+    differences: tuple[float, ...]
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def over_seeds(differences: Sequence[float], confidence: float = 0.95) -> Seeds:
+    """Say how far training seeds agree: `differences`, one mean difference a seed, `(n_seeds,)`.
+
+    The interval is about other training seeds on the same images, and with few seeds it is wide, as it should be:
+    2 seeds are 12.7 standard errors to each side. Source: Student 1908 (Biometrika 6).
+    """
+    differences = _vector(differences)
+    kept = differences[np.isfinite(differences)]
+    mean, low, high = _mean(kept), np.nan, np.nan
+    if len(kept) > 1:
+        half = stats.t.ppf(0.5 + confidence / 2, len(kept) - 1) * stats.sem(kept)
+        low, high = mean - half, mean + half
+    return Seeds(tuple(differences.tolist()), len(kept), mean, float(low), float(high))
 
 
 def paired(a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999) -> Paired:
@@ -91,7 +111,7 @@ def paired(a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999)
     difference = a - b
     n = len(difference)
     low, high = _bootstrap(difference, seed, confidence, resamples)
-    standard_error = float(difference.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan
+    standard_error = _standard_error(difference)
     return Paired(
         n=n,
         mean_a=_mean(a),
@@ -141,45 +161,61 @@ def mcnemar(correct_a, correct_b, confidence: float = 0.95) -> McNemar:
         low=low,
         high=high,
         p_value=float(exact_test(table, exact=True).pvalue),
+        standard_error=_standard_error(a.astype(float) - b),
     )
 
 
 @dataclass(frozen=True)
 class Overfitting:
-    """Accuracy on training images minus accuracy on validation images, of two runs, and a's minus b's."""
+    """Accuracy on training images minus accuracy on validation images, of two runs, and a's minus b's.
+
+    [low, high]: bootstrap interval. p_value: Welch's t, two-sided.
+    """
 
     gap_a: float
     gap_b: float
     difference: float
     low: float
     high: float
+    p_value: float
+    standard_error: float
 
 
 def overfitting(train_a, train_b, val_a, val_b, seed: int = 0, confidence: float = 0.95,
                 resamples: int = 9999) -> Overfitting:
     """Compare how far two runs do better on their training images than on validation images.
 
-    train_a, train_b: bool `(n_train,)`, whether each training image is predicted rightly; val_a, val_b likewise
-    `(n_val,)`. Runs are paired by image; the two sets of images are resampled independently (percentile bootstrap:
-    accuracies of training images sit near 1, where BCa's acceleration is often undefined). NaN bounds where a set
-    is empty. Raises ValueError when shapes differ.
+    train_a, train_b: `(n_train,)`, whether each training image is predicted rightly, or by which share of training
+    seeds; val_a, val_b likewise `(n_val,)`. Runs are paired by image; the two sets of images are resampled
+    independently (percentile bootstrap: accuracies of training images sit near 1, where BCa's acceleration is often
+    undefined). NaN where a set is empty. Raises ValueError when shapes differ or a value is not from 0 to 1.
+    Source of the test: Welch 1947 (Biometrika 34), on the differences of training and of validation images.
     """
-    train_a, train_b, val_a, val_b = map(_booleans, (train_a, train_b, val_a, val_b))
+    train_a, train_b, val_a, val_b = map(_shares, (train_a, train_b, val_a, val_b))
     _same_shape(train_a, train_b)
     _same_shape(val_a, val_b)
-    gap_a, gap_b = (float(t.mean() - v.mean()) if len(t) and len(v) else np.nan for t, v in
-                    ((train_a, val_a), (train_b, val_b)))
+    gap_a, gap_b = (_mean(t) - _mean(v) for t, v in ((train_a, val_a), (train_b, val_b)))
     if np.isnan(gap_a):
-        return Overfitting(gap_a, gap_b, np.nan, np.nan, np.nan)
+        return Overfitting(gap_a, gap_b, *[np.nan] * 5)
     generator = np.random.default_rng(seed)
-    means = [_resampled_means(a.astype(float) - b, resamples, generator) for a, b in ((train_a, train_b), (val_a, val_b))]
+    train, val = train_a - train_b, val_a - val_b
+    resampled = [_resampled_means(differences, resamples, generator) for differences in (train, val)]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means[0] - means[1], [tail, 1 - tail])
-    return Overfitting(gap_a, gap_b, gap_a - gap_b, float(low), float(high))
+    low, high = np.quantile(resampled[0] - resampled[1], [tail, 1 - tail])
+    standard_error = float(np.hypot(_standard_error(train), _standard_error(val)))
+    return Overfitting(gap_a, gap_b, gap_a - gap_b, float(low), float(high), _welch(train, val), standard_error)
+
+
+def _welch(a: np.ndarray, b: np.ndarray) -> float:
+    """p-value of Welch's t; NaN where a set has fewer than two images or no set varies: then nothing was sampled."""
+    if min(len(a), len(b)) < 2 or max(np.ptp(a), np.ptp(b)) == 0:
+        return float("nan")
+    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
 def _resampled_means(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Means of bootstrap resamples. The values are few distinct ones (-1, 0, 1): resampling counts is exact and cheap."""
+    """Means of bootstrap resamples. The values are few distinct ones (-1, 0, 1 for one training seed): resampling their
+    counts is exact and cheap."""
     distinct, counts = np.unique(values, return_counts=True)
     return generator.multinomial(len(values), counts / len(values), resamples) @ distinct / len(values)
 
@@ -220,22 +256,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if tested.any():
         corrected[tested] = multipletests(corrected[tested], method="holm")[1]
     return [float(p) for p in corrected]
-
-
-def verdict(difference: float, low: float, high: float, claimed_sign: int) -> Verdict:
-    """Judge the claim that `difference` has the sign `claimed_sign` (1 or -1) by RULE.
-
-    Raises ValueError for another sign, or when the difference lies outside a computed interval on the other side
-    of zero, which can only come from mixed-up arguments.
-    """
-    if claimed_sign not in (1, -1):
-        raise ValueError(f"verdict: expected claimed_sign 1 or -1, got {claimed_sign!r}")
-    if not np.isfinite([difference, low, high]).all() or low <= 0 <= high:
-        return "undecided"
-    side = 1 if low > 0 else -1
-    if low > high or difference * side < 0:
-        raise ValueError(f"verdict: interval [{low}, {high}] does not belong to difference {difference}")
-    return "supported" if side == claimed_sign else "not supported"
 
 
 def rank_biserial(difference) -> float:
@@ -318,6 +338,17 @@ def _booleans(values) -> np.ndarray:
     if not np.isin(values, (0, 1)).all():
         raise ValueError("expected right or wrong (True or False) for each image, got other values")
     return values.astype(bool)
+
+
+def _shares(values) -> np.ndarray:
+    values = _vector(values)
+    if not ((0 <= values) & (values <= 1)).all():
+        raise ValueError("expected right or wrong for each image, or a share from 0 to 1, got other values")
+    return values
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(stats.sem(values)) if len(values) > 1 else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:

@@ -29,7 +29,7 @@ def write_csv(path: str | Path, rows: Iterable[Row]) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(names)
-            writer.writerows([_field(row.get(name)) for name in names] for row in rows)
+            writer.writerows([csv_field(row.get(name)) for name in names] for row in rows)
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -78,6 +78,12 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
     if 0 < abs(value) < smallest / 2:
         return f"< {smallest:.{digits}f}" if value > 0 else f"> -{smallest:.{digits}f}"
     return f"{value:{'+' if signed and value else ''}.{digits}f}"
+
+
+def p_text(p_value: float | None) -> str:
+    """'p = 0.012', 'p < 0.001'."""
+    text = number(p_value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def percent(fraction: float | None, digits: int = 1, signed: bool = False) -> str:
@@ -133,7 +139,8 @@ def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
 
 
-def _field(value: Any) -> str:
+def csv_field(value: Any) -> str:
+    """A value as a field of a CSV file: six significant digits, '' for what is missing, lists and records as JSON."""
     value = plain(value) if not isinstance(value, (float, np.floating)) else float(value)
     if _absent(value):
         return ""

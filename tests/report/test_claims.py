@@ -1,67 +1,24 @@
 """Claims about runs whose answers are known, and claims.md as a reader meets it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from report.claims import FEWEST_IMAGES, NO_VERDICT, Evidence, claims, claims_markdown, regions_markdown
-from report.statistics import overfitting
 
 N = 60
 
 
-def evidence(label="linear", seed=0, shift=0.0, count=N, train_right=50, val_right=40) -> Evidence:
-    """A run whose every figure is `shift` higher than the base's; the images and their noise are shared."""
-    base = np.random.default_rng(seed).uniform(0.3, 0.6, count)
+def evidence(label="linear", noise=0, shift=0.0, count=N, train_right=50, val_right=40) -> Evidence:
+    """A run whose every figure is `shift` higher than the base's; runs of one `noise` share it, image by image."""
+    base = np.random.default_rng(noise).uniform(0.3, 0.6, count)
     return Evidence(label, base + shift, np.arange(count) < val_right, np.arange(count) < train_right,
                     base + shift, base + shift, base + shift, 0.004)
 
 
-def verdicts(first: Evidence, second: Evidence, **options) -> dict[str, str]:
-    return {claim.letter: claim.verdict for claim in claims(first, second, **options)}
-
-
-# Overfitting
-
-
-def right(*counts_of_ones: int, of: int = 100) -> list[np.ndarray]:
-    return [np.arange(of) < count for count in counts_of_ones]
-
-
-def test_overfitting_is_training_minus_validation_accuracy():
-    train_a, train_b, val_a, val_b = right(90, 99, 80, 70)
-    found = overfitting(train_a, train_b, val_a, val_b)
-    assert (found.gap_a, found.gap_b, found.difference) == pytest.approx((0.10, 0.29, -0.19))
-    assert found.low < found.difference < found.high
-
-
-def test_the_overfitting_interval_is_the_textbooks_for_large_samples():
-    """Two independent paired differences: the variance of the difference is the sum of theirs over n."""
-    generator = np.random.default_rng(0)
-    train_a, train_b, val_a, val_b = (generator.random(n) < p for n, p in ((4000, 0.9), (4000, 0.95), (2000, 0.8), (2000, 0.7)))
-    found = overfitting(train_a, train_b, val_a, val_b)
-    variance = sum(np.var(a.astype(float) - b) / len(a) for a, b in ((train_a, train_b), (val_a, val_b)))
-    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.05)
-
-
-def test_pairing_removes_what_both_runs_share():
-    generator = np.random.default_rng(1)
-    shared, alone = generator.random(200) < 0.6, generator.random(200) < 0.6
-    paired, unpaired = (overfitting(*right(200, 200, of=200), shared, other) for other in (shared, alone))
-    assert paired.low == paired.high == 0 and unpaired.high - unpaired.low > 0.1
-
-
-def test_overfitting_without_images_has_no_figure():
-    assert np.isnan(overfitting([], [], [True], [False]).difference)
-
-
-def test_overfitting_wants_the_same_images():
-    with pytest.raises(ValueError, match="3 and 2"):
-        overfitting([1, 1, 1], [1, 1], [1], [1])
-
-
-def test_the_same_seed_gives_the_same_interval():
-    runs = [np.random.default_rng(2).random(80) < p for p in (0.9, 0.8, 0.7, 0.6)]
-    assert overfitting(*runs) == overfitting(*runs) and overfitting(*runs) != overfitting(*runs, seed=1)
+def verdicts(first: Evidence, second: Evidence) -> dict[str, str]:
+    return {claim.letter: claim.verdict for claim in claims([first], [second])}
 
 
 # Verdicts
@@ -85,10 +42,11 @@ def test_the_reverse_is_not_supported():
 
 
 def test_noise_decides_nothing_and_says_what_it_could_have_found():
-    first, second = evidence(seed=0), evidence("dora", seed=1)
+    first, second = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=38)
     found = verdicts(first, second)
-    assert found["d"] == found["e"] == "undecided"
     assert all(found[letter].startswith("undecided (smallest detectable: 0.0") for letter in "abc")
+    assert all(found[letter].startswith("undecided (smallest detectable: 6.5 points)") for letter in "de")
+    assert found["d"].endswith(" points)")
 
 
 def test_few_images_decide_nothing_however_large_the_difference():
@@ -97,27 +55,85 @@ def test_few_images_decide_nothing_however_large_the_difference():
 
 
 def test_runs_of_other_kinds_get_figures_without_verdicts():
-    found = claims(evidence("lora", shift=0.3), evidence("full"), judged=False)
+    found = claims([evidence("lora", shift=0.3)], [evidence("full")], judged=False)
     assert {claim.verdict for claim in found} == {"not judged"} and found[0].difference == "0.3 [0.3, 0.3]"
 
 
 def test_a_difference_is_the_first_run_minus_the_second():
-    (a, *_, d, e) = claims(evidence(val_right=50, train_right=60), evidence("dora", shift=-0.1, val_right=44, train_right=60))
-    assert a.difference == "0.1 [0.1, 0.1]" and d.difference.startswith("+0.10") and e.difference.startswith("-0.10")
+    (a, *_, d, e) = claims([evidence(val_right=50, train_right=60)],
+                           [evidence("dora", shift=-0.1, val_right=44, train_right=60)])
+    assert a.difference == "0.1 [0.1, 0.1]" and d.difference.startswith("+10.0 [") and d.difference.endswith("] points")
+    assert e.difference.startswith("-10.0 [") and e.measured.difference == pytest.approx(-0.1) and e.unit == "points"
     assert (d.first, d.second) == ("83.3 %", "73.3 %") and (e.first, e.second) == ("16.7 %", "26.7 %")
     assert "only one right: 6 and 0 of 60" in d.test and "p < 0.001" in a.test
+
+
+def test_p_values_are_corrected_for_all_claims_together():
+    """Each claim alone: McNemar of 6 to 0 images, p = 2 / 2^6 = 0.031; after five claims that is no finding."""
+    first, second = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=34)
+    d = next(claim for claim in claims([first], [second]) if claim.letter == "d")
+    assert d.measured.p_value == pytest.approx(2 / 2**6) and d.measured.low > 0
+    assert d.corrected_p > 0.05 and d.verdict.startswith(f"undecided (corrected p = {d.corrected_p:.3f}; smallest det")
+    assert f"p = 0.031, corrected p = {d.corrected_p:.3f}" in d.test
+
+
+def test_every_seed_has_to_agree():
+    """Two seeds against the claim and one for it: the images agree on the mean, and nothing is decided."""
+    first, second = ([evidence(label, shift=shift) for shift in shifts]
+                     for label, shifts in (("linear", (0.3, 0.3, 0.0)), ("dora", (0.0, 0.0, 0.1))))
+    first, second = ([replace(run, seed=seed) for seed, run in enumerate(runs)] for runs in (first, second))
+    a, b, c, *_ = claims(first, second)
+    assert a.verdict.startswith("undecided (seeds disagree")
+    assert a.seeds.startswith("+0.300, +0.300, -0.100; +0.17 [-0.")
+    two = {claim.letter: claim.verdict for claim in claims(first[:2], second[:2])}
+    assert (two["a"], two["b"], two["c"]) == ("supported", "not supported", "supported")
+
+
+def test_likeness_measured_otherwise_is_a_claim_of_its_own():
+    first, second = evidence(), evidence("dora")
+    first = replace(first, likeness_otherwise={"centred head": first.likeness - 0.2, "contrast": first.likeness})
+    second = replace(second, likeness_otherwise={"centred head": second.likeness, "contrast": second.likeness})
+    found = {claim.letter: claim for claim in claims([first], [second])}
+    assert list(found) == ["a", "b", "b'", "b''", "c", "d", "e"]
+    assert found["b'"].text == "dora's maps of the true and the other class are more alike (centred head)"
+    assert found["b'"].verdict == "supported" and found["b"].verdict.startswith("undecided")
+    with pytest.raises(ValueError, match="same ways"):
+        claims([first], [evidence("dora")])
+
+
+def test_seeds_are_paired_by_their_number():
+    with pytest.raises(ValueError, match=r"\[0\] and \[1\]"):
+        claims([evidence()], [replace(evidence("dora"), seed=1)])
+    with pytest.raises(ValueError, match="same training seeds"):
+        claims([], [])
 
 
 # Markdown
 
 
+def markdown(first: list[Evidence], second: list[Evidence], sections: list[str] = []) -> str:
+    return claims_markdown({("linear", "dora"): claims(first, second)}, ["data: photos, 3 classes"], [first, second],
+                           [{"run": "linear", "split": "val", "accuracy": "90.0 %"}], sections)
+
+
+def test_several_seeds_stand_side_by_side():
+    runs = [[replace(evidence(label), seed=seed, map_noise=0.001 * (seed + 1)) for seed in range(3)]
+            for label in ("linear", "dora")]
+    text = markdown(*runs)
+    assert "linear 0.10 %, 0.20 %, 0.30 %; dora 0.10 %" in text and "One training seed" not in text
+    table = [line for line in text.splitlines() if line.startswith(("| a |", "|  | claim"))]
+    assert "seed by seed; mean [95 %, seeds]" in table[0] and "| 0.000, 0.000, 0.000; " in table[1]
+    assert len({line.count("|") for line in table}) == 1
+
+
 def test_the_file_can_be_read_alone():
     runs = [evidence("linear"), evidence("dora", shift=0.1)]
-    text = claims_markdown({"linear against dora": claims(*runs)}, ["data: photos, 3 classes"], runs,
-                           [{"run": "linear", "split": "val", "accuracy": "90.0 %"}], ["## More\n"])
+    text = markdown([runs[0]], [runs[1]], sections=["## More\n"])
     assert "- data: photos, 3 classes" in text and "| linear | val | 90.0 % |" in text and text.endswith("## More\n")
     assert all(f"*{word}*" in text for word in ("supported", "not supported", "undecided"))
     assert f"fewer than {FEWEST_IMAGES} images nothing is decided" in text and "linear 0.40 %; dora 0.40 %" in text
+    assert "## linear against dora\n" in text and "One training seed: says nothing about other seeds." in text
+    assert "seed by seed" not in text
     table = [line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |", "| d |", "| e |"))]
     assert len(table) == 5 and len({line.count("|") for line in table}) == 1
 
@@ -137,7 +153,8 @@ def scene_rows(count: int, own: float, true: float) -> list[dict]:
 def test_regions_are_told_with_their_area_and_ratio():
     text = regions_markdown("val", {"linear": scene_rows(50, 0.3, 0.1)}, ["evidence", "distractor"])
     assert "| evidence | linear | 50 | 50.0 % | 10.0 % | 5.00 [5.00, 5.00] |" in text
-    assert "| distractor | linear | 25 | 10.0 % | 10.0 % | 1.00 [1.00, 1.00] |" in text  # scenes without one do not count
+    # Scenes without one do not count.
+    assert "| distractor | linear | 25 | 10.0 % | 10.0 % | 1.00 [1.00, 1.00] |" in text
     assert "linear 0.400 [0.400, 0.400]" in text
 
 

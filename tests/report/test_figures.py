@@ -1,61 +1,17 @@
 """report.figures: pictures of the promised size, the same bytes twice, and no text clipped or over another."""
 
-from itertools import combinations
-
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 from report import canvas
 from report.canvas import font, text_width, wrap
-from report.figures import CORRECT, PALETTE, Cell, bars, grid, paired_strip, training_curves
-from report.statistics import paired
+from report.figures import CORRECT, PALETTE, Cell, bars, grid, training_curves
+from texts import check_texts
 
 LONG = ("figure skating women", "wheelchair basketball", "snowmobile racing", "Donaudampfschifffahrtsgesellschaft polo")
 VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """Every figure that was drawn, to ask where its texts ended up."""
-    figures: list[Figure] = []
-
-    def recorded(*args, **settings):
-        figures.append(Figure(*args, **settings))
-        return figures[-1]
-
-    monkeypatch.setattr(canvas, "Figure", recorded)
-    return figures
-
-
-def check_texts(figure: Figure) -> list[Text]:
-    """All texts lie inside the figure and none touches another. Returns them."""
-    with matplotlib.rc_context(canvas.STYLE):
-        renderer = figure.canvas.get_renderer()
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        texts = [text for text in texts if text not in out_of_view(figure)]
-        boxes = [text.get_window_extent(renderer) for text in texts]
-    width, height = figure.canvas.get_width_height()
-    for text, box in zip(texts, boxes):
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
-    for (one, box), (other, second) in combinations(zip(texts, boxes), 2):
-        across = min(box.x1, second.x1) - max(box.x0, second.x0)
-        down = min(box.y1, second.y1) - max(box.y0, second.y0)
-        # Boxes hold the letters' full height, so lines of one paragraph may share a pixel.
-        assert across <= 0 or down <= 2, (one, other)
-    return texts
-
-
-def out_of_view(figure: Figure) -> list[Text]:
-    """Labels of ticks beyond the ends of an axis: matplotlib keeps them and does not draw them."""
-    labels = []
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        labels += [tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
-    return labels
 
 
 def picture(value: int = 90, height: int = 96, width: int = 96) -> np.ndarray:
@@ -153,29 +109,6 @@ def test_training_curves_show_percent_and_mark_the_epoch(tmp_path, drawn, histor
         training_curves(tmp_path / "none.png", [], 1, "t")
 
 
-def panels(count: int) -> list[dict]:
-    random = np.random.default_rng(0)
-    made = []
-    titles = ("probability of the true class", "likeness of true-class and random-class maps", "none", "one")
-    for title in titles[:count]:
-        b = random.random({"none": 5, "one": 1}.get(title, 60))
-        a = b if title == "none" else b + random.normal(0.05, 0.1, len(b))
-        made.append(dict(title=title, label_a=VARIANT, label_b="linear", a=a, b=b, paired=paired(a, b, resamples=99)))
-    return made
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_paired_strip_shows_every_image_and_the_interval(tmp_path, drawn, count):
-    made = panels(count)
-    paired_strip(tmp_path / "strip.png", made, "Paired differences" if count > 1 else "")
-    texts = " ".join(text.get_text() for text in check_texts(drawn[0]))
-    for axes, panel in zip(drawn[0].axes, made):
-        assert len(axes.collections[0].get_offsets()) == len(panel["a"])
-        assert f"{panel['paired'].n} images" in texts
-    with pytest.raises(ValueError, match="at least one panel"):
-        paired_strip(tmp_path / "none.png", [])
-
-
 def regions(count: int) -> dict:
     names = [f"{where}, {split}" for split in ("val", "val_shuffled") for where in ("evidence", "players", "surface")]
     return {
@@ -203,7 +136,6 @@ def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_p
     def draw(folder):
         grid(folder / "grid.png", **comparison(2, 2))
         training_curves(folder / "curves.png", HISTORY, 3, "t")
-        paired_strip(folder / "strip.png", panels(2))
         bars(folder / "bars.png", "t", regions(3), "ratio", 1.0)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -212,7 +144,7 @@ def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_p
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": False, "savefig.dpi": 50, "figure.dpi": 300}):
         assert draw(tmp_path / "b") == first
-    assert len(first) == 4 and dict(matplotlib.rcParams) == before
+    assert len(first) == 3 and dict(matplotlib.rcParams) == before
     assert b"matplotlib" not in first["grid.png"].lower()
 
 
@@ -224,4 +156,5 @@ def test_wrap_keeps_every_letter_and_never_exceeds_the_width():
             assert all(text_width(line, properties) <= width for line in lines)
             assert "".join("".join(lines).split()) == "".join(text.split())
     assert wrap("wheelchair basketball: 97.3 %", 224, properties)[-1] == "97.3\N{NO-BREAK SPACE}%"
+    assert wrap(VARIANT, 180, properties) == ["dora:blocks=9,", "targets=fc1,rank=4,", "alpha=8"]
     assert len(set(PALETTE)) == 7

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from report import statistics
-from report.statistics import RULE, holm, mcnemar, paired, rank_biserial, single, tango, verdict, wilson
+from report.statistics import holm, mcnemar, over_seeds, overfitting, paired, rank_biserial, single, tango, wilson
 
 
 def table(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,10 +100,9 @@ def test_nan_and_infinite_pairs_are_dropped_and_counted():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_too_few_images_give_no_interval_and_no_verdict(count):
+def test_too_few_images_give_no_interval(count):
     result = paired([1.0] * count, [0.0] * count)
     assert np.isnan([result.low, result.high, result.standard_error]).all()
-    assert verdict(result.difference, result.low, result.high, 1) == "undecided"
 
 
 def test_one_image_that_differs_still_gets_finite_bounds():
@@ -190,30 +189,79 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-# Verdicts
+# Overfitting
 
 
-@pytest.mark.parametrize(
-    "low, high, sign, expected",
-    [
-        (0.1, 0.3, 1, "supported"),
-        (0.1, 0.3, -1, "not supported"),
-        (-0.3, -0.1, -1, "supported"),
-        (-0.3, -0.1, 1, "not supported"),
-        (-0.1, 0.3, 1, "undecided"),
-        (0.0, 0.3, 1, "undecided"),
-        (-0.3, 0.0, -1, "undecided"),
-        (0.0, 0.0, 1, "undecided"),
-        (float("nan"), 0.3, 1, "undecided"),
-    ],
-)
-def test_verdict(low, high, sign, expected):
-    assert verdict((low + high) / 2, low, high, sign) == expected
+def right(*counts_of_ones: int, of: int = 100) -> list[np.ndarray]:
+    return [np.arange(of) < count for count in counts_of_ones]
 
 
-def test_verdict_refuses_mixed_up_arguments_and_the_rule_names_all_three():
-    with pytest.raises(ValueError, match="claimed_sign"):
-        verdict(0.1, 0.0, 0.2, 0)
-    with pytest.raises(ValueError, match="does not belong"):
-        verdict(-0.1, 0.1, 0.2, 1)
-    assert all(f"*{word}*" in RULE for word in ("supported", "not supported", "undecided"))
+def test_overfitting_is_training_minus_validation_accuracy():
+    train_a, train_b, val_a, val_b = right(90, 99, 80, 70)
+    found = overfitting(train_a, train_b, val_a, val_b)
+    assert (found.gap_a, found.gap_b, found.difference) == pytest.approx((0.10, 0.29, -0.19))
+    assert found.low < found.difference < found.high
+
+
+def test_the_overfitting_interval_and_test_are_the_textbooks_for_large_samples():
+    """Two independent paired differences: the variance of the difference is the sum of theirs over n."""
+    generator = np.random.default_rng(0)
+    sizes = ((4000, 0.9), (4000, 0.91), (2000, 0.8), (2000, 0.78))
+    train_a, train_b, val_a, val_b = (generator.random(n) < p for n, p in sizes)
+    found = overfitting(train_a, train_b, val_a, val_b)
+    variance = sum(np.var(a.astype(float) - b) / len(a) for a, b in ((train_a, train_b), (val_a, val_b)))
+    assert found.standard_error == pytest.approx(np.sqrt(variance), rel=1e-3)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.05)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(abs(found.difference) / np.sqrt(variance)), rel=0.02)
+
+
+def test_pairing_removes_what_both_runs_share():
+    generator = np.random.default_rng(1)
+    shared, alone = generator.random(200) < 0.6, generator.random(200) < 0.6
+    same, unpaired = (overfitting(*right(200, 200, of=200), shared, other) for other in (shared, alone))
+    assert same.low == same.high == 0 and unpaired.high - unpaired.low > 0.1
+    assert np.isnan(same.p_value)
+
+
+def test_overfitting_takes_shares_of_seeds():
+    """Two seeds, each right on other images: the gap is that of the mean of both seeds' accuracies."""
+    train_a, train_b, val_a, val_b = right(90, 90, 80, 80)
+    found = overfitting(np.mean([train_a, train_a[::-1]], 0), train_b, np.mean([val_a, ~val_a], 0), val_b)
+    assert (found.gap_a, found.gap_b) == pytest.approx((0.9 - 0.5, 0.1))
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        overfitting([1.5], [1], [1], [1])
+
+
+def test_overfitting_without_images_has_no_figure():
+    assert np.isnan(overfitting([], [], [True], [False]).difference)
+
+
+def test_overfitting_wants_the_same_images():
+    with pytest.raises(ValueError, match="3 and 2"):
+        overfitting([1, 1, 1], [1, 1], [1], [1])
+
+
+def test_the_same_seed_gives_the_same_interval():
+    runs = [np.random.default_rng(2).random(80) < p for p in (0.9, 0.8, 0.7, 0.6)]
+    assert overfitting(*runs) == overfitting(*runs) and overfitting(*runs) != overfitting(*runs, seed=1)
+
+
+# Seeds
+
+
+def test_over_seeds_is_students_t_by_hand():
+    """Mean 0.2, standard deviation 0.1, three seeds: t with 2 degrees of freedom is 4.303 at 97.5 %."""
+    found = over_seeds([0.1, 0.2, 0.3])
+    assert (found.differences, found.n, found.mean) == ((0.1, 0.2, 0.3), 3, pytest.approx(0.2))
+    assert (found.low, found.high) == pytest.approx((0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5), abs=1e-4)
+
+
+def test_over_seeds_of_one_or_none_has_no_interval():
+    one, none, partly = over_seeds([0.4]), over_seeds([]), over_seeds([0.1, float("nan"), 0.3])
+    assert one.mean == 0.4 and np.isnan([one.low, one.high, none.mean]).all()
+    assert (partly.n, len(partly.differences), partly.mean) == (2, 3, pytest.approx(0.2))
+
+
+def test_seeds_that_agree_exactly_are_a_point():
+    found = over_seeds([0.25] * 3)
+    assert found.low == found.high == 0.25

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.tables import estimate, interval, markdown_table, number, percent, write_csv, write_json, write_text
+from report.tables import estimate, interval, markdown_table, number, p_text, percent, write_csv, write_json, write_text
 
 
 @dataclass
@@ -110,6 +110,9 @@ def test_markdown_table_takes_columns_headings_and_alignment():
         (estimate(120.4, 80, 160), "+120 [80, 160]"),
         (estimate(0.5, 0.5, 0.5), "0.5 [0.5, 0.5]"),
         (estimate(0.5, float("nan"), float("nan")), "0.5 (no interval)"),
+        (p_text(0.0123), "p = 0.012"),
+        (p_text(0.0001), "p < 0.001"),
+        (p_text(float("nan")), "p = –"),
     ],
 )
 def test_figures_in_words(written, expected):
