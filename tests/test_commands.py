@@ -1,12 +1,9 @@
 """The commands as people use them: what they write, that they reuse it, and one line for whatever is wrong."""
 
 import csv
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,65 +18,12 @@ import compare
 import study
 import train
 import visualize
+from commands import command, files, process
 from models.runs import load_run
 from tiny import COLOURS, NAME, SIZE, colour_folder, write_weights
 
-ROOT = Path(__file__).parents[1]
 RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "summary.json", "timings.json"}
 ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
-
-
-def command(script, *argv) -> int:
-    """Run a script's command line in this process; return the exit status."""
-    try:
-        return commandline.run(script.main, script.build_parser(), [str(a) for a in argv])
-    except SystemExit as stop:  # argparse
-        return stop.code
-
-
-def process(*argv, **options) -> subprocess.Popen:
-    """Start a command in a process of its own, with as many threads as this one."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder with its content."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-class Shop:
-    """A folder with data, weights and two finished runs, and the options that they were made with."""
-
-    def __init__(self, root: Path, colours: Path, weights: Path) -> None:
-        self.root, self.colours, self.weights, self.cache = root, colours, weights, root / "cache"
-        self.model = ["--model", NAME, "--weights", weights, "--image-size", SIZE, "--cache", self.cache]
-        self.options = ["--data", colours, *self.model]
-        self.linear, self.dora = root / "linear", root / "dora"
-        self.dora_options = [*self.options, "--method", "dora", "--epochs", 2]
-        assert command(train, *self.options, "--out", self.linear) == 0
-        assert command(train, *self.dora_options, "--out", self.dora) == 0
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory, colours, weights) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"), colours, weights)
-
-
-@pytest.fixture
-def refused(tmp_path, capsys):
-    """Run a command that must fail: one line, no traceback, no file written or changed below tmp_path."""
-    def run(script, *argv, status: int = 2) -> str:
-        before = files(tmp_path)
-        capsys.readouterr()
-        assert command(script, *argv) == status
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1, error
-        assert files(tmp_path) == before
-        return error
-
-    return run
 
 
 # ---- what commands write
@@ -193,33 +137,6 @@ def test_visualize_draws_one_picture_an_image_whatever_their_names(shop, tmp_pat
                    "--out", tmp_path) == 0
     assert set(files(tmp_path)) == {"red-00.png", "blue-00.png"}
     assert capsys.readouterr().out.split() == [str(tmp_path / "red-00.png"), str(tmp_path / "blue-00.png")]
-
-
-def test_study_trains_compares_and_concludes_then_reuses(shop, tmp_path, capsys):
-    argv = [*shop.options, "--epochs", 1, "--images", 6, "--rows", 2, "--out", tmp_path]
-    assert command(study, *argv) == 0
-    written = files(tmp_path)
-    assert {"claims.md", "compare/grid.png", "compare/comparison.json", "linear-seed0/curves.png",
-            "dora-seed0/curves.png"} <= set(written)
-    claims = written["claims.md"].decode()
-    assert all(f"| {letter} |" in claims for letter in "abcde") and "linear against dora" in claims
-    capsys.readouterr()
-    assert command(study, *argv) == 0
-    assert capsys.readouterr().out.count("reused") == 3 and files(tmp_path) == written
-
-
-def test_a_study_of_drawn_scenes_says_where_relevance_lies(shop, tmp_path):
-    assert command(study, "--data", "scenes", "--train-images", 48, "--val-images", 24, *shop.model, "--epochs", 1,
-                   "--images", 6, "--rows", 2, "--methods", "linear", "lora:blocks=5,rank=1", "--out", tmp_path) == 0
-    assert {"compare/regions.png", "compare-val_shuffled/grid.png", "lora-blocks5-rank1-seed0/config.json"} <= set(files(tmp_path))
-    claims = (tmp_path / "claims.md").read_text()
-    for heading in ("Where relevance lies: val, seed 0", "Where relevance lies: val_shuffled", "Class-dependence"):
-        assert heading in claims
-    assert "not judged" in claims  # the earlier study knew no LoRA
-    rows = list(csv.DictReader((tmp_path / "compare" / "comparison.csv").open()))
-    for row in rows:  # every pixel belongs to one of these, and all relevance lies somewhere
-        parts = [float(row[f"area_{region}"]) for region in ("evidence", "players", "surface", "distractor")]
-        assert sum(parts) <= 1.001 and float(row["area_people_and_the_ball"]) >= parts[0]
 
 
 # ---- Ctrl-C
@@ -531,19 +448,6 @@ def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, tmp_path, c
     assert set(files(tmp_path / "out")) == {"00.png"}
 
 
-@pytest.mark.parametrize("methods", [["linear"], ["linear", "linear"], ["dora", "dora:rank=8"]])
-def test_a_study_needs_two_different_methods(tmp_path, refused, methods):
-    assert "give two or more different methods" in refused(study, "--methods", *methods, "--out", tmp_path / "out")
-
-
-def test_a_study_of_other_settings_needs_overwrite(shop, tmp_path, refused):
-    argv = [*shop.options, "--images", 4, "--rows", 1, "--out", tmp_path / "out"]
-    assert command(study, *argv, "--epochs", 1) == 0
-    assert "recipe.epochs: 1 -> 2" in refused(study, *argv, "--epochs", 2)
-    assert command(study, *argv, "--epochs", 2, "--overwrite") == 0
-    assert load_run(tmp_path / "out" / "dora-seed0").config["recipe"]["epochs"] == 2
-
-
 def test_a_run_keeps_its_head_apart_from_the_backbone(shop):
     assert set(load_file(shop.linear / "head.safetensors")) == {"head.weight", "head.bias"}
 
@@ -566,9 +470,9 @@ def test_signed_and_unsigned_methods_stand_in_one_picture(shop, tmp_path):
     assert (tmp_path / f"{image.stem}.png").is_file()
 
 
-@pytest.mark.parametrize("script", [compare, visualize, study])
+@pytest.mark.parametrize("script", [compare, visualize])
 def test_a_method_without_a_class_has_no_contrast(shop, tmp_path, refused, script):
-    given = {compare: [shop.linear, shop.dora], visualize: [shop.dora, shop.colours], study: shop.options}[script]
+    given = {compare: [shop.linear, shop.dora], visualize: [shop.dora, shop.colours]}[script]
     assert "'contrast'" in refused(script, *given, "--relevance", "rollout", "--contrast", "mean", "--out", tmp_path / "out")
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("data", "models", "explain", "report")
 SHARED = {"files", "errors"}
-PROJECT = {path.stem for path in ROOT.glob("*.py")} | {*FOLDERS, "tools", "benchmarks", "tests", "tiny"}
+PROJECT = {path.stem for path in ROOT.glob("*.py")} | {*FOLDERS, "tools", "benchmarks", "tests", "tiny", "commands"}
 MODULES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

@@ -1,0 +1,341 @@
+"""What is measured of one run, image by image; kept beside the run, and computed again only where something changed."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from comparison import REGIONS, Images, layer_names, layer_shares, probabilities_of
+from data.datasets import ImageData, Split, stratified
+from data.transforms import scene_masks
+from explain import find_method, relevance
+from explain.depth import measure_depth
+from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patch_coverage, repeatability, spearman, ssim,
+                             total_variation)
+from explain.mosaic import cell_share, make_mosaics
+from explain.perturbation import Curves, perturbation_curves
+from explain.sanity import cascading_randomisation, emprt
+from files import atomic
+from models.runs import Run, read_json
+from report.depth import DepthRun
+from report.results import Observation, read_results, write_results
+from report.tables import write_json
+
+INPUT_NOISE = 1e-3      # standard deviation added to the normalised image: invisible
+STEPS = 10              # of removal; as many as patches where they are fewer
+CELLS = 2               # mosaics of 2 x 2 images
+SANITY_IMAGES = 16      # cascading randomisation costs depth + 3 maps an image
+FOLDER = "measures"     # in a run's folder
+TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, the images it is asked about, and how.
+
+    args: others (random classes an image), images (how many for what is cheap; None: all), metric_images (for what
+    is dear), data_seed, batch_size, removal.
+    """
+
+    run: Run
+    method: str
+    data: ImageData
+    split_name: str
+    args: argparse.Namespace
+    device: torch.device
+
+    @property
+    def split(self) -> Split:
+        return self.data.splits[self.split_name]
+
+    def images(self, count: int | None) -> Images:
+        """`count` images, spread over classes, or all; fewer are the same for every run."""
+        indices = stratified(self.split.labels, min(count or len(self.split), len(self.split)), self.args.data_seed)
+        return Images(self.split, indices, self.run.config["data_config"], self.args.batch_size, 0)
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        return self.run.model.to(self.device)
+
+    def tensors(self, count: int) -> tuple[Images, Tensor, Tensor]:
+        """A few images at once: which they are, (N, 3, H, W), and their true classes (N, 1)."""
+        images = self.images(count)
+        labels = torch.from_numpy(np.asarray(self.split.labels)[images.indices]).long()
+        return images, torch.cat(list(images.read(images.batches))).to(self.device), labels[:, None].to(self.device)
+
+    def names(self, images: Images) -> list[str]:
+        return [self.split.name(int(index)) for index in images.indices]
+
+    def observe(self, image: str, relevance_name: str, target: str, metric: str, value: float) -> Observation:
+        return Observation(Path(self.data.name).name, self.split_name, self.method, self.run.config["seed"], image, relevance_name,
+                           target, metric, float(value))
+
+    def rows(self, images: Images, name: str, target: str, columns: dict[str, np.ndarray]) -> Iterator[Observation]:
+        for metric, values in columns.items():
+            for image, value in zip(self.names(images), values):
+                yield self.observe(image, name, target, metric, value)
+
+    def progress(self, what: str, batches, total: int):
+        return tqdm(batches, desc=f"{what}, {self.method}", total=total, unit="batch", delay=2, leave=False, disable=None)
+
+
+# ---- maps: likeness and scatter
+
+@dataclass(frozen=True)
+class Maps:
+    """Stored maps (N, T, grid_h, grid_w) float32 of targets (N, T): the true class, the random ones, the runner-up and,
+    on drawn scenes, the class of the unused equipment (or the true one again where there is none)."""
+
+    maps: np.ndarray
+    targets: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def others(self) -> slice:
+        return slice(1, None)
+
+
+def targets_of(subject: Subject, images: Images, probability: np.ndarray) -> np.ndarray:
+    """Return the classes explained, (N, 1 + others + 1 + 1 on drawn scenes)."""
+    rows = []
+    for index, p in zip(images.indices.tolist(), probability):
+        true = int(subject.split.labels[index])
+        free = [c for c in range(len(p)) if c != true]
+        drawn = np.random.default_rng((subject.args.data_seed, index)).choice(
+            free, min(subject.args.others, len(free)), replace=False)
+        runner_up = max(free, key=lambda c: p[c])
+        scene = subject.split.scene(index)
+        unused = [] if scene is None else [scene.distractor if scene.distractor >= 0 else true]
+        rows.append([true, *drawn.tolist(), runner_up, *unused])
+    return np.array(rows)
+
+
+def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+    """Likeness of the true class's map to others', scatter, and regions on drawn scenes; stores the maps at `keep`."""
+    images, model = subject.images(subject.args.images), subject.model
+    probability = np.concatenate([probabilities_of(subject.run, x, subject.device) for x in images.read(images.batches)])
+    targets = targets_of(subject, images, probability)
+    others = min(subject.args.others, probability.shape[1] - 1)
+
+    def maps_of(**options) -> np.ndarray:
+        batches = zip(images.batches, images.read(images.batches))
+        return np.concatenate([
+            relevance(model, x.to(subject.device), torch.from_numpy(targets[rows.start:rows.stop]).to(subject.device),
+                      name, **options).cpu().numpy() for rows, x in subject.progress(name, batches, len(images.batches))])
+
+    maps = maps_of()
+    with atomic(keep) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez(file, maps=maps.astype(np.float32), targets=targets, probability=probability)
+    rows = np.arange(len(targets))
+    yield from subject.rows(images, "", TRUE, {
+        "probability": probability[rows, targets[:, 0]], "correct": probability.argmax(1) == targets[:, 0]})
+    yield from subject.rows(images, name, RANDOM, likeness(maps, slice(1, 1 + others)))
+    yield from subject.rows(images, name, RUNNER_UP, likeness(maps, slice(1 + others, 2 + others)))
+    for target, part in ((TRUE, slice(0, 1)), (RANDOM, slice(1, 1 + others))):
+        yield from subject.rows(images, name, target, scatter(maps[:, part]))
+    if has_option(name, "centre_head"):
+        centred = maps_of(centre_head=True)
+        for target, part in ((RANDOM, slice(1, 1 + others)), (RUNNER_UP, slice(1 + others, 2 + others))):
+            found = likeness(centred, part)
+            yield from subject.rows(images, name, target, {f"{key}_centred": value for key, value in found.items()})
+    if subject.split.scene(int(images.indices[0])) is not None:
+        yield from regions(subject, images, name, maps)
+
+
+def has_option(name: str, option: str) -> bool:
+    try:
+        find_method(name, {option: True})
+    except ValueError:
+        return False
+    return True
+
+
+def likeness(maps: np.ndarray, others: slice) -> dict[str, np.ndarray]:
+    """Mean likeness of the first map of each image to some others."""
+    return {metric: np.nanmean(measure(maps[:, :1], maps[:, others]), axis=1) if maps[:, others].size else
+            np.full(len(maps), np.nan)
+            for metric, measure in (("spearman", spearman), ("cosine", cosine), ("ssim", ssim))}
+
+
+def scatter(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """How scattered maps (N, T, ...) are, mean over T."""
+    return {metric: measure(maps).mean(1) for metric, measure in
+            (("entropy", entropy), ("gini", gini), ("total_variation", total_variation),
+             ("mass_outside_top", mass_outside_top))}
+
+
+def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> Iterator[Observation]:
+    """On drawn scenes: share of positive relevance on each region, the region's area, and their ratio."""
+    for image, index, found in zip(subject.names(images), images.indices.tolist(), maps):
+        scene = subject.split.scene(index)
+        masks = scene_masks(scene, subject.run.config["data_config"])
+        masks["people and the ball"] = masks["players"] | masks["evidence"]
+        for region in REGIONS:
+            coverage = patch_coverage(masks[region], maps.shape[-2:])
+            area = float(coverage.mean())
+            if not area:
+                continue
+            key, share = region.replace(" ", "_"), float(mass(found[0], coverage))
+            for metric, value in (("share", share), ("area", area), ("ratio", share / area)):
+                yield subject.observe(image, name, TRUE, f"{metric}_{key}", value)
+            if region == "distractor" and scene.distractor >= 0:
+                yield subject.observe(image, name, DISTRACTOR, "share_distractor", float(mass(found[-1], coverage)))
+
+
+# ---- what is dear
+
+def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+    """Relative change of the true class's map under invisible input noise."""
+    images, x, labels = subject.tensors(subject.args.metric_images)
+    parts = zip(x.split(subject.args.batch_size), labels.split(subject.args.batch_size))
+    moved = torch.cat([repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed) for a, b in parts])
+    yield from subject.rows(images, name, TRUE, {"noise": moved[:, 0].cpu().numpy()})
+
+
+def measure_perturbation(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+    """Faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the curves' points."""
+    images, x, labels = subject.tensors(subject.args.metric_images)
+    for removal in subject.args.removal:
+        suffix = "" if removal == "mean" else f"_{removal}"
+        curves = [_curves(subject, a, b, name, removal) for a, b in subject.progress(f"perturbation, {name}", zip(x.split(4), labels.split(4)), -(-len(x) // 4))]
+        for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
+            values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
+            yield from subject.rows(images, name, TRUE, {metric.removesuffix("_mean") + suffix: values})
+        for order in ("morf", "lerf"):
+            points = np.concatenate([getattr(curve, order)[:, 0] for curve in curves])
+            yield from subject.rows(images, name, TRUE, {
+                f"{order}{suffix}_at_{fraction:g}": points[:, i] for i, fraction in enumerate(curves[0].fractions)})
+
+
+def _curves(subject: Subject, images: Tensor, targets: Tensor, name: str, removal: str) -> Curves:
+    maps = relevance(subject.model, images, targets, name)
+    return perturbation_curves(subject.model, images, targets, maps, steps=min(STEPS, maps[0, 0].numel()), removal=removal)
+
+
+def measure_mosaics(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+    """Grid pointing game: share of each class's positive relevance in its own cell, mean over a mosaic's cells."""
+    images, x, labels = subject.tensors(subject.args.metric_images)
+    if len(torch.unique(labels)) < CELLS ** 2:
+        return
+    mosaics, targets, which = make_mosaics(x, labels[:, 0], count=max(1, len(x) // 2), n=CELLS, seed=subject.args.data_seed)
+    names = subject.names(images)
+    batches = zip(mosaics.split(subject.args.batch_size), targets.split(subject.args.batch_size))
+    shares = np.concatenate([cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS) for a, b in batches])
+    for members, share in zip(which.tolist(), shares):
+        yield subject.observe(" | ".join(names[i] for i in members), name, TRUE, "mosaic_share", float(np.nanmean(share)))
+
+
+def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+    """Does the map depend on what the model learned: cascading randomisation and eMPRT."""
+    images, x, labels = subject.tensors(min(SANITY_IMAGES, subject.args.metric_images))
+    maps = relevance(subject.model, x, labels, name)
+    cascade = cascading_randomisation(subject.model, x, labels, name, maps=maps)
+    for stage, values in zip(cascade.stages, cascade.similarity):
+        yield from subject.rows(images, name, TRUE, {f"cascade_{stage}": values[:, 0]})
+    yield from subject.rows(images, name, TRUE, {"emprt": emprt(subject.model, x, labels, name, maps=maps)[:, 0]})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """compute: (subject, relevance method's name, a file for what is kept beside) -> observations; depends_on: the
+    arguments that it looks at; quick: cheap enough for all of validation."""
+
+    compute: Callable[[Subject, str, Path], Iterator[Observation]]
+    depends_on: tuple[str, ...]
+    quick: bool = False
+
+
+MEASUREMENTS = {
+    "maps": Measurement(measure_maps, ("images", "others"), quick=True),
+    "noise": Measurement(measure_noise, ("metric_images",), quick=True),
+    "perturbation": Measurement(measure_perturbation, ("metric_images", "removal")),
+    "mosaics": Measurement(measure_mosaics, ("metric_images",)),
+    "sanity": Measurement(measure_sanity, ("metric_images",)),
+}
+
+
+def chosen_measurements(names: list[str]) -> list[str]:
+    """all, quick, or names of MEASUREMENTS -> names, maps always among them."""
+    chosen = {"all": list(MEASUREMENTS), "quick": [name for name, one in MEASUREMENTS.items() if one.quick]}
+    found = [name for given in names for name in chosen.get(given, [given])]
+    return [name for name in MEASUREMENTS if name in found or name == "maps"]
+
+
+def measured(subject: Subject, measurement: str, name: str) -> tuple[list[Observation], Path]:
+    """Return one measurement of one run, from where it is kept if nothing it depends on has changed.
+
+    The path is of what it keeps beside: the maps, for `maps`.
+    """
+    one = MEASUREMENTS[measurement]
+    stem = subject.run.folder / FOLDER / f"{subject.split_name}-{measurement}-{name}"
+    keep, table, card = (stem.with_name(stem.name + end) for end in (".npz", ".csv", ".json"))
+    settings = {"run": subject.run.identity, "data": subject.data.fingerprint, "data_seed": subject.args.data_seed,
+                "method": subject.method, "data_name": Path(subject.data.name).name,
+                **{key: getattr(subject.args, key) for key in one.depends_on}}
+    if not (card.is_file() and table.is_file() and read_json(card) == settings):
+        card.unlink(missing_ok=True)
+        write_results(table, one.compute(subject, name, keep))
+        write_json(card, settings)      # it says that the rest is there, and comes last
+    return list(read_results(table)), keep
+
+
+def load_maps(path: Path) -> Maps:
+    with np.load(path) as found:
+        return Maps(found["maps"], found["targets"], found["probability"])
+
+
+# ---- two runs by depth
+
+def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
+    """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with `after`."""
+    stem = after.run.folder / FOLDER / f"{after.split_name}-depth-{name}"
+    arrays, card = stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".json")
+    settings = {"before": before.run.identity, "after": after.run.identity, "data": after.data.fingerprint,
+                "data_seed": after.args.data_seed, "metric_images": after.args.metric_images}
+    if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
+        card.unlink(missing_ok=True)
+        found = _depth(before, after, name)
+        with atomic(arrays) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **found)
+        write_json(card, settings)
+    with np.load(arrays) as found:
+        return tuple(_depth_run(subject, place, found) for place, subject in enumerate((before, after)))
+
+
+def _depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
+    images = after.images(after.args.metric_images)
+    batches = (x.to(after.device) for x in images.read(images.batches))
+    depths = measure_depth([before.model, after.model], batches)
+    found = {f"{i}_{key}": value for i, one in enumerate(depths) for key, value in one.measures.items()}
+    found |= {f"{i}_uniform_{key}": np.float64(value) for i, one in enumerate(depths) for key, value in one.uniform.items()}
+    found |= {"divergence": depths[1].divergence, "cka": depths[1].cka}
+    for i, subject in enumerate((before, after)):
+        if name is not None:
+            found[f"{i}_relevance"] = _relevance_shares(subject, images, name)
+    return found
+
+
+def _relevance_shares(subject: Subject, images: Images, name: str) -> np.ndarray:
+    """Share of the true class's relevance by block and head, (N, L, h)."""
+    labels, parts = np.asarray(subject.split.labels)[images.indices], []
+    for rows, x in zip(images.batches, images.read(images.batches)):
+        targets = torch.from_numpy(labels[rows.start:rows.stop]).long()[:, None].to(subject.device)
+        parts.append(layer_shares(relevance(subject.model, x.to(subject.device), targets, name, layers=True)[1])[:, 0])
+    return torch.cat(parts).numpy()
+
+
+def _depth_run(subject: Subject, place: int, found) -> DepthRun:
+    own = {key.removeprefix(f"{place}_"): found[key] for key in found.files if key.startswith(f"{place}_")}
+    measures = {key: value for key, value in own.items() if not key.startswith("uniform_")}
+    uniform = {key.removeprefix("uniform_"): float(value) for key, value in own.items() if key.startswith("uniform_")}
+    layers = next(iter(measures.values())).shape[1]
+    return DepthRun(subject.method, tuple(layer_names(subject.model, layers)), measures, uniform,
+                    found["divergence"] if place else None, found["cka"] if place else None)
