@@ -282,7 +282,7 @@ def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
             if target == TRUE and not right:
                 caption += f"\npredicted: {result.chosen.class_names[result.predicted[i]]}"
             colours = colour_scale(args.relevance, args.colour_map, "")["colour_map"]
-            picture = overlay(result.pixels[i], heat[target].numpy(), colours)
+            picture = overlay(result.pixels[i], heat[target].numpy(), colours, grey=signed)
             pair.append(Cell(picture, caption=caption,
                              colour=None if target == OTHER or result.chosen.own else CORRECT if right else WRONG))
         cells.append(pair)

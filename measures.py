@@ -41,7 +41,7 @@ class Subject:
     """A run, the images it is asked about, and how.
 
     args: others (random classes an image), images (how many for what is cheap; None: all), metric_images (for what
-    is dear), data_seed, batch_size, removal.
+    is dear), data_seed, images_at_once, removal.
     """
 
     run: Run
@@ -58,7 +58,7 @@ class Subject:
     def images(self, count: int | None) -> Images:
         """`count` images, spread over classes, or all; fewer are the same for every run."""
         indices = stratified(self.split.labels, min(count or len(self.split), len(self.split)), self.args.data_seed)
-        return Images(self.split, indices, self.run.config["data_config"], self.args.batch_size, 0)
+        return Images(self.split, indices, self.run.config["data_config"], self.args.images_at_once, 0)
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -195,7 +195,7 @@ def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> It
 def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Relative change of the true class's map under invisible input noise."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    parts = zip(x.split(subject.args.batch_size), labels.split(subject.args.batch_size))
+    parts = zip(x.split(subject.args.images_at_once), labels.split(subject.args.images_at_once))
     moved = torch.cat([repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed) for a, b in parts])
     yield from subject.rows(images, name, TRUE, {"noise": moved[:, 0].cpu().numpy()})
 
@@ -227,7 +227,7 @@ def measure_mosaics(subject: Subject, name: str, keep: Path) -> Iterator[Observa
         return
     mosaics, targets, which = make_mosaics(x, labels[:, 0], count=max(1, len(x) // 2), n=CELLS, seed=subject.args.data_seed)
     names = subject.names(images)
-    batches = zip(mosaics.split(subject.args.batch_size), targets.split(subject.args.batch_size))
+    batches = zip(mosaics.split(subject.args.images_at_once), targets.split(subject.args.images_at_once))
     shares = np.concatenate([cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS) for a, b in batches])
     for members, share in zip(which.tolist(), shares):
         yield subject.observe(" | ".join(names[i] for i in members), name, TRUE, "mosaic_share", float(np.nanmean(share)))

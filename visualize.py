@@ -144,7 +144,8 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
         colours = colour_scale(method, args.colour_map, "")["colour_map"]
         photo = Cell(pixels, title=method, caption="top 5:\n" + "\n".join(best) if not rows else "")
         rows.append([photo] + [
-            Cell(overlay(pixels, heat.numpy(), colours), caption=f"{run.class_names[c]} {percent(probability[c])}")
+            Cell(overlay(pixels, heat.numpy(), colours, grey=METHODS[method].signed),
+                 caption=f"{run.class_names[c]} {percent(probability[c])}")
             for c, heat in zip(targets, heats)])
     scale = "its own maximum" if args.normalise == "heatmap" else "the maximum over a method's heatmaps"
     signed = [method for method in args.relevance if METHODS[method].signed]
@@ -166,11 +167,10 @@ def draw_layers(run: Run, path: Path, pixels: np.ndarray, maps: torch.Tensor, la
     signed, written = METHODS[method].signed, []
     shares, names = layer_shares(layers)[0].sum(-1).numpy(), layer_names(run.model, layers.shape[2])
     scale = colour_scale(method, args.colour_map, "")
-    grey = np.repeat(pixels.mean(-1, keepdims=True) / 255, 3, axis=-1)  # in small cells, a photo's own colours mislead
 
     def colours(heats: torch.Tensor, shared: bool | int) -> np.ndarray:
         heats = normalise(to_heatmap(heats, pixels.shape[:2]), shared, signed)
-        return np.stack([[overlay(grey, heat.numpy(), scale["colour_map"], 0.75) for heat in row] for row in heats])
+        return np.stack([[overlay(pixels, heat.numpy(), scale["colour_map"], 0.75, grey=True) for heat in row] for row in heats])
 
     for column, target in enumerate(targets if METHODS[method].uses_target else targets[:1]):
         name = run.class_names[target] if METHODS[method].uses_target else "every class"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import commandline
 from data.datasets import load_data, stratified
 from data.transforms import Prepared, drawing_size, evaluation_transform
-from explain import DEFAULT_METHOD, METHODS, relevance
+from explain import METHODS, relevance
 from explain.metrics import repeatability, spearman
 from explain.perturbation import perturbation_curves
 from models.backbone import content_hash
@@ -33,6 +33,7 @@ from report.statistics import paired, single
 from report.tables import markdown_table, number, percent, write_json, write_text
 
 NOISE, STEPS, BATCH = 1e-3, 10, 8
+REFERENCE = "lrp_magnitude"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,12 +107,12 @@ def measure(photos: Photos, method: str, noise_images: int) -> dict[str, list[fl
 
 def row(name: str, found: dict, reference: dict, half: int) -> dict:
     """A method's row of the table."""
-    difference = paired(found["srg"], reference["srg"])
+    difference = paired(found["srg"][half:], reference["srg"][half:])
     likeness, noise, rounding = (np.array(found[key]) for key in ("likeness", "noise", "rounding"))
     return {
         "method": f"`{name}`", "passes": number(METHODS[name].passes, 1),
         "SRG, first half": with_interval(found["srg"][:half]), "SRG, second half": with_interval(found["srg"][half:]),
-        "less the default's, all": "" if found is reference else
+        f"less {REFERENCE}'s, second half": "" if found is reference else
         f"{number(difference.difference, 3, True)} [{number(difference.low, 3, True)}, {number(difference.high, 3, True)}]",
         "noise": f"{percent(np.nanmedian(noise), 2)}, {percent(np.nanmax(noise), 1)}",
         "float32": f"{percent(np.nanmedian(rounding), 4)}, {percent(np.nanmax(rounding), 2)}",
@@ -128,7 +129,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     photos = Photos(args)
     found = {}
-    for name in dict.fromkeys([DEFAULT_METHOD, *args.methods]):
+    for name in dict.fromkeys([REFERENCE, *args.methods]):
         path = args.keep / f"{name}.json"
         settings = {**photos.identity, "noise_images": args.noise_images}
         kept = json.loads(path.read_text()) if path.is_file() else {}
@@ -138,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
         # JSON has no NaN: null stands for it
         found[name] = {key: [np.nan if v is None else v for v in values] for key, values in kept["figures"].items()}
         print(name, with_interval(found[name]["srg"]), flush=True)
-    rows = [row(name, found[name], found[DEFAULT_METHOD], photos.half) for name in found]
+    rows = [row(name, found[name], found[REFERENCE], photos.half) for name in found]
     text = document(args, photos, markdown_table(rows))
     print(text)
     if args.out:
@@ -161,7 +162,7 @@ validation), {len(config['class_names'])} classes. Written by
   faithful, chance is 0 (the row of `random`). Mean with a 95 % BCa interval over photos, for the first
   {photos.half} photos and the others. Whatever was chosen by looking at photos was chosen on the first half, so
   read the second.
-- **less the default's**: mean paired difference of SRG to `{DEFAULT_METHOD}`, with its interval, over all photos.
+- **less {REFERENCE}'s**: mean paired difference of SRG to `{REFERENCE}`'s, with its interval.
 - **noise**: relative change (L2) of a map when noise of {NOISE:g} is added to the normalised image: median and worst of
   {min(args.noise_images, len(photos.images))} photos x 2 classes.
 - **float32**: relative difference between the map in float32 and in float64, median and worst of the same.

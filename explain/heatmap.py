@@ -13,6 +13,7 @@ from torch.nn import functional as F
 # Perceptually uniform; the second for maps with evidence against the target.
 DEFAULT_COLOUR_MAP = "inferno"
 SIGNED_COLOUR_MAP = "RdBu_r"
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def to_heatmap(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -54,11 +55,12 @@ def colour(heat: np.ndarray, colour_map: str = DEFAULT_COLOUR_MAP) -> np.ndarray
     return matplotlib.colormaps[colour_map](np.clip(heat, 0, 1))[..., :3]
 
 
-def overlay(image, heat, colour_map: str = DEFAULT_COLOUR_MAP, alpha: float = 0.55) -> np.ndarray:
+def overlay(image, heat, colour_map: str = DEFAULT_COLOUR_MAP, alpha: float = 0.55, grey: bool = False) -> np.ndarray:
     """Blend a heatmap over the pixels that the model saw.
 
     image: (H, W, 3), uint8 or float in [0, 1], array or PIL image. heat: (H, W) in [0, 1], array
-        or tensor. alpha: the heatmap's share, 0 to 1.
+        or tensor. alpha: the heatmap's share, 0 to 1. grey: take the colours out of the image first,
+        as under a diverging colour map a photo's own red and blue would pass for evidence.
     Returns uint8 (H, W, 3).
     """
     image = _to_float(image)
@@ -68,6 +70,8 @@ def overlay(image, heat, colour_map: str = DEFAULT_COLOUR_MAP, alpha: float = 0.
                          "Resize maps with to_heatmap(maps, (H, W)).")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1.")
+    if grey:
+        image = (image @ LUMA)[..., None]
     blended = (1 - alpha) * image + alpha * colour(heat, colour_map)
     return np.round(np.clip(blended, 0, 1) * 255).astype(np.uint8)
 

@@ -15,7 +15,7 @@ from models.runs import load_run
 from report.results import Results, read_results
 from tiny import colour_folder
 
-SMALL = ["--epochs", 1, "--images", 6, "--metric-images", 4, "--rows", 2, "--batch-size", 4]
+SMALL = ["--epochs", 1, "--images", 6, "--metric-images", 4, "--rows", 2, "--images-at-once", 4]
 
 
 @pytest.fixture(scope="module")

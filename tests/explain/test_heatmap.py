@@ -47,6 +47,8 @@ def test_overlay_blends_the_photo():
     assert np.array_equal(overlay(image / 255, heat), overlay(image, torch.from_numpy(heat)))
     hot, cold = overlay(image, np.ones((8, 10)), alpha=1), overlay(image, np.zeros((8, 10)), alpha=1)
     assert hot.dtype == np.uint8 and hot.sum() > cold.sum()
+    grey = overlay(image, heat, alpha=0, grey=True)
+    assert np.ptp(grey, axis=-1).max() == 0 and np.abs(grey[..., 0] - image @ [0.299, 0.587, 0.114]).max() < 1
     with pytest.raises(ValueError, match="to_heatmap"):
         overlay(image, heat[:4])
     with pytest.raises(ValueError, match="alpha"):
