@@ -15,7 +15,7 @@ from tqdm import tqdm
 from comparison import REGIONS, Images, layer_names, layer_shares, probabilities_of
 from data.datasets import ImageData, Split, stratified
 from data.transforms import scene_masks
-from explain import find_method, relevance
+from explain import METHODS, find_method, relevance
 from explain.depth import measure_depth
 from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patch_coverage, repeatability, spearman, ssim,
                              total_variation)
@@ -124,13 +124,13 @@ def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observatio
     targets = targets_of(subject, images, probability)
     others = min(subject.args.others, probability.shape[1] - 1)
 
-    def maps_of(**options) -> np.ndarray:
+    def maps_of(classes: np.ndarray, **options) -> np.ndarray:
         batches = zip(images.batches, images.read(images.batches))
         return np.concatenate([
-            relevance(model, x.to(subject.device), torch.from_numpy(targets[rows.start:rows.stop]).to(subject.device),
+            relevance(model, x.to(subject.device), torch.from_numpy(classes[rows.start:rows.stop]).to(subject.device),
                       name, **options).cpu().numpy() for rows, x in subject.progress(name, batches, len(images.batches))])
 
-    maps = maps_of()
+    maps = maps_of(targets)
     with atomic(keep) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, maps=maps.astype(np.float32), targets=targets, probability=probability)
@@ -142,7 +142,10 @@ def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observatio
     for target, part in ((TRUE, slice(0, 1)), (RANDOM, slice(1, 1 + others))):
         yield from subject.rows(images, name, target, scatter(maps[:, part]))
     if has_option(name, "centre_head"):
-        centred = maps_of(centre_head=True)
+        if METHODS[name].signed:    # linear: what is taken off is the same for every class of an image
+            centred = maps - (maps[:, :1] - maps_of(targets[:, :1], centre_head=True))
+        else:
+            centred = maps_of(targets, centre_head=True)
         for target, part in ((RANDOM, slice(1, 1 + others)), (RUNNER_UP, slice(1 + others, 2 + others))):
             found = likeness(centred, part)
             yield from subject.rows(images, name, target, {f"{key}_centred": value for key, value in found.items()})

@@ -21,7 +21,8 @@ class Method:
 
     compute: (Network, images (B, 3, H, W), targets (B, K), **options) -> (B, K, grid_h, grid_w), or
         a tuple that begins with it, where an option asks for more
-    signed: maps have negative parts that mean evidence against the target
+    signed: maps have negative parts that mean evidence against the target; they are linear in what is
+        explained, so that the map of a difference of logits is the difference of their maps
     uses_target: maps differ between targets for what the model computes (not for a random seed)
     passes: cost of a map in forward passes of its image, about, at K = 2 (DeiT-Tiny 224, one CPU
         thread, float32, default options; benchmarks/explain.py measures it)

@@ -90,6 +90,15 @@ def test_what_all_classes_share_is_nothing_to_a_centred_head(vit, images, target
     assert relative(relevance(vit, images, targets, method), centred) < 1e-8
 
 
+@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT if METHODS[name].signed])
+def test_signed_maps_are_linear_in_what_is_explained(vit, images, targets, method):
+    """So the map of a centred head follows from the plain maps, with one more way down for all classes."""
+    every = torch.arange(vit.num_classes).repeat(len(images), 1)
+    maps, centred = (relevance(vit, images, every, method, centre_head=flag) for flag in (False, True))
+    assert relative(maps - maps.mean(1, keepdim=True), centred) < 1e-8
+    assert relative(maps - (maps[:, :1] - centred[:, :1]), centred) < 1e-8
+
+
 @pytest.mark.parametrize("method", FROM_A_LOGIT)
 def test_contrasts_change_maps_and_batches_do_not(vit, images, targets, method):
     for contrast in CONTRASTS[1:]:
