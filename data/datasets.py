@@ -11,7 +11,8 @@ from typing import Protocol, Sequence
 import numpy as np
 from PIL import Image
 
-from data.folder import FolderSplit, scan_folder
+from data.folder import FolderSplit, scan_folder, some
+from data.masks import with_masks
 from data.scenes import CHANCE_BIAS, DATA_SEED_LIMIT, SPORTS, Scene, draw_scene
 from errors import ExplainedError, UsageError
 
@@ -19,7 +20,11 @@ SPORTS_HANDLE = "gpiosenka/sports-classification"
 
 
 class Split(Protocol):
-    """The images of one split, in a fixed order; `labels` is an int64 array of shape (len,)."""
+    """The images of one split, in a fixed order; `labels` is an int64 array of shape (len,).
+
+    `masks` are bool arrays (h, w) of the image's own size by name, `evidence` always among them; None where nobody
+    made any. `scene` is None but for drawn scenes.
+    """
 
     labels: np.ndarray
 
@@ -27,6 +32,7 @@ class Split(Protocol):
     def image(self, index: int) -> Image.Image: ...
     def name(self, index: int) -> str: ...
     def scene(self, index: int) -> Scene | None: ...
+    def masks(self, index: int) -> dict[str, np.ndarray] | None: ...
     def select(self, indices: Sequence[int]) -> "Split": ...
 
 
@@ -57,6 +63,9 @@ class SceneSplit:
     def scene(self, index: int) -> Scene:
         return draw_scene(self.data_seed, self.split, self.indices[index], self.size, self.context_bias)
 
+    def masks(self, index: int) -> dict[str, np.ndarray]:
+        return self.scene(index).masks
+
     def select(self, indices: Sequence[int]) -> "SceneSplit":
         return replace(self, indices=tuple(self.indices[i] for i in indices))
 
@@ -72,7 +81,8 @@ class SceneSplit:
 class ImageData:
     """A data set: class names in index order, splits by name, a content fingerprint, and what was odd about it.
 
-    `splits` always holds "train" and "val"; drawn scenes add "val_shuffled", folders perhaps "test".
+    `splits` always holds "train" and "val"; drawn scenes add "val_shuffled", folders perhaps "test". The fingerprint is
+    of images and labels; masks have one of their own, as training knows nothing of them ("" where there are none).
     """
 
     name: str
@@ -80,6 +90,7 @@ class ImageData:
     splits: dict[str, Split]
     fingerprint: str
     warnings: tuple[str, ...] = ()
+    masks_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,9 +115,9 @@ def load_data(
 ) -> ImageData:
     """Resolve --data: `scenes`, `sports`, or a folder with train/ and val/ or valid/ (and perhaps test/).
 
-    `image_size` (pixels) is the side at which scenes are drawn; photos keep their own. `train_images` and
-    `val_images` keep that many images a split (stratified by class, chosen by `data_seed`). Raises UsageError
-    for what cannot be meant and ExplainedError for data that cannot be had.
+    A folder may bring masks/ beside them, see `data.masks`. `image_size` (pixels) is the side at which scenes are
+    drawn; photos keep their own. `train_images` and `val_images` keep that many images a split (stratified by class,
+    chosen by `data_seed`). Raises UsageError for what cannot be meant and ExplainedError for data that cannot be had.
     """
     if not 0 <= data_seed < DATA_SEED_LIMIT:
         raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
@@ -174,12 +185,14 @@ def scan_folder_data(root: Path, spec: str, classes: Sequence[str] | None, progr
         splits[name], notes = scan.split, scan.notes
         warnings += notes
         _check_classes_present(name, folder, scan.split, class_names, warnings)
-    warnings += _shared_images(splits)
+    splits, notes = with_masks(root, splits, class_names, progress)
+    warnings += _shared_images(splits) + notes
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(f"{name} {class_names}".encode())
         digest.update(split.fingerprint().encode())
-    return ImageData(spec, class_names, splits, digest.hexdigest(), tuple(warnings))
+    masks = "".join(split.masks_fingerprint() for split in splits.values())
+    return ImageData(spec, class_names, splits, digest.hexdigest(), tuple(warnings), masks)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -189,7 +202,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
                          f"(or valid/), one subfolder a class")
     validation = next((root / name for name in ("val", "valid") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or validation is None:
-        found = _some(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
+        found = some(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
         raise UsageError(f"{root} holds {found}; expected train/ and val/ (or valid/), one subfolder a class in each")
     folders = {"train": root / "train", "val": validation}
     if (root / "test").is_dir():
@@ -207,7 +220,7 @@ def _check_no_unknown_classes(folders: dict[str, Path]) -> None:
     for folder in folders.values():
         if unknown := sorted(set(_class_folders(folder)) - known):
             raise UsageError(
-                f"{folder} has {len(unknown)} class(es) that {folders['train']} lacks: {_some(unknown)}; "
+                f"{folder} has {len(unknown)} class(es) that {folders['train']} lacks: {some(unknown)}; "
                 f"give all splits the same subfolders, or name the classes to keep with --classes")
 
 
@@ -229,24 +242,19 @@ def _chosen_classes(found: list[str], wanted: Sequence[str] | None, root: Path) 
 def nearest(name: str, known: Sequence[str]) -> str:
     """Return a phrase that offers the known names closest to a misspelt one."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {_some(list(known))}"
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {some(list(known))}"
 
 
 def _check_classes_present(name: str, folder: Path, split: FolderSplit, class_names, warnings: list[str]) -> None:
     counts = Counter(split.labels.tolist())
     empty = [c for i, c in enumerate(class_names) if not counts[i]]
     if empty and name == "train":
-        raise UsageError(f"{folder} has no readable image for {_some(empty)}; add images or keep other classes "
+        raise UsageError(f"{folder} has no readable image for {some(empty)}; add images or keep other classes "
                          f"with --classes")
     if not len(split):
         raise UsageError(f"{folder} has no readable image of the {len(class_names)} training classes")
     if empty:
-        warnings.append(f"{folder} has no readable image for {len(empty)} class(es): {_some(empty)}; "
+        warnings.append(f"{folder} has no readable image for {len(empty)} class(es): {some(empty)}; "
                         f"class indices stay those of the training split")
 
 
@@ -258,7 +266,7 @@ def _shared_images(splits: dict[str, FolderSplit]) -> list[str]:
             if shared:
                 which = [splits[second].name(k) for k, d in enumerate(splits[second].digests) if d in shared]
                 notes.append(f"{len(which)} image(s) of {second} are byte for byte in {first} too, which flatters "
-                             f"{second}: {_some(which)}")
+                             f"{second}: {some(which)}")
     return notes
 
 

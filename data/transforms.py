@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from data.datasets import Split
-from data.scenes import MASKS
 
 AUGMENTATIONS = ("none", "flip", "crop")
 
@@ -70,10 +69,13 @@ def to_pixels(tensors: torch.Tensor, config: dict) -> np.ndarray:
     return pixels.round().to(torch.uint8).movedim(-3, -1).numpy()
 
 
-def scene_masks(scene, config: dict) -> dict[str, np.ndarray]:
-    """Return a drawn scene's masks as the model sees the image: name -> bool (H, W)."""
+def prepared_masks(masks: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
+    """Return an image's masks as the model sees the image: bool (h, w) by name -> bool (H, W) by name.
+
+    What is small in a large photo may lie outside the crop or between the pixels: all False then.
+    """
     transform = mask_transform(config)
-    return {name: transform(scene.masks[name]) for name in MASKS}
+    return {name: transform(mask) for name, mask in masks.items()}
 
 
 @dataclass
