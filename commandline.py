@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from models.backbone import BackboneSpec, data_config
 from models.elsewhere import Hints
 
 CACHE = Path("results/cache")
+CONTINUES = "the same command continues after the last finished step"
 ELSEWHERE = "a model trained elsewhere: a timm name, a merged .safetensors or .pth file, a peft folder"
 DATA_OPTIONS = ("data_seed", "classes", "train_images", "val_images", "context_bias")
 
@@ -97,15 +100,38 @@ def hints_of(args: argparse.Namespace) -> Hints:
 
 
 def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: bool = True) -> None:
-    group = to.add_argument_group("explanation")
+    group = to.add_argument_group("explanation", relevance_table())
     group.add_argument("--relevance", nargs="+" if several else None, default=[DEFAULT_METHOD] if several else DEFAULT_METHOD,
-                       choices=list(METHODS), metavar="NAME", help=f"{', '.join(METHODS)} (default: {DEFAULT_METHOD})")
+                       type=relevance_method, metavar="NAME",
+                       help=f"{'some' if several else 'one'} of the methods above (default: {DEFAULT_METHOD})")
     if not options:
         return
     group.add_argument("--contrast", choices=CONTRASTS, default="none",
-                       help="explain the logit less the others' mean, less their softmax-weighted mean, or log p")
+                       help="explain, instead of the logit: 'mean', it less the mean of the others' (after Gu et al., ACCV "
+                            "2018); 'softmax', it less their mean weighted by softmax (after Iwana et al., ICCV workshops "
+                            "2019); 'log_p', log p to first order. For lrp and lrp_magnitude it enters through the gradient "
+                            "only: their relevance still starts at the logit")
     group.add_argument("--centre-head", action="store_true",
                        help="explain with the head's rows less their mean over classes, which softmax ignores anyway")
+
+
+def relevance_table() -> str:
+    """Return what --help says of each relevance method, in lines as wide as the terminal."""
+    width = max(60, shutil.get_terminal_size().columns - 4)  # argparse keeps two, and indents by two
+    lines = textwrap.wrap("The methods, each with the cost of a map in forward passes of its image (about, at K = 2 classes). "
+                          "Signed maps hold evidence against the class, too.", width)
+    for method in METHODS.values():
+        start = f"  {method.name:<21}{'signed' if method.signed else 'unsigned':<9}{method.passes:>4.1f}  "
+        lines += textwrap.wrap(method.description, width, initial_indent=start, subsequent_indent=" " * len(start))
+    return "\n".join(lines)
+
+
+def relevance_method(name: str) -> str:
+    """Check the name of a relevance method."""
+    try:
+        return find_method(name).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
 
 
 def relevance_options(args: argparse.Namespace) -> dict:
@@ -114,13 +140,28 @@ def relevance_options(args: argparse.Namespace) -> dict:
     if args.centre_head:
         options["centre_head"] = True
     asked = options | layers_option(args)
-    for method in [args.relevance] if isinstance(args.relevance, str) else args.relevance:
-        try:
-            find_method(method, asked)
-        except ValueError as error:
-            raise UsageError(f"{error} Choose another --relevance, or drop --contrast, --centre-head and "
-                             f"--layers") from error
+    methods = [args.relevance] if isinstance(args.relevance, str) else args.relevance
+    refusals = {method: why for method in methods if (why := _refusal(method, asked))}
+    if refusals:
+        flags = " and ".join(f"--{option.replace('_', '-')}" for option in asked)
+        able = [method for method in methods if method not in refusals]
+        choice = f"Of those given, {', '.join(able)} can; give no other" if able else "Choose another --relevance"
+        raise UsageError(f"{next(iter(refusals.values()))} {choice}, or drop {flags}")
     return options
+
+
+def _refusal(method: str, options: dict) -> str | None:
+    try:
+        find_method(method, options)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def relevance_changes(args: argparse.Namespace) -> list[str]:
+    """Return in words what --contrast and --centre-head change: pictures and their names say so."""
+    return [f"{option.replace('_', ' ')}" + ("" if value is True else f" {value}")
+            for option, value in relevance_options(args).items()]
 
 
 def layers_option(args: argparse.Namespace) -> dict:
@@ -249,18 +290,19 @@ def check_writable(folder: Path | None, option: str = "--out") -> None:
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
-        argv: Sequence[str] | None = None, several: bool = False) -> int:
+        argv: Sequence[str] | None = None, several: bool = False, interrupted: str = CONTINUES) -> int:
     """Parse, run, and turn what the user can mend into one line and an exit status; return that status.
 
     several: the command shares its work among the processes that torchrun starts; others refuse more than one.
+    interrupted: what Ctrl-C leaves behind, and what the same command does then.
     """
     # Numbers below 1e-38 mean nothing here, and a CPU's products take a hundred times as long over them.
     torch.set_flush_denormal(True)
-    return processes.run(lambda: _run(main, arguments, argv), several)
+    return processes.run(lambda: _run(main, arguments, argv, interrupted), several)
 
 
 def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
-         argv: Sequence[str] | None) -> processes.Outcome:
+         argv: Sequence[str] | None, interrupted: str) -> processes.Outcome:
     args = arguments.parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if hasattr(sys.stdout, "reconfigure"):
@@ -271,7 +313,7 @@ def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
     except ExplainedError as error:
         return error.exit_status, f"error: {error}"
     except KeyboardInterrupt:
-        return processes.INTERRUPTED, "interrupted; the same command continues after the last finished step"
+        return processes.INTERRUPTED, f"interrupted; {interrupted}"
     except BrokenPipeError:  # `... | head` closed our output; that is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The picture of a comparison: a row an image, a column a photo or a heatmap, heads above, one colour bar.
+"""The picture of a comparison: a row an image, a column a photo or a heatmap, heads above, a colour bar a scale.
 
 Rows grow with their captions, so that long class names are wrapped and never clipped or run into a neighbour.
 """
@@ -37,23 +37,31 @@ class Cell:
     colour: str | None = None
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A colour bar: matplotlib's name of its colours, what they measure, and the words at its two ends."""
+
+    colour_map: str = "inferno"
+    label: str = "relevance, per heatmap: 0 to its maximum"
+    limits: tuple[object, object] = (0, 1)
+
+
 def grid(
     path: str | Path,
     rows: Sequence[Sequence[Cell | None]],
     headers: Sequence[tuple[str, int]],
     subheaders: Sequence[str],
     title: str,
-    colour_map: str = "inferno",
-    colour_label: str = "relevance, per heatmap: 0 to its maximum",
-    colour_limits: tuple[object, object] = (0, 1),
+    scales: Sequence[Scale] = (Scale(),),
     footnote: str = "",
     cell_pixels: int = 224,
 ) -> None:
     """Write the grid as a PNG of exactly the size its cells and texts need.
 
-    headers: (text, columns spanned) a group, from the left; subheaders: a text a column; both may be "". An image
-    is scaled to fit `cell_pixels`, keeping its shape: pixel for pixel where it has that size, nearest neighbour at
-    whole multiples, bicubic otherwise. A cell may be None: its place stays empty.
+    headers: (text, columns spanned) a group, from the left; subheaders: a text a column; both may be "". scales: a
+    colour bar each, one below the other. An image is scaled to fit `cell_pixels`, keeping its shape: pixel for pixel
+    where it has that size, nearest neighbour at whole multiples, bicubic otherwise. A cell may be None: its place
+    stays empty.
     Raises ValueError when columns do not agree or an image is not (H, W, 3) uint8.
     """
     columns = len(subheaders)
@@ -61,7 +69,7 @@ def grid(
     lefts, width = _columns(headers, cell_pixels)
     layout = Layout(lefts, width, cell_pixels)
     blocks = [
-        layout.head(title, colour_map, colour_label, colour_limits),
+        layout.head(title, scales),
         layout.column_heads(headers, subheaders),
         *(layout.row(row) for row in rows),
     ]
@@ -109,30 +117,33 @@ class Layout:
     def __init__(self, lefts: Sequence[int], width: int, cell: int):
         self.lefts, self.width, self.cell = lefts, width, cell
 
-    def head(self, title: str, colour_map: str, label: str, limits: tuple[object, object]):
-        """Title, then the colour bar with its ends named, and what it measures: beside it, or below if narrow."""
-        space = self.width - 2 * MARGIN
-        titles = wrap(title, space, TITLE)
-        first, last = (str(limit) for limit in limits)
-        bar_left = MARGIN + text_width(first, SMALL) + PAD if first else MARGIN
-        bar_right = bar_left + BAR[0]
-        label_left = bar_right + PAD + text_width(last, SMALL) + 3 * PAD
-        beside = text_width(label, SMALL) <= self.width - MARGIN - label_left
-        labels = [label] if beside else wrap(label, space, SMALL)
-        bar_top = len(titles) * line_height(TITLE) + 2 * PAD
-        line = line_height(SMALL)
-        height = bar_top + line * (1 if beside else 1 + len(labels)) + 2 * ROW_GAP
+    def head(self, title: str, scales: Sequence[Scale]):
+        """Title, then the colour bars, their ends named, with what they measure beside them, or below if narrow."""
+        titles = wrap(title, self.width - 2 * MARGIN, TITLE)
+        firsts, lasts = ([text_width(str(scale.limits[end]), SMALL) + PAD for scale in scales] for end in (0, 1))
+        bar_left = MARGIN + round(max(firsts))
+        label_left = bar_left + BAR[0] + max(lasts) + 3 * PAD
+        beside = all(text_width(scale.label, SMALL) <= self.width - MARGIN - label_left for scale in scales)
+        labels = [[scale.label] if beside else wrap(scale.label, self.width - 2 * MARGIN, SMALL) for scale in scales]
+        above, line = len(titles) * line_height(TITLE) + 2 * PAD, line_height(SMALL)
+        steps = [PAD + line * (1 if beside else 1 + len(lines)) for lines in labels]
 
         def draw(pen: Pen, top: float) -> None:
             pen.lines(MARGIN, top, titles, TITLE)
-            row = round(top + bar_top)
-            colours = matplotlib.colormaps[colour_map](np.linspace(0, 1, BAR[0]), bytes=True)[None, :, :3]
-            pen.lines(MARGIN, row, [first], SMALL)
-            pen.image(round(bar_left), row + round((line - BAR[1]) / 2), *BAR, colours, "nearest")
-            pen.lines(bar_right + PAD, row, [last], SMALL)
-            pen.lines(label_left if beside else MARGIN, row if beside else row + line, labels, SMALL, colour=QUIET)
+            top += above
+            for scale, lines, step in zip(scales, labels, steps):
+                self._bar(pen, scale, bar_left, round(top))
+                pen.lines(label_left if beside else MARGIN, round(top) + line * (not beside), lines, SMALL, colour=QUIET)
+                top += step
 
-        return round(height), draw
+        return round(above + sum(steps) - PAD + 2 * ROW_GAP), draw
+
+    def _bar(self, pen: Pen, scale: Scale, left: int, top: int) -> None:
+        first, last = map(str, scale.limits)
+        colours = matplotlib.colormaps[scale.colour_map](np.linspace(0, 1, BAR[0]), bytes=True)[None, :, :3]
+        pen.lines(left - PAD, top, [first], SMALL, "right")
+        pen.image(left, top + round((line_height(SMALL) - BAR[1]) / 2), *BAR, colours, "nearest")
+        pen.lines(left + BAR[0] + PAD, top, [last], SMALL)
 
     def column_heads(self, headers: Sequence[tuple[str, int]], subheaders: Sequence[str]):
         spans, column = [], 0

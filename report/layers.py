@@ -1,7 +1,8 @@
 """Relevance by block and head: one image's maps as a matrix, and the shares of several runs with their statistics.
 
 Letters: N images, K targets, L layers (blocks, and attention pooling where there is one), h heads.
-A share is a head's part of all relevance of an image, in magnitudes; over blocks and heads shares sum to 1.
+A share is a head's part of the relevance of all heads of an image, in magnitudes; over blocks and heads shares sum to 1.
+What a head's relevance is differs between methods, and so does whether all heads' is the map: the caller's words say it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from report.blocks import Block, key, paragraph
 from report.canvas import INK, MARKERS, PALETTE, QUIET, Pen, line_height, text_width, wrap
 from report.grid import BAR, CAPTION, CELL_TITLE, GAP, GROUP_GAP, HEADER, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Cell
-from report.grid import Layout, stack
+from report.grid import Layout, Scale, stack
 from report.statistics import single
 from report.tables import percent
 
@@ -31,10 +32,11 @@ SMALLEST_CELL, LARGEST_CELL = 56, 112  # pixels
 PREVIEW = 176  # side of the image above a matrix, pixels
 NAMES, NUMBERS, BARS = 70, 64, 84  # columns left of a matrix, pixels
 FIGURE_WIDTH, SMALLEST_PANEL, BESIDE_PANEL = 1100, 200, 66  # pixels of layers.png
+SMALLEST_DIFFERENCE = 0.01  # the end of the scale where no share differs: a percentage point
 MEAN, LOW, HIGH = 0, 1, 2  # along the last axis of LayerMeans
 
 
-# ---- one image: what each head of each block added to its map
+# ---- one image: the relevance of each head of each block
 
 
 def head_matrix(
@@ -44,16 +46,14 @@ def head_matrix(
     shares: np.ndarray,
     blocks: Sequence[str],
     title: str,
-    colour_map: str,
-    colour_label: str,
-    colour_limits: tuple[object, object],
+    scale: Scale,
     footnote: str = "",
 ) -> None:
     """Write a PNG with a row a block, the first at the top, a column a head, and a last column for all heads.
 
     preview: the image and its whole map, shown above. cells: pictures (L, h + 1, H, W, 3) uint8, the last of a row
-    for all heads. shares (L,): each block's part of the relevance, 0 to 1, as number and bar; NaN is shown as a dash.
-    blocks: their names. Raises ValueError when these do not agree.
+    for all heads. shares (L,): each block's part of all heads' relevance, 0 to 1, as number and bar; NaN is shown
+    as a dash. blocks: their names. Raises ValueError when these do not agree.
     """
     layers, columns = cells.shape[:2]
     if not len(shares) == len(blocks) == layers:
@@ -67,7 +67,7 @@ def head_matrix(
     layout = Layout(lefts, width, side)
     above = Layout([MARGIN + i * (PREVIEW + GAP) for i in range(len(preview))], width, PREVIEW)
     blocks_of_picture = [
-        layout.head(title, colour_map, colour_label, colour_limits),
+        layout.head(title, [scale]),
         above.row(preview),
         _matrix_heads(layout, columns - 1),
         _matrix(lefts, side, cells, shares, blocks),
@@ -79,7 +79,7 @@ def head_matrix(
 
 def _matrix_heads(layout: Layout, heads: int) -> Block:
     height, columns = layout.column_heads([("head", heads), ("all", 1)], [*map(str, range(heads)), ""])
-    words = wrap("share of all relevance", NUMBERS + BARS, CAPTION)
+    words = wrap("share of all heads' relevance", NUMBERS + BARS, CAPTION)
 
     def draw(pen: Pen, top: float) -> None:
         columns(pen, top)
@@ -180,8 +180,9 @@ def layer_profiles(
     width = max(FIGURE_WIDTH, 2 * MARGIN + len(shown) * (SMALLEST_PANEL + BESIDE_PANEL))
     panel = (width - 2 * MARGIN) // len(shown) - BESIDE_PANEL
     lefts = [MARGIN + BESIDE_PANEL - 16 + i * (panel + BESIDE_PANEL) for i in range(len(shown))]
-    limits = tuple(_largest([run.by_head[..., MEAN] for run in part]) for part in (runs, shown[len(runs) :]))
-    heading = "Share of relevance by block (%): mean over images and its 95 % interval"
+    limits = (_largest([run.by_head[..., MEAN] for run in runs]),
+              _largest([difference.by_head[..., MEAN]], SMALLEST_DIFFERENCE) if difference else SMALLEST_DIFFERENCE)
+    heading = "Share of all heads' relevance by block (%): mean over images and its 95 % interval"
     blocks = [
         paragraph(title, width, TITLE),
         paragraph(heading, width, HEADER),
@@ -194,9 +195,9 @@ def layer_profiles(
     stack(path, width, blocks)
 
 
-def _largest(arrays: Sequence[np.ndarray]) -> float:
-    """Largest magnitude, or 1 where there is none to draw."""
-    return max((float(np.nanmax(np.abs(array), initial=0.0)) for array in arrays), default=0.0) or 1.0
+def _largest(arrays: Sequence[np.ndarray], otherwise: float = 1.0) -> float:
+    """Largest magnitude, or another number where there is none to draw."""
+    return max((float(np.nanmax(np.abs(array), initial=0.0)) for array in arrays), default=0.0) or otherwise
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -250,16 +251,16 @@ def _colour_bars(
 ) -> Block:
     """What the matrices below say, in words and colours: shares on the left, differences above their own column."""
     room = (lefts[-1] - MARGIN if difference else width) - MARGIN - GAP
-    bars = [(MARGIN, room, SHARE_COLOURS, "0 %", percent(limits[0]), "share of an image's relevance, mean over images")]
+    bars = [(MARGIN, room, SHARE_COLOURS, "0 %", percent(limits[0]), "share of all heads' relevance, mean over images")]
     if difference:
-        bars.append((lefts[-1] - 20, width - MARGIN - lefts[-1] + 20, DIFFERENCE_COLOURS, f"{-100 * limits[1]:.2g}",
-                     f"{100 * limits[1]:+.2g}", "percentage points; dot: the 95 % interval of the paired difference "
-                                                "excludes 0"))
+        points = np.format_float_positional(100 * limits[1], 2, fractional=False, trim="-")
+        bars.append((lefts[-1] - 20, width - MARGIN - lefts[-1] + 20, DIFFERENCE_COLOURS, f"-{points}", f"+{points}",
+                     "percentage points; dot: the 95 % interval of the paired difference excludes 0"))
     words = [wrap(text, room, SMALL) for _, room, *_, text in bars]
     head, line = line_height(HEADER) + PAD, line_height(SMALL)
 
     def draw(pen: Pen, top: float) -> None:
-        pen.lines(MARGIN, top, ["Share of relevance by block and head"], HEADER)
+        pen.lines(MARGIN, top, ["Share of all heads' relevance by block and head"], HEADER)
         for (left, room, colours, first, last, _), text in zip(bars, words):
             first = first.replace("-", "\N{MINUS SIGN}")
             bar = left + text_width(first, SMALL) + PAD

@@ -1,9 +1,11 @@
 """The commands as people use them: what they write, that they reuse it, and one line for whatever is wrong."""
 
 import csv
+import runpy
 import shlex
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,16 @@ from safetensors.torch import load_file
 
 import commandline
 import compare
+import comparison
 import study
 import train
 import visualize
 from commands import command, files, process
+from explain import METHODS
 from models.runs import load_run
 from tiny import COLOURS, NAME, SIZE, colour_folder, write_weights
 
+TAGGED = f"{NAME}.r160_in1k"  # the same model by another name
 RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "summary.json", "timings.json"}
 ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
 
@@ -131,15 +136,57 @@ def test_compare_writes_a_picture_maps_and_numbers_and_reuses_them(shop, tmp_pat
     assert "finished: reused" in capsys.readouterr().out and files(tmp_path) == before
 
 
-def test_visualize_draws_one_picture_an_image_whatever_their_names(shop, tmp_path, capsys):
-    images = [shop.colours / "val" / name / "00.png" for name in ("red", "blue")]
-    assert command(visualize, shop.dora, *images, "--targets", "true", "pred", "green", "--relevance", "lrp", "rollout",
-                   "--out", tmp_path) == 0
-    assert set(files(tmp_path)) == {"red-00.png", "blue-00.png"}
-    assert capsys.readouterr().out.split() == [str(tmp_path / "red-00.png"), str(tmp_path / "blue-00.png")]
+def test_a_map_that_is_zero_has_no_noise_and_is_counted(shop, tmp_path, monkeypatch, capsys):
+    """GradCAM's maps often are: noise relative to nothing is no number."""
+    measure = comparison.repeatability
+
+    def some_zero(model, images, *args, **named):
+        moved = measure(model, images, *args, **named)
+        moved[0] = torch.nan  # the first image of every batch
+        return moved
+
+    monkeypatch.setattr(comparison, "repeatability", some_zero)
+    assert command(compare, shop.linear, shop.dora, "--images", 4, "--rows", 1, "--batch-size", 4, "--out", tmp_path) == 0
+    rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
+    kept = [float(row["noise_true"]) for row in rows if row["run"] == "linear" and row["noise_true"]]
+    assert len(kept) == 3
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(f"moves maps by {100 * np.median(kept):.2f} % (median; 1 of 4 maps are 0 and left out)")
+
+
+def test_nothing_but_maps_of_zero_has_no_median():
+    assert np.isnan(comparison.finite_median([np.nan, np.inf])) and comparison.finite_median([np.nan, 2.0]) == 2
+
+
+def test_frames_are_explained_where_there_are_some(shop, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(compare, "grid", lambda *args, **named: drawn.append(named))
+    models = {"own": [NAME, TAGGED, "--weights", shop.weights, "--image-size", SIZE, "--data", shop.colours],
+              "one": [shop.linear, NAME, "--weights", shop.weights, "--image-size", SIZE], "none": [shop.linear, shop.dora]}
+    for name, given in models.items():
+        assert command(compare, *given, "--images", 2, "--rows", 1, "--out", tmp_path / name) == 0
+    notes = [named["footnote"] for named in drawn]
+    assert ["Frames" in note for note in notes] == [False, True, True]
+    assert ["neither true nor predicted" in note for note in notes] == [False, True, True]
+    assert ["classes of its own" in note for note in notes] == [True, True, False]
 
 
 # ---- Ctrl-C
+
+
+@pytest.mark.parametrize("script", [compare, visualize])
+def test_what_ctrl_c_leaves_is_said_by_each_command(tmp_path, monkeypatch, capsys, script):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "photo.png").write_bytes(b"")
+    monkeypatch.setattr(comparison, "load_explainable", interrupt)
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", "some-run", str(tmp_path / "photo.png"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(script.__name__, run_name="__main__")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == f"interrupted; {script.INTERRUPTED}\n"
+    assert "continues" not in script.INTERRUPTED
 
 
 def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, capsys):
@@ -346,7 +393,7 @@ def test_compare_refuses_a_trained_swin(shop, tmp_path, refused):
     assert "SwinTransformer" in refused(compare, shop.linear, runs, "--out", tmp_path / "out")
 
 
-# ---- wrong inputs: compare.py, visualize.py, study.py
+# ---- wrong inputs: compare.py, study.py; visualize.py's own stand in test_visualize.py
 
 
 def test_one_run_cannot_be_compared(shop, tmp_path, refused):
@@ -387,7 +434,7 @@ def test_runs_of_different_classes(shop, tmp_path, refused):
 @pytest.mark.parametrize("options, words", [
     (["--split", "val_shuffled"], "--split val_shuffled does not exist"),
     (["--split", "train"], "expected val"),
-    (["--relevance", "lrpp"], "invalid choice: 'lrpp'"),
+    (["--relevance", "lrp_dept"], "argument --relevance: unknown relevance method 'lrp_dept'; did you mean lrp_depth"),
     (["--colour-map", "infernal"], "did you mean 'inferno'"),
     (["--images", "0"], "'0' is no whole number of at least 1"),
     (["--data", "nowhere"], "--data nowhere does not exist"),
@@ -422,32 +469,6 @@ def test_an_interrupted_comparison_is_not_taken_for_a_finished_one(shop, tmp_pat
     assert "comparison.json" not in files(tmp_path)
 
 
-def test_a_target_misspelt(shop, tmp_path, refused):
-    message = refused(visualize, shop.linear, shop.colours / "val" / "red" / "00.png", "--targets", "gren", "--out", tmp_path / "o")
-    assert "no class 'gren' in this run; did you mean 'green'" in message
-
-
-def test_the_true_class_of_an_image_elsewhere(shop, tmp_path, refused):
-    photo = tmp_path / "photo.png"
-    shutil.copy(shop.colours / "val" / "red" / "00.png", photo)
-    message = refused(visualize, shop.linear, photo, "--targets", "true", "--out", tmp_path / "out")
-    assert f"the true class of {photo} is unknown" in message
-
-
-def test_images_that_are_not_there(shop, tmp_path, refused):
-    assert "names no image" in refused(visualize, shop.linear, tmp_path / "*.jpg", "--out", tmp_path / "out")
-
-
-def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, tmp_path, capsys):
-    (tmp_path / "text.jpg").write_text("text")
-    argv = [shop.linear, tmp_path / "text.jpg", "--out", tmp_path / "out"]
-    assert command(visualize, *argv) == 1
-    warning, error = capsys.readouterr().err.splitlines()
-    assert "text.jpg is no readable image" in warning and error.startswith("error: none of the 1 file(s)")
-    assert command(visualize, shop.linear, tmp_path / "text.jpg", shop.colours / "val" / "red" / "00.png", *argv[2:]) == 0
-    assert set(files(tmp_path / "out")) == {"00.png"}
-
-
 def test_a_run_keeps_its_head_apart_from_the_backbone(shop):
     assert set(load_file(shop.linear / "head.safetensors")) == {"head.weight", "head.bias"}
 
@@ -463,11 +484,33 @@ def test_what_is_explained_can_be_changed_and_another_choice_is_another_comparis
     assert not np.allclose(np.load(out / "maps.npz")["maps_0"], centred)
 
 
-def test_signed_and_unsigned_methods_stand_in_one_picture(shop, tmp_path):
-    image = next((shop.colours / "val").rglob("*.png"))
-    assert command(visualize, shop.dora, image, "--relevance", "lrp_magnitude", "cp_lrp", "--contrast", "mean",
-                   "--out", tmp_path) == 0
-    assert (tmp_path / f"{image.stem}.png").is_file()
+@pytest.mark.parametrize("script", [compare, visualize, study])
+def test_a_relevance_method_misspelt(tmp_path, refused, script):
+    """Before anything is loaded: the runs are not even there."""
+    given = {compare: [tmp_path / "a", tmp_path / "b"], visualize: [tmp_path / "a", tmp_path / "b.png"], study: []}[script]
+    message = refused(script, *given, "--relevance", "lrp_dept", "--out", tmp_path / "out")
+    assert "unknown relevance method 'lrp_dept'; did you mean lrp_depth" in message
+
+
+@pytest.mark.parametrize("script", [compare, visualize, study])
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_help_describes_every_relevance_method(monkeypatch, script, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = script.build_parser().format_help().splitlines()
+    start = next(i for i, line in enumerate(lines) if line == "explanation:")
+    table = lines[start:next(i for i, line in enumerate(lines) if line.startswith("  --relevance"))]
+    assert max(map(len, table)) <= max(64, columns - 2)
+    said = " ".join(" ".join(table).split())
+    for method in METHODS.values():
+        assert (f"{method.name} {'signed' if method.signed else 'unsigned'} {method.passes:.1f} "
+                f"{method.description}") in said
+    assert "forward passes" in said and "K = 2" in said
+
+
+def test_help_says_where_a_contrast_enters_and_whose_it_is():
+    said = " ".join(visualize.build_parser().format_help().split())
+    assert "For lrp and lrp_magnitude it enters through the gradient only" in said
+    assert "Gu et al., ACCV 2018" in said and "Iwana et al., ICCV workshops 2019" in said
 
 
 @pytest.mark.parametrize("script", [compare, visualize])

@@ -13,13 +13,14 @@ from torch import nn
 import compare
 import visualize
 from commands import command, files
-from comparison import layer_names, layer_shares
+from comparison import heads_add_up, layer_names, layer_shares
 from data.datasets import load_data, stratified
 from data.images import open_image
 from data.transforms import Prepared, evaluation_transform
 from explain import METHODS, find_method, relevance
 from models.runs import load_run
 from report.statistics import single
+from tiny import NAME
 
 FEW = ["--images", 6, "--rows", 2]
 BLOCKS, HEADS = 6, 2  # of the tiny ViT
@@ -77,7 +78,47 @@ def test_layers_are_named_from_the_last(pool, count, expected):
     assert layer_names(SimpleNamespace(blocks=[None] * 3, attn_pool=pool), count) == expected
 
 
+@pytest.mark.parametrize("method", WITH)
+def test_heads_add_up_to_the_map_where_it_is_said_and_nowhere_else(shop, method):
+    run = load_run(shop.dora)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps, layers = relevance(run.model.double(), images, torch.tensor([[0, 2], [1, 0]]), method, layers=True)
+    gap = (layers.sum((2, 3)) - maps).norm() / maps.norm()
+    assert gap < 1e-10 if heads_add_up(method) else gap > 1e-3  # cp_lrp: 0.02 with these weights, 0.9 on DeiT-Tiny
+
+
 # ---- compare.py
+
+
+@pytest.fixture
+def profiles(monkeypatch) -> list[tuple]:
+    """What compare.py asks of `layer_profiles`: (runs, difference, targets), and the words around them."""
+    asked = []
+    monkeypatch.setattr(compare, "layer_profiles", lambda _path, *args, **named: asked.append((args, named)))
+    return asked
+
+
+@pytest.mark.parametrize("method", ["rollout", "lrp", "attnlrp_epsilon", "lrp_depth"])
+def test_the_figure_says_what_a_heads_relevance_is(shop, tmp_path, profiles, method):
+    assert command(compare, shop.linear, shop.dora, "--images", 2, "--rows", 1, "--relevance", method, "--layers",
+                   "--out", tmp_path) == 0
+    (_, words), = profiles
+    adds = method in ("rollout", "lrp")
+    assert words["title"].startswith(f"Where in the network {'relevance arises' if adds else 'heads carry relevance'}: {method}")
+    assert ("adds to the map" in words["footnote"]) == adds
+    assert ("carries away from each patch" in words["footnote"] and "does not add up" in words["footnote"]) == (not adds)
+
+
+def test_panels_are_headed_by_the_class_that_is_explained(shop, tmp_path, profiles):
+    model = ["--weights", shop.weights, "--image-size", 32, "--images", 2, "--rows", 1, "--layers"]
+    tagged = f"{NAME}.r160_in1k"  # the same model by another name
+    assert command(compare, NAME, tagged, *model, "--data", shop.colours, "--out", tmp_path / "own") == 0
+    assert command(compare, NAME, shop.dora, *model, "--out", tmp_path / "one") == 0
+    ((_, difference, own), own_words), ((_, _, one), one_words) = profiles
+    assert own == ("predicted class", "random other class") and "true class" not in own_words["footnote"]
+    assert one == ("true class", "random other class")
+    assert f"For {NAME}, with classes of its own, the true class is the one it predicts" in one_words["footnote"]
+    assert not difference.by_head[..., 0].any(), "the same model twice"
 
 
 def test_compare_writes_shares_of_every_block_and_head(shop, compared):
@@ -209,6 +250,20 @@ def test_heads_of_a_block_share_a_scale_and_blocks_do_not(matrices):
                                             ("Eiskunstläufer", "Eiskunstläufer"), ("x" * 300, "x" * 60)])
 def test_class_names_become_parts_of_file_names(name, expected):
     assert visualize.slug(name) == expected
+
+
+@pytest.mark.parametrize("method", WITH)
+def test_a_matrix_says_what_a_heads_relevance_is(shop, tmp_path, monkeypatch, method):
+    asked = []
+    monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append((args, named)))
+    photo = shop.colours / "val" / "red" / "00.png"
+    assert command(visualize, shop.dora, photo, "--targets", "red", "--relevance", method, "--layers", "--out", tmp_path) == 0
+    (*_, title, scale), words = asked[0]
+    name = "red" if METHODS[method].uses_target else "every class"
+    start = "What each head adds to the map" if heads_add_up(method) else "What relevance each head carries away"
+    assert title == f"{start} for {name}: {method}, dora, red/00.png"
+    assert ("It does not add up to the map" in words["footnote"]) == (not heads_add_up(method))
+    assert scale.limits == (("against", "for") if METHODS[method].signed else ("0", "max"))
 
 
 # ---- refusals

@@ -8,6 +8,7 @@ from PIL import Image
 from report import canvas
 from report.canvas import font, text_width, wrap
 from report.figures import CORRECT, PALETTE, Cell, bars, grid, training_curves
+from report.grid import Scale
 from texts import check_texts
 
 LONG = ("figure skating women", "wheelchair basketball", "snowmobile racing", "Donaudampfschifffahrtsgesellschaft polo")
@@ -49,6 +50,23 @@ def test_grid_clips_nothing_and_overlaps_nothing(tmp_path, drawn, runs, count, c
     words = " ".join(text.get_text() for text in texts)
     assert "relevance, per heatmap: 0 to its maximum" in words.replace("\n", " ")
     assert all(name.split()[0] in words for name in LONG[: min(count, 3)])
+
+
+@pytest.mark.parametrize("columns", [2, 5])
+def test_grid_has_a_bar_for_each_scale(tmp_path, drawn, columns):
+    """Beside its own words, or above them where the picture is narrow."""
+    scales = [Scale("inferno", "lrp: relevance, each heatmap from 0 to its own maximum", ("0", "max")),
+              Scale("RdBu_r", "cp_lrp, lrp_depth: relevance against and for the class, each scaled by its own maximum",
+                    ("against", "for"))]
+    grid(tmp_path / "g.png", [[Cell(picture())] * columns], [("", columns)], [""] * columns, "t", scales)
+    words = "".join("".join(text.get_text().split()) for text in check_texts(drawn[0]))
+    assert all("".join(scale.label.split()) in words for scale in scales) and {"0", "max", "against", "for"} <= {
+        text.get_text() for text in drawn[0].texts}
+    bars = [axes for axes in drawn[0].axes if axes.images[0].get_array().shape[0] == 1]
+    assert [bar.images[0].get_array()[0, -1].tolist() for bar in bars] == [
+        list(matplotlib.colormaps[scale.colour_map](1.0, bytes=True)[:3]) for scale in scales]
+    first, second = [bar.get_window_extent() for bar in bars]
+    assert first.y0 > second.y1 and first.x0 == second.x0 and first.width == second.width
 
 
 def test_grid_has_the_size_of_its_cells_and_shows_a_fitting_image_pixel_for_pixel(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from report.grid import Cell
+from report.grid import Cell, Scale
 from report.layers import ALL, LayerMeans, head_matrix, layer_means, layer_profiles, layer_rows
 from report.statistics import single
 from texts import check_texts
@@ -37,8 +37,8 @@ def matrix(path, layers: int = 3, heads: int = 2, shape=(32, 32), shares=None, b
     cells = np.full((layers, heads + 1, *shape, 3), 120, np.uint8) if cells is None else cells
     shares = np.full(layers, 1 / layers) if shares is None else shares
     preview = [Cell(photo, caption="image"), Cell(photo, caption="the whole map\narchery 75.9 %")]
-    head_matrix(path, preview, cells, shares, names(layers) if blocks is None else blocks, title, "inferno",
-                "relevance, each block's heads scaled by their maximum", (0, "max"), footnote="words " * 40)
+    head_matrix(path, preview, cells, shares, names(layers) if blocks is None else blocks, title,
+                Scale("inferno", "relevance, each block's heads scaled by their maximum", (0, "max")), footnote="words " * 40)
 
 
 # ---- statistics
@@ -95,7 +95,7 @@ def test_profiles_clip_nothing_and_overlap_nothing(tmp_path, drawn, layers, head
     layer_profiles(tmp_path / "layers.png", runs, difference, TARGETS, "Where in the network relevance arises: " * 3,
                    "Heads correspond by number. " * 9)
     words = "".join("".join(text.get_text().split()) for text in check_texts(drawn[0]))  # wherever lines were broken
-    for said in (*labels, *TARGETS, "percentage points", "share of an image's relevance", "95 %"):
+    for said in (*labels, *TARGETS, "percentage points", "share of all heads' relevance", "95 %"):
         assert "".join(said.split()) in words
 
 
@@ -115,6 +115,17 @@ def test_matrices_show_the_means_and_dots_what_is_told_apart_from_zero(tmp_path,
     assert all(np.allclose(shown[i].get_clim(), (-2.25, 2.25)) for i in (2, 5)), "symmetric about zero"
     dots = [axes.collections[0].get_offsets().tolist() for axes in (heats[2], heats[5])]
     assert dots == [[[1, 2]], []]
+
+
+@pytest.mark.parametrize("largest, ends", [(0.0, "1"), (1.0, "100"), (0.0225, "2.2"), (0.0004, "0.04")])
+def test_the_scale_of_differences_is_read_in_points(tmp_path, drawn, largest, ends):
+    """Also where nothing differs, and where all does."""
+    differences = np.zeros((6, 2, 3, 2))
+    differences[:, 0, 2, 1] = largest
+    run = means_of("linear")
+    layer_profiles(tmp_path / "layers.png", [run, run], layer_means("x minus x", names(3), differences), TARGETS, "t")
+    words = [text.get_text() for text in check_texts(drawn[0])]
+    assert f"\N{MINUS SIGN}{ends}" in words and f"+{ends}" in words
 
 
 def test_runs_of_other_depths_share_an_axis_and_have_no_difference(tmp_path, drawn):
