@@ -5,19 +5,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from report.statistics import holm, paired, single
-from report.tables import ABSENT, estimate, interval, markdown_table, number, p_text, percent
-from report.verdicts import (FEWEST_IMAGES, ONE_SEED, RULE, TOO_FEW, Judgement, Measured, judge, measure,
-                             measure_accuracy, measure_overfitting, verdict)
+from report.statistics import holm
+from report.tables import ABSENT, estimate, markdown_table, number, p_text, percent
+from report.verdicts import (ONE_SEED, RULE, Judgement, Measured, judge, measure, measure_accuracy,
+                             measure_overfitting)
 
-NO_VERDICT = f"undecided ({TOO_FEW})"
-SEES_THE_CLASS = {"supported": "yes", "not supported": "no, the reverse", "undecided": "undecided"}
+MAIN = ("a", "b", "c", "d", "e")
 READING = (
     "A difference is the first run's figure minus the second's. (a), (d): all validation images; (b), (c): the "
     "explained images; (e): training images that were not held out, without augmentation. Intervals over images: BCa "
     "bootstrap (a, b, c, and d with several seeds), Tango's score interval (d with one seed), percentile bootstrap "
     "(e). They speak about other images, not about other training seeds; the interval over seeds, where there are "
-    "several, is Student's t, and seeds are never counted as images."
+    "several, is Student's t, and seeds are never counted as images. One family of p-values is all claims (a) to (e) of "
+    "a data set that are judged; likeness measured otherwise (b', b'', ...) and pairs of methods that the claims are not "
+    "about are another."
 )
 
 
@@ -44,24 +45,30 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Wording:
-    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike'), measured by 'Spearman'.
+    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike') + 'than linear's', measured by 'Spearman'.
 
-    points: the figures are fractions of images and are shown in percent, their differences in points.
+    topic: what is compared, whoever the two methods are. points: the figures are fractions of images and are shown in
+    percent, their differences in points.
     """
 
+    topic: str
     subject: str
     more: str
     less: str
+    than: str
     measure: str = ""
     points: bool = False
+
+    def side(self, claimed: bool = True) -> str:
+        return f"{self.subject} {self.more if claimed else self.less} than {self.than}"
 
 
 @dataclass(frozen=True)
 class Claim:
     """One statement about two methods: that `measured`, first minus second, has the sign `sign`.
 
-    corrected_p: its p-value, corrected for all claims of the table. judgement: None where the claim is not about
-    such methods. The texts are those of claims.md.
+    corrected_p: its p-value, corrected for its family. judgement: None where the claim is not about such methods. The
+    texts are those of claims.md.
     """
 
     letter: str
@@ -75,7 +82,7 @@ class Claim:
     @property
     def text(self) -> str:
         w = self.wording
-        return f"{w.subject} {w.more}" + (f" ({w.measure})" if w.measure else "")
+        return w.side() + (f" ({w.measure})" if w.measure else "")
 
     @property
     def first(self) -> str:
@@ -128,8 +135,6 @@ class Claim:
         """Why a claim is undecided, and what would have been found; '' for other verdicts."""
         if self.judgement is None or self.judgement.word != "undecided":
             return ""
-        if self.judgement.reason == TOO_FEW:  # from which no standard error can be told either
-            return TOO_FEW
         return "; ".join(filter(None, (self.judgement.reason, f"smallest detectable: {self.detectable}")))
 
     @property
@@ -144,13 +149,31 @@ class Claim:
         return percent(value) if self.wording.points else number(value)
 
 
-def claims(first: Sequence[Evidence], second: Sequence[Evidence], judged: bool = True) -> list[Claim]:
-    """Measure claims (a) to (e) for two methods, each with one Evidence a training seed, in the same order.
+def claims(pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]]) -> list[list[Claim]]:
+    """Measure claims (a) to (e) about one data set, for each pair of methods: a list a pair.
 
-    Likeness measured otherwise gives claims (b'), (b'') and so on. All p-values are corrected together. Where `judged`
-    is False the methods are not the kinds of the earlier study (linear probe first, DoRA second), and figures stand
-    without verdicts. Raises ValueError when seeds, ways to measure likeness or numbers of images do not match.
+    pairs: (first, second, judged); a method is a list of one Evidence a training seed, in the same order for both.
+    Likeness measured otherwise gives claims (b'), (b'') and so on. Where `judged` is False the methods are not the
+    kinds of the earlier study (linear probe first, DoRA second), and figures stand without verdicts. p-values are
+    corrected together over all pairs: claims (a) to (e) that are judged in one family, all else in another. Raises
+    ValueError when seeds, ways to measure likeness or numbers of images do not match.
     """
+    stated = [(place, *one, judged) for place, (first, second, judged) in enumerate(pairs)
+              for one in _stated(first, second)]
+    main = [letter in MAIN and judged for _, letter, *_, judged in stated]
+    corrected = np.empty(len(stated))
+    for family in (True, False):
+        members = [i for i, one in enumerate(main) if one == family]
+        corrected[members] = holm([stated[i][4].p_value for i in members])
+    found: list[list[Claim]] = [[] for _ in pairs]
+    for (place, letter, wording, sign, measured, judged), p in zip(stated, corrected.tolist()):
+        names = tuple(runs[0].label for runs in pairs[place][:2])
+        found[place].append(Claim(letter, wording, names, measured, sign, p, judge(measured, sign, p) if judged else None))
+    return found
+
+
+def _stated(first: Sequence[Evidence], second: Sequence[Evidence]) -> list[tuple[str, Wording, int, Measured]]:
+    """Letter, wording, claimed sign and measurement of every claim about two methods."""
     _check(first, second)
     a, b = first[0].label, second[0].label
 
@@ -160,23 +183,22 @@ def claims(first: Sequence[Evidence], second: Sequence[Evidence], judged: bool =
     def otherwise(name: str) -> list[list[np.ndarray]]:
         return [[evidence.likeness_otherwise[name] for evidence in runs] for runs in (first, second)]
 
-    alike = (f"{b}'s maps of the true and the other class are", "more alike", "less alike")
-    stated = [
-        ("a", Wording(f"{a} gives the true class a", "higher probability", "lower probability"), 1,
-         measure(*values("val_probability"))),
+    alike = ("likeness of the maps of the true and of other classes", f"{b}'s maps of the true and other classes are",
+             "more alike", "less alike", f"{a}'s")
+    return [
+        ("a", Wording("probability of the true class", f"{a} gives the true class a", "higher probability",
+                      "lower probability", b), 1, measure(*values("val_probability"))),
         ("b", Wording(*alike, "Spearman"), -1, measure(*values("likeness"))),
         *(("b" + "'" * (i + 1), Wording(*alike, name), -1, measure(*otherwise(name)))
           for i, name in enumerate(first[0].likeness_otherwise)),
-        ("c", Wording(f"{a}'s map of the other class is", "more scattered", "less scattered", "normalised entropy"), 1,
-         measure(*values("entropy_other"))),
-        ("d", Wording(f"{a} is", "more accurate on validation", "less accurate on validation", points=True), 1,
-         measure_accuracy(*values("val_correct"))),
-        ("e", Wording(f"{b} overfits", "more", "less", "training minus validation accuracy", points=True), -1,
+        ("c", Wording("scatter of other classes' maps", f"{a}'s maps of other classes are", "more scattered",
+                      "less scattered", f"{b}'s", "normalised entropy"), 1, measure(*values("entropy_other"))),
+        ("d", Wording("accuracy on validation", f"{a} is", "more accurate on validation", "less accurate on validation",
+                      b, points=True), 1, measure_accuracy(*values("val_correct"))),
+        ("e", Wording("overfitting", f"{b} overfits", "more", "less", a,
+                      "training minus validation accuracy", points=True), -1,
          measure_overfitting(*values("train_correct"), *values("val_correct"))),
     ]
-    corrected = holm([measured.p_value for *_, measured in stated])
-    return [Claim(letter, wording, (a, b), measured, sign, p, judge(measured, sign, p) if judged else None)
-            for (letter, wording, sign, measured), p in zip(stated, corrected)]
 
 
 def _check(first: Sequence[Evidence], second: Sequence[Evidence]) -> None:
@@ -221,55 +243,3 @@ def _claims_table(first: str, second: str, rows: Sequence[Claim]) -> str:
 
 def _by_method(evidence: Sequence[Sequence[Evidence]], figure: Callable[[Evidence], str]) -> str:
     return "; ".join(f"{runs[0].label} {', '.join(map(figure, runs))}" for runs in evidence)
-
-
-def regions_markdown(split: str, rows: Mapping[str, Sequence[Mapping]], regions: Sequence[str]) -> str:
-    """Return a section about drawn scenes: where the true class's relevance lies, and the distractor test.
-
-    rows: run label -> rows of a comparison's CSV, numbers as floats (NaN where a region is absent).
-    """
-    lines = [f"## Where relevance lies: {split}", "",
-             "Share of the true class's positive relevance on a region, the region's share of the area, and their "
-             "ratio (1: no preference) with its 95 % interval over images that show the region.", "",
-             markdown_table(_region_rows(rows, regions))]
-    ranks = {label: single([row["rank_accuracy_evidence"] for row in part]) for label, part in rows.items()}
-    lines += ["Relevance rank accuracy on the evidence, by pixel (chance: the area share): "
-              + "; ".join(f"{label} {number(m.mean)} {interval(m.low, m.high)}" for label, m in ranks.items()) + ".",
-              "", f"### Class-dependence: {split}", "",
-              "In scenes with a second sport's equipment lying unused: how much of that sport's map lies on its "
-              "equipment, against how much of the true class's map does. A method that sees classes puts more there "
-              "for the equipment's own class.", "", markdown_table(_distractor_rows(rows))]
-    return "\n".join(lines)
-
-
-def _region_rows(rows: Mapping[str, Sequence[Mapping]], regions: Sequence[str]) -> list[dict]:
-    table = []
-    for region in regions:
-        key = region.replace(" ", "_")
-        for label, part in rows.items():
-            seen = [row for row in part if row[f"area_{key}"] > 0]
-            ratio = single([row[f"ratio_{key}"] for row in seen])
-            table.append({
-                "region": region, "run": label, "images": len(seen),
-                "share of relevance": percent(single([row[f"share_{key}"] for row in seen]).mean),
-                "share of area": percent(single([row[f"area_{key}"] for row in seen]).mean),
-                "ratio [95 %]": f"{number(ratio.mean, 2)} {interval(ratio.low, ratio.high, 2)}",
-            })
-    return table
-
-
-def _distractor_rows(rows: Mapping[str, Sequence[Mapping]]) -> list[dict]:
-    table = []
-    for label, part in rows.items():
-        both = [row for row in part if np.isfinite(row.get("share_distractor_for_its_class", np.nan))]
-        own = [row["share_distractor_for_its_class"] for row in both]
-        p = paired(own, [row["share_distractor"] for row in both])
-        table.append({
-            "run": label, "images": p.n,
-            "its own class's map": percent(p.mean_a), "true class's map": percent(p.mean_b),
-            "share of area": percent(single([row["area_distractor"] for row in both]).mean),
-            "difference [95 %]": estimate(p.difference, p.low, p.high),
-            "sees the class": NO_VERDICT if p.n < FEWEST_IMAGES else
-            SEES_THE_CLASS[verdict(p.difference, p.low, p.high, 1)],
-        })
-    return table

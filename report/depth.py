@@ -186,25 +186,43 @@ def depth_words(before: DepthRun, after: DepthRun, changes: Sequence[Change],
 
     changes, of_heads: `depth_changes` of these two runs, by block and by head.
     """
-    return [_which_blocks(before, after, changes), *_how(changes), *_single_heads(changes, of_heads), *_moved(after),
+    return [which_blocks(before.label, after.label, [changes]), *_how(changes), *_single_heads(changes, of_heads), *_moved(after),
             *_alike(after)]
 
 
-def _which_blocks(before: DepthRun, after: DepthRun, changes: Sequence[Change]) -> str:
+def which_blocks(before: str, after: str, seeds: Sequence[Sequence[Change]]) -> str:
+    """Say in which blocks attention or relevance changed from one run to another, in every training seed alike.
+
+    before, after: their names. seeds: `depth_changes` by block, a list a seed. A measure of a block has changed when it
+    has in every seed, to one side, and is the same when it is in every seed.
+    """
+    cells: dict[tuple[str, str], list[Change]] = {}
+    for one in (one for changes in seeds for one in changes):
+        cells.setdefault((one.block, one.measure), []).append(one)
     groups: dict[str, list[str]] = {"changed": [], "same": [], "undecided": []}
-    for block in before.blocks:
-        verdicts = {one.verdict for one in changes if one.block == block}
+    for block in dict.fromkeys(block for block, _ in cells):
+        verdicts = {_agreed(found, len(seeds)) for (other, _), found in cells.items() if other == block}
         groups["changed" if "changed" in verdicts else "same" if verdicts == {"same"} else "undecided"].append(block)
-    images = max((one.paired.n for one in changes), default=0)
-    start = f"From {before.label} to {after.label} ({images} images)"
+    images = max((one.paired.n for changes in seeds for one in changes), default=0)
+    start = f"From {before} to {after} ({images} images, {len(seeds)} training seed{'s' * (len(seeds) > 1)})"
     if images < FEWEST_IMAGES:
         return f"{start}, nothing is decided: that takes at least {FEWEST_IMAGES} images."
     changed, same, undecided = map(block_names, groups.values())
-    what = "attention or relevance" if any(one.measure == "relevance" for one in changes) else "attention"
+    what = "attention or relevance" if any(measure == "relevance" for _, measure in cells) else "attention"
     parts = [f"{what} changed in {changed}" if changed else f"{what} was not found to have changed in any block"]
     parts += [f"nothing changed by the smallest size that counts in {same}"] if same else []
-    parts += [f"undecided: {undecided}"] if undecided else []
+    least = max((SMALLEST * one.paired.smallest_detectable / one.smallest for (block, _), found in cells.items()
+                 for one in found if block in groups["undecided"]), default=0.0)
+    parts += [f"undecided: {undecided} (smallest detectable: up to {number(least)} of a measure's scale)"] if undecided else []
     return f"{start}, {'; '.join(parts)}."
+
+
+def _agreed(found: Sequence[Change], seeds: int) -> Verdict:
+    """One verdict of a measure of a block for all training seeds."""
+    verdicts, signs = {one.verdict for one in found}, {np.sign(one.paired.difference) for one in found}
+    if len(found) < seeds or len(verdicts) > 1:
+        return "undecided"
+    return "undecided" if verdicts == {"changed"} and len(signs) > 1 else found[0].verdict
 
 
 def _how(changes: Sequence[Change]) -> list[str]:

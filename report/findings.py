@@ -36,7 +36,7 @@ def findings_markdown(title: str, summary: Sequence[str], sections: Sequence[Sec
     folder: where the report will lie; figures are linked relative to it, so that both can be moved together.
     Raises ValueError for a figure without a caption.
     """
-    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in summary), ""]
+    lines = [f"# {title}", "", *(f"- {sentence}" for sentence in summary), *([""] if summary else [])]
     if facts:
         lines += [" ".join(f"{fact.rstrip('.')}." for fact in facts), ""]
     for section in sections:
@@ -47,7 +47,7 @@ def findings_markdown(title: str, summary: Sequence[str], sections: Sequence[Sec
 def _section(section: Section, folder: Path) -> list[str]:
     lines = [f"## {section.title}", ""]
     if section.sentences:
-        lines += [" ".join(section.sentences), ""]
+        lines += [*(line for sentence in section.sentences if sentence for line in (sentence, ""))]
     if section.rows:
         lines += [markdown_table(section.rows)]
     if section.figure is not None:
@@ -59,22 +59,23 @@ def _section(section: Section, folder: Path) -> list[str]:
 
 
 def claim_sentence(claim: Claim) -> str:
-    """Say what was measured about a claim and what follows: "dora's maps are more alike by 0.031 [0.012, 0.050]
-    Spearman (500 images, 3 seeds, all of one sign): supported."
+    """Say what was measured about a claim and what follows: "dora's maps are more alike than linear's by 0.031 [0.012,
+    0.050] Spearman (500 images, 3 seeds, all of one sign): supported."
 
     The side is named only where the interval, the seeds and the corrected p-value leave one; otherwise the sentence
-    says that it is undecided, and what would have been found. A claim that is not judged gets no verdict; its side is
-    told by interval and seeds alone.
+    says that it is undecided, with the difference as tables have it, first less second method, and what would have been
+    found. A claim that is not judged gets no verdict; its side is told by interval and seeds alone.
     """
     m, w = claim.measured, claim.wording
     judgement = claim.judgement or judge(m, claim.sign, corrected_p=0.0)  # no family of claims, nothing to correct for
     behind = f"{m.n} images, {agreement(m.seeds) if len(m.seeds.differences) > 1 else ONE_SEED}"
     if judgement.word == "undecided":
         beside = replace(claim, judgement=judgement).beside
-        return f"Whether {w.subject} {w.more} is undecided: {_amount(claim, claim.sign)} ({behind}; {beside})."
+        return (f"Whether {w.side()} is undecided: {claim.methods[0]} less {claim.methods[1]} {_amount(claim, 1)} "
+                f"({behind}; {beside}).")
     more = judgement.word == "supported"
     size = _amount(claim, claim.sign if more else -claim.sign).removeprefix("+")
-    side = f"{w.subject} {w.more if more else w.less} by {size} ({behind})"
+    side = f"{w.side(more)} by {size} ({behind})"
     if claim.judgement is None:
         return f"{side}."
     return f"{side}: supported." if more else f"{side}, the reverse of the claim: not supported."

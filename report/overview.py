@@ -25,7 +25,7 @@ COLOURS = {"supported": PALETTE[2], "not supported": PALETTE[1], "undecided": QU
 
 @house_style()
 def verdict_overview(path: str | Path, claims: Mapping[str, Sequence[Claim]], title: str, note: str = "") -> None:
-    """Draw claims as dots and whiskers, 1100 pixels wide: data set (or any other name of a row) -> its claims.
+    """Draw claims as dots and whiskers, 1100 pixels wide: name of a row, for both methods' names -> its claims.
 
     Claims with one letter stand in one panel, in the order of their first appearance; each panel has the unit of its
     claim. Raises ValueError without claims.
@@ -47,7 +47,7 @@ def verdict_overview(path: str | Path, claims: Mapping[str, Sequence[Claim]], ti
 
 def _entries() -> dict:
     return {
-        "mean difference and its 95 % interval over images": Line2D([], [], color=INK, linewidth=5),
+        "mean difference, its 95 % interval over images, coloured by verdict": Line2D([], [], color=QUIET, linewidth=5),
         "a training seed's difference": _seeds([], []),
         "the side that the claim is on": Patch(facecolor=CLAIMED, edgecolor="#c8ddd2"),
     }
@@ -58,9 +58,11 @@ def _seeds(x, y) -> Line2D:
 
 
 def _panel(letter: str, rows: Mapping[str, Claim]) -> Block:
-    claim = next(iter(rows.values()))
-    heading = wrap(f"({letter}) {claim.text}", WIDTH - 2 * MARGIN, HEADER)
-    differing = f"{claim.methods[0]} minus {claim.methods[1]}" + (f" ({claim.unit})" if claim.unit else "")
+    wording = next(iter(rows.values())).wording
+    unit = "points" if wording.points else wording.measure
+    heading = wrap(f"({letter}) {wording.topic}" + (f" ({wording.measure})" if wording.measure else ""),
+                   WIDTH - 2 * MARGIN, HEADER)
+    differing = "first less second method of the row" + (f" ({unit})" if unit else "")
     label = wrap(differing, WIDTH - 2 * MARGIN - NAMES - VERDICTS, CAPTION)
     above = len(heading) * line_height(HEADER) + PAD
     names = [wrap(name, NAMES - ROW_GAP, CAPTION) for name in rows]

@@ -38,7 +38,8 @@ class RunCurves:
 @house_style()
 def removal_curves(path: str | Path, fractions: np.ndarray, runs: Sequence[RunCurves], title: str,
                    target: str = "the true class", note: str = "") -> None:
-    """Draw mean probability (%) against the share of patches removed (%), a panel an order, a line and band a run.
+    """Draw mean probability (%) against the share of patches removed (%), a panel an order, a line and band a run;
+    random orders as lines alone, whose bands would hide the others'.
 
     fractions: (T,) share removed, ascending. Bands are 95 % intervals of the mean over images at each step (see
     `mean_band`). note: a sentence for the foot, such as what takes the place of removed patches. Raises ValueError
@@ -87,7 +88,7 @@ def _panels(fractions: np.ndarray, runs: Sequence[RunCurves], target: str) -> Bl
             for run, colour, marker in _styled(runs):
                 _curve(axes, fractions, getattr(run, order), colour, marker=marker, markersize=5)
                 if run.random is not None:
-                    _curve(axes, fractions, run.random, colour, linestyle="--", linewidth=1.3)
+                    axes.plot(100 * fractions, 100 * mean_band(run.random)[0], color=colour, linestyle="--", linewidth=1.3)
             axes.set(xlabel="patches removed (%)", xlim=(100 * fractions[0] - 2, 100 * fractions[-1] + 2))
         first, second = pen.figure.axes
         first.set_ylabel(f"probability of {target} (%)")

@@ -23,7 +23,9 @@ from report.tables import csv_field
 class Observation:
     """One figure of one image. Texts are '' where they do not apply: a probability has no relevance method, ...
 
-    seed: the training seed; None for a model that was not trained here. value: NaN where it does not exist.
+    seed: the training seed; None for a model that was not trained here. removal: what takes the place of removed
+    patches. place: where in the image, the model or a curve: a region, a block, a share removed. value: NaN where it
+    does not exist.
     """
 
     data: str
@@ -34,11 +36,16 @@ class Observation:
     relevance: str
     target: str
     metric: str
+    removal: str
+    place: str
     value: float
 
 
 COLUMNS = tuple(column.name for column in fields(Observation))
-CONDITIONS = ("data", "split", "relevance", "target")  # what two paired observations share, besides metric and image
+# what two paired observations share, besides metric and image
+CONDITIONS = ("data", "split", "relevance", "target", "removal", "place")
+KEY = (*CONDITIONS, "metric", "method", "seed")
+METHOD, SEED = KEY.index("method"), KEY.index("seed")
 
 
 def write_results(path: str | Path, observations: Iterable[Observation]) -> int:
@@ -72,9 +79,9 @@ def read_results(path: str | Path) -> Iterator[Observation]:
             yield observation
 
 
-def _observation(data, split, method, seed, image, relevance, target, metric, value) -> Observation:
-    return Observation(data, split, method, int(seed) if seed else None, image, relevance, target, metric,
-                       float(value) if value else float("nan"))
+def _observation(data, split, method, seed, *texts) -> Observation:
+    *texts, value = texts
+    return Observation(data, split, method, int(seed) if seed else None, *texts, float(value) if value else float("nan"))
 
 
 @dataclass(frozen=True)
@@ -97,21 +104,23 @@ class Results:
 
     def __init__(self, observations: Iterable[Observation]) -> None:
         self._values: dict[tuple, dict[str, float]] = {}
+        key = attrgetter(*KEY)
         for o in observations:
-            images = self._values.setdefault((o.data, o.split, o.relevance, o.target, o.metric, o.method, o.seed), {})
+            images = self._values.setdefault(key(o), {})
             if o.image in images:
                 raise UsageError(f"results: {o} is there twice; expected one row for each of {', '.join(COLUMNS[:-1])}")
             images[o.image] = o.value
 
-    def known(self, column: str) -> list:
-        """Return the different values of a column other than image and value, in order of first appearance."""
-        place = (*CONDITIONS, "metric", "method", "seed").index(column)
-        return list(dict.fromkeys(key[place] for key in self._values))
+    def known(self, column: str, metric: str | None = None) -> list:
+        """Return the different values of a column other than image and value, of one metric or of all, in order of first
+        appearance."""
+        wanted, place = KEY.index(column), KEY.index("metric")
+        return list(dict.fromkeys(key[wanted] for key in self._values if metric in (None, key[place])))
 
     def pairs(self, first: str, second: str, metric: str, seed: int | None = None, **conditions: str) -> Pairs:
         """Pick a metric of two methods: of `seed`, or of all seeds that both have.
 
-        conditions: data, split, relevance, target; what is left out has to be the same in all rows of this metric and
+        conditions: names of CONDITIONS; what is left out has to be the same in all rows of this metric and
         these methods. A method without training seeds (not trained here) is paired with every seed of the other.
         Images stand in the order of the first method's first rows. Raises UsageError, naming what there is, when no
         row fits, no seed is in common, or a condition that was left out has several values; TypeError for another one.
@@ -137,20 +146,20 @@ class Results:
         """Of each method, seed -> image -> value, under conditions that leave nothing open."""
         if unknown := conditions.keys() - set(CONDITIONS):
             raise TypeError(f"pairs: expected conditions among {', '.join(CONDITIONS)}, got {', '.join(unknown)}")
-        fitting = {key: images for key, images in self._values.items() if key[4] == metric
-                   and all(key[CONDITIONS.index(name)] == value for name, value in conditions.items())}
-        by_method = [{key: images for key, images in fitting.items() if key[5] == method} for method in methods]
+        wanted = {"metric": metric, **conditions}
+        fitting = {key: images for key, images in self._values.items()
+                   if all(key[KEY.index(name)] == value for name, value in wanted.items())}
+        by_method = [{key: images for key, images in fitting.items() if key[METHOD] == method} for method in methods]
         for method, found in zip(methods, by_method):
             if not found:
-                wanted = {"metric": metric, "method": method, **conditions}
-                wanted = ", ".join(f"{name} {value}" for name, value in wanted.items())
-                raise UsageError(f"results: no row with {wanted}; methods: {', '.join(self.known('method'))}; "
+                row = ", ".join(f"{name} {value}" for name, value in {**wanted, "method": method}.items())
+                raise UsageError(f"results: no row with {row}; methods: {', '.join(self.known('method'))}; "
                                  f"metrics: {', '.join(self.known('metric'))}")
-        for place, name in enumerate(CONDITIONS):
-            if len(values := {key[place]: None for found in by_method for key in found}) > 1:
+        for column, name in enumerate(CONDITIONS):
+            if len(values := {key[column]: None for found in by_method for key in found}) > 1:
                 raise UsageError(f"results: {metric} of {' and '.join(methods)} has several values of {name} "
                                  f"({', '.join(values)}); say which")
-        return [{key[6]: images for key, images in found.items()} for found in by_method]
+        return [{key[SEED]: images for key, images in found.items()} for found in by_method]
 
 
 def _common_seeds(first: dict, second: dict) -> list[int | None]:

@@ -6,13 +6,13 @@ image's values are averaged over them first, so that N stays the number of image
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from report.statistics import DETECTABLE_STANDARD_ERRORS, Seeds, mcnemar, over_seeds, overfitting, paired
-from report.tables import number
+from report.tables import number, p_text
 
 Verdict = Literal["supported", "not supported", "undecided"]
 
@@ -24,7 +24,7 @@ ONE_SEED = "one training seed: says nothing about other seeds"
 RULE = (
     "A claim states the sign of a mean difference between two methods on the same images. It is *supported* when the "
     "whole 95 % interval over images lies on the claimed side of zero, every training seed's difference does so too, "
-    f"and its test's p-value, corrected by Holm's method for all claims of its table, is below {SIGNIFICANT}; it is "
+    f"and its test's p-value, corrected by Holm's method for its family, is below {SIGNIFICANT}; it is "
     "*not supported* when all of this holds on the other side of zero; otherwise it is *undecided*, with the smallest "
     "difference that these images would have shown in four cases of five (2.8 standard errors). Undecided does not "
     f"mean equal. With fewer than {FEWEST_IMAGES} images nothing is decided, and one training seed says nothing about "
@@ -89,14 +89,22 @@ def measure_accuracy(correct_a, correct_b) -> Measured:
     """Compare two methods by which images they predict rightly: `correct_a`, `correct_b` `(S, N)` booleans.
 
     One seed: McNemar's exact test and Tango's interval. Several: an image's value is the share of seeds that predict
-    it rightly, which only `measure`'s test and interval can take. Raises ValueError as `measure`, or without images.
+    it rightly, which only `measure`'s test and interval can take; each seed's exact p-value stands in the detail. Where
+    the shares agree in every image, a bootstrap knows no width, and the widest of the seeds' Tango intervals stands.
+    Raises ValueError as `measure`, or without images.
     """
     a, b = _seeds_by_images(correct_a), _seeds_by_images(correct_b)
     _same_seeds(a, b)
-    if len(a) > 1:
-        return measure(a, b)
-    m = mcnemar(a[0], b[0])
-    detail = f"only one right: {m.only_a} and {m.only_b} of {m.n}"
+    each = [mcnemar(*pair) for pair in zip(a, b)]
+    counts = "; ".join(f"{m.only_a} and {m.only_b}, {p_text(m.p_value)}" for m in each)
+    detail = f"only one right, of {each[0].n}, and McNemar's exact test: {counts}"
+    if len(each) > 1:
+        found = replace(measure(a, b), detail=detail)
+        if found.low == found.high:
+            widest = max(each, key=lambda m: m.high - m.low)
+            found = replace(found, low=widest.low, high=widest.high)
+        return found
+    (m,) = each
     return Measured(m.n, m.correct_a / m.n, m.correct_b / m.n, m.difference, m.low, m.high, m.standard_error,
                     "McNemar exact", m.p_value, detail, over_seeds([m.difference]))
 

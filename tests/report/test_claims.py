@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from report.claims import FEWEST_IMAGES, NO_VERDICT, Evidence, claims, claims_markdown, regions_markdown
+from report.claims import Evidence, Claim, claims, claims_markdown
+from report.statistics import holm
+from report.verdicts import FEWEST_IMAGES
 
 N = 60
 
@@ -17,8 +19,14 @@ def evidence(label="linear", noise=0, shift=0.0, count=N, train_right=50, val_ri
                     base + shift, base + shift, base + shift, 0.004)
 
 
+def claims_of(first: list[Evidence], second: list[Evidence], judged: bool = True) -> list[Claim]:
+    """The claims about one pair of methods alone."""
+    (found,) = claims([(first, second, judged)])
+    return found
+
+
 def verdicts(first: Evidence, second: Evidence) -> dict[str, str]:
-    return {claim.letter: claim.verdict for claim in claims([first], [second])}
+    return {claim.letter: claim.verdict for claim in claims_of([first], [second])}
 
 
 # Verdicts
@@ -51,30 +59,46 @@ def test_noise_decides_nothing_and_says_what_it_could_have_found():
 
 def test_few_images_decide_nothing_however_large_the_difference():
     few = FEWEST_IMAGES - 1
-    assert set(verdicts(evidence(shift=0.3, count=few), evidence("dora", count=few)).values()) == {NO_VERDICT}
+    found = verdicts(evidence(shift=0.3, count=few), evidence("dora", noise=1, count=few))
+    assert all(verdict.startswith("undecided (too few images; smallest detectable: ") for verdict in found.values())
 
 
 def test_runs_of_other_kinds_get_figures_without_verdicts():
-    found = claims([evidence("lora", shift=0.3)], [evidence("full")], judged=False)
+    found = claims_of([evidence("lora", shift=0.3)], [evidence("full")], judged=False)
     assert {claim.verdict for claim in found} == {"not judged"} and found[0].difference == "0.3 [0.3, 0.3]"
 
 
 def test_a_difference_is_the_first_run_minus_the_second():
-    (a, *_, d, e) = claims([evidence(val_right=50, train_right=60)],
+    (a, *_, d, e) = claims_of([evidence(val_right=50, train_right=60)],
                            [evidence("dora", shift=-0.1, val_right=44, train_right=60)])
     assert a.difference == "0.1 [0.1, 0.1]" and d.difference.startswith("+10.0 [") and d.difference.endswith("] points")
     assert e.difference.startswith("-10.0 [") and e.measured.difference == pytest.approx(-0.1) and e.unit == "points"
     assert (d.first, d.second) == ("83.3 %", "73.3 %") and (e.first, e.second) == ("16.7 %", "26.7 %")
-    assert "only one right: 6 and 0 of 60" in d.test and "p < 0.001" in a.test
+    assert "only one right, of 60, and McNemar's exact test: 6 and 0, p = 0.031" in d.test and "p < 0.001" in a.test
 
 
 def test_p_values_are_corrected_for_all_claims_together():
     """Each claim alone: McNemar of 6 to 0 images, p = 2 / 2^6 = 0.031; after five claims that is no finding."""
     first, second = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=34)
-    d = next(claim for claim in claims([first], [second]) if claim.letter == "d")
+    d = next(claim for claim in claims_of([first], [second]) if claim.letter == "d")
     assert d.measured.p_value == pytest.approx(2 / 2**6) and d.measured.low > 0
     assert d.corrected_p > 0.05 and d.verdict.startswith(f"undecided (corrected p = {d.corrected_p:.3f}; smallest det")
     assert f"p = 0.031, corrected p = {d.corrected_p:.3f}" in d.test
+
+
+def test_the_family_is_all_judged_claims_of_the_data_set():
+    """Two pairs that are judged, one that is not: a pair's own claims alone would be corrected less."""
+    linear, dora, late = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=34), evidence("late", noise=2)
+    linear, dora, late = (replace(one, likeness_otherwise={"SSIM": one.likeness}) for one in (linear, dora, late))
+    pairs = claims([([linear], [dora], True), ([linear], [late], True), ([dora], [late], False)])
+    judged = [claim for found in pairs[:2] for claim in found if claim.letter in "abcde"]
+    others = [claim for found in pairs for claim in found if claim not in judged]
+    assert len(judged) == 10 and len(others) == 2 + 6
+    for family in (judged, others):
+        corrected = holm([claim.measured.p_value for claim in family])
+        assert [claim.corrected_p for claim in family] == pytest.approx(corrected, nan_ok=True)
+    alone = {claim.letter: claim.corrected_p for claim in claims_of([linear], [dora])}
+    assert alone["d"] < next(claim for claim in judged if claim.letter == "d").corrected_p
 
 
 def test_every_seed_has_to_agree():
@@ -82,10 +106,10 @@ def test_every_seed_has_to_agree():
     first, second = ([evidence(label, shift=shift) for shift in shifts]
                      for label, shifts in (("linear", (0.3, 0.3, 0.0)), ("dora", (0.0, 0.0, 0.1))))
     first, second = ([replace(run, seed=seed) for seed, run in enumerate(runs)] for runs in (first, second))
-    a, b, c, *_ = claims(first, second)
+    a, b, c, *_ = claims_of(first, second)
     assert a.verdict.startswith("undecided (seeds disagree")
     assert a.seeds.startswith("+0.300, +0.300, -0.100; +0.17 [-0.")
-    two = {claim.letter: claim.verdict for claim in claims(first[:2], second[:2])}
+    two = {claim.letter: claim.verdict for claim in claims_of(first[:2], second[:2])}
     assert (two["a"], two["b"], two["c"]) == ("supported", "not supported", "supported")
 
 
@@ -93,26 +117,26 @@ def test_likeness_measured_otherwise_is_a_claim_of_its_own():
     first, second = evidence(), evidence("dora")
     first = replace(first, likeness_otherwise={"centred head": first.likeness - 0.2, "contrast": first.likeness})
     second = replace(second, likeness_otherwise={"centred head": second.likeness, "contrast": second.likeness})
-    found = {claim.letter: claim for claim in claims([first], [second])}
+    found = {claim.letter: claim for claim in claims_of([first], [second])}
     assert list(found) == ["a", "b", "b'", "b''", "c", "d", "e"]
-    assert found["b'"].text == "dora's maps of the true and the other class are more alike (centred head)"
+    assert found["b'"].text == "dora's maps of the true and other classes are more alike than linear's (centred head)"
     assert found["b'"].verdict == "supported" and found["b"].verdict.startswith("undecided")
     with pytest.raises(ValueError, match="same ways"):
-        claims([first], [evidence("dora")])
+        claims_of([first], [evidence("dora")])
 
 
 def test_seeds_are_paired_by_their_number():
     with pytest.raises(ValueError, match=r"\[0\] and \[1\]"):
-        claims([evidence()], [replace(evidence("dora"), seed=1)])
+        claims_of([evidence()], [replace(evidence("dora"), seed=1)])
     with pytest.raises(ValueError, match="same training seeds"):
-        claims([], [])
+        claims_of([], [])
 
 
 # Markdown
 
 
 def markdown(first: list[Evidence], second: list[Evidence], sections: list[str] = []) -> str:
-    return claims_markdown({("linear", "dora"): claims(first, second)}, ["data: photos, 3 classes"], [first, second],
+    return claims_markdown({("linear", "dora"): claims_of(first, second)}, ["data: photos, 3 classes"], [first, second],
                            [{"run": "linear", "split": "val", "accuracy": "90.0 %"}], sections)
 
 
@@ -136,31 +160,3 @@ def test_the_file_can_be_read_alone():
     assert "seed by seed" not in text
     table = [line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |", "| d |", "| e |"))]
     assert len(table) == 5 and len({line.count("|") for line in table}) == 1
-
-
-def scene_rows(count: int, own: float, true: float) -> list[dict]:
-    """Rows of a comparison: every second scene has unused equipment on a tenth of its area."""
-    rows = []
-    for i in range(count):
-        lying = i % 2 == 0
-        rows.append({"share_evidence": 0.5, "area_evidence": 0.1, "ratio_evidence": 5.0, "rank_accuracy_evidence": 0.4,
-                     "share_distractor": true if lying else 0.0, "area_distractor": 0.1 if lying else 0.0,
-                     "ratio_distractor": true / 0.1 if lying else np.nan,
-                     "share_distractor_for_its_class": own if lying else np.nan})
-    return rows
-
-
-def test_regions_are_told_with_their_area_and_ratio():
-    text = regions_markdown("val", {"linear": scene_rows(50, 0.3, 0.1)}, ["evidence", "distractor"])
-    assert "| evidence | linear | 50 | 50.0 % | 10.0 % | 5.00 [5.00, 5.00] |" in text
-    # Scenes without one do not count.
-    assert "| distractor | linear | 25 | 10.0 % | 10.0 % | 1.00 [1.00, 1.00] |" in text
-    assert "linear 0.400 [0.400, 0.400]" in text
-
-
-@pytest.mark.parametrize("own, true, count, answer", [
-    (0.3, 0.1, 50, "yes"), (0.1, 0.3, 50, "no, the reverse"), (0.2, 0.2, 50, "undecided"), (0.3, 0.1, 30, NO_VERDICT)])
-def test_whether_a_method_sees_the_class_of_unused_equipment(own, true, count, answer):
-    text = regions_markdown("val", {"linear": scene_rows(count, own, true)}, ["evidence"])
-    (row,) = [line for line in text.splitlines() if line.startswith(f"| linear | {count // 2} |")]
-    assert row.endswith(f"| {answer} |")

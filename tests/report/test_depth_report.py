@@ -133,8 +133,9 @@ def test_words_say_which_blocks_changed_how_and_nothing_else():
     before, after = run(), moved(moved(tuned(), "entropy", 2, -0.05), "entropy", 3, -0.09)
     after = moved(after, "distance", 1, 0.12)
     words = depth_words(before, after, depth_changes(before, after))
-    assert words[0] == ("From linear to lora (24 images), attention or relevance changed in blocks 2 and 3; nothing "
-                        "changed by the smallest size that counts in block 0; undecided: block 1.")
+    assert words[0] == ("From linear to lora (24 images, 1 training seed), attention or relevance changed in blocks 2 and 3; nothing "
+                        "changed by the smallest size that counts in block 0; undecided: block 1 (smallest detectable: up "
+                        "to < 0.001 of a measure's scale).")
     assert words[1].startswith("Attention is more focused in blocks 2 and 3, most in block 3: -0.0897")
     assert words[2].startswith("The reading row moved most in block ") and len(words) == 4
     assert words[3] == ("Tokens are least alike after block 3, with a linear CKA of 0.800 (1: the same up to "
@@ -144,7 +145,7 @@ def test_words_say_which_blocks_changed_how_and_nothing_else():
 def test_words_of_no_change():
     before, after = run(), run("lora", seed=1)
     words = depth_words(before, after, depth_changes(before, after), depth_changes(before, after, by_head=True))
-    assert words == ["From linear to lora (24 images), attention or relevance was not found to have changed in any "
+    assert words == ["From linear to lora (24 images, 1 training seed), attention or relevance was not found to have changed in any "
                      "block; nothing changed by the smallest size that counts in blocks 0 to 3."]
     without = [replace(one, measures={"entropy": one.measures["entropy"]}) for one in (before, after)]
     assert "attention was not found" in depth_words(*without, depth_changes(*without))[0]

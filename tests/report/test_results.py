@@ -11,8 +11,8 @@ from report.verdicts import measure
 
 
 def row(method="linear", image="a.png", value=0.5, metric="entropy", seed=0, target="other", split="val",
-        relevance="lrp") -> Observation:
-    return Observation("scenes", split, method, seed, image, relevance, target, metric, value)
+        relevance="lrp", removal="", place="") -> Observation:
+    return Observation("scenes", split, method, seed, image, relevance, target, metric, removal, place, value)
 
 
 def rows_of(method: str, values: dict[str, float], **columns) -> list[Observation]:
@@ -32,8 +32,8 @@ def test_what_is_written_is_read_back_with_six_digits(tmp_path):
     assert [(o.method, o.seed, o.image, o.target, o.split) for o in found] == [
         (o.method, o.seed, o.image, o.target, o.split) for o in rows]
     lines = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[:2] == [",".join(COLUMNS), "scenes,val,linear,0,a.png,lrp,other,entropy,0.123457"]
-    assert lines[2].endswith("entropy,") and "before,,a.png" in lines[3]
+    assert lines[:2] == [",".join(COLUMNS), "scenes,val,linear,0,a.png,lrp,other,entropy,,,0.123457"]
+    assert lines[2].endswith("entropy,,,") and "before,,a.png" in lines[3]
 
 
 def test_rows_are_never_all_in_memory(tmp_path):
@@ -55,9 +55,9 @@ def test_a_half_written_file_leaves_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("image,run\na,b\n", "got image,run"), ("", "got none"),
-    (",".join(COLUMNS) + "\nscenes,val,linear,0,a,lrp,other,entropy,high\n", "line 2: expected 9 fields"),
+    (",".join(COLUMNS) + "\nscenes,val,linear,0,a,lrp,other,entropy,,,high\n", "line 2: expected 11 fields"),
     (",".join(COLUMNS) + "\nscenes,val,linear,0,a\n", "line 2: .*got scenes,val,linear,0,a;"),
-    (",".join(COLUMNS) + "\nscenes,val,linear,first,a,lrp,other,entropy,0.5\n", "whole number as seed")])
+    (",".join(COLUMNS) + "\nscenes,val,linear,first,a,lrp,other,entropy,,,0.5\n", "whole number as seed")])
 def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -117,7 +117,7 @@ def test_what_is_left_open_has_to_be_the_same_everywhere():
     with pytest.raises(UsageError, match="several values of split"):  # one each, and not the same
         results.pairs("dora", "full", "entropy")
     assert results.pairs("linear", "dora", "entropy", split="val").first.tolist() == [[1.0]]
-    with pytest.raises(UsageError, match="no row with metric entropy, method dora, split test; methods: linear, dora"):
+    with pytest.raises(UsageError, match="no row with metric entropy, split test, method dora; methods: linear, dora"):
         results.pairs("dora", "linear", "entropy", split="test")
     with pytest.raises(TypeError, match="image"):
         results.pairs("dora", "linear", "entropy", image="a")

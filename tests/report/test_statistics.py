@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from report import statistics
 from report.statistics import holm, mcnemar, over_seeds, overfitting, paired, rank_biserial, single, tango, wilson
@@ -187,6 +188,13 @@ def test_holm_by_hand():
     """Sorted 0.01, 0.03, 0.04 of three tests: 3 * 0.01, 2 * 0.03, then max(0.06, 0.04); NaN is no test."""
     assert holm([0.01, 0.04, float("nan"), 0.03]) == pytest.approx([0.03, 0.06, float("nan"), 0.06], nan_ok=True)
     assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1, allow_subnormal=False) | st.just(float("nan")), max_size=30))
+def test_holm_is_statsmodels_own(p_values):
+    tested = [p for p in p_values if p == p]
+    expected = iter(multipletests(tested, method="holm")[1] if tested else [])
+    assert holm(p_values) == pytest.approx([next(expected) if p == p else p for p in p_values], nan_ok=True)
 
 
 # Overfitting

@@ -126,7 +126,7 @@ def claim(letter: str, word: str, shift: float, seeds=1, sign=1, points=False, l
     generator = np.random.default_rng(3)
     b = generator.uniform(0.2, 0.6, (seeds, 60))
     measured = measure(b + shift + generator.normal(0, 0.1, b.shape), b)
-    wording = Wording(f"{label} is", "more", "less", "" if points else "Spearman", points)
+    wording = Wording("how much", f"{label} is", "more", "less", "linear", "" if points else "Spearman", points)
     return Claim(letter, wording, ("linear", label), measured, sign, 0.01, Judgement(word) if word else None)
 
 
