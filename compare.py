@@ -12,8 +12,8 @@ import torch
 import commandline
 import processes
 from comparison import (INPUT_NOISE, OTHER, REGIONS, TRUE, Chosen, Explained, Images, check_comparable, choose_targets,
-                        explain, knows, labels_of, layer_statistics, load_explainable, rows_of, save_probabilities,
-                        summaries, targets_of)
+                        explain, heads_add_up, heads_note, knows, labels_of, layer_statistics, load_explainable, rows_of,
+                        save_probabilities, summaries, targets_of)
 from data.datasets import ImageData, Split, load_data, nearest, stratified
 from data.transforms import drawing_size
 from errors import UsageError
@@ -22,6 +22,7 @@ from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, ov
 from files import atomic
 from models.runs import Run, differing, read_json
 from report.figures import CORRECT, WRONG, Cell, bars, grid, layer_profiles
+from report.grid import Scale
 from report.layers import layer_rows
 from report.rainclouds import Cloud, Metric, rainclouds
 from report.statistics import single
@@ -30,6 +31,8 @@ from report.verdicts import measure
 
 RESULT = "comparison.json"
 LAYERS = ("layers.png", "layers.csv")
+NOTHING = "\n(the map is 0)"  # below a heatmap that would pass for a dark picture
+INTERRUPTED = "the comparison is not finished; the same command starts it again"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
                        help=f"any of matplotlib's (default: {DEFAULT_COLOUR_MAP}, or {SIGNED_COLOUR_MAP} for signed maps)")
     group.add_argument("--layers", action="store_true",
-                       help="also write the relevance of each block and head: layers.png, layers.csv")
+                       help="also write each block's and head's share of the relevance of all heads (what that is, the "
+                            "figure says): layers.png, layers.csv")
     group.add_argument("--batch-size", type=commandline.positive, default=16, metavar="N", help="images at a time")
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
     group.add_argument("--overwrite", action="store_true", help="replace a comparison of other settings in --out")
@@ -167,7 +171,7 @@ def write(runs: Sequence[Run], results: Sequence[Explained], split: Split, chose
 def configuration_of(runs: Sequence[Run], data: ImageData, args: argparse.Namespace) -> dict:
     """Return all that the result depends on."""
     return {
-        "runs": {label: run.identity for label, run in zip(labels_of(runs), runs)},
+        "runs": [[label, run.identity] for label, run in zip(labels_of(runs), runs)],  # the first is what others are set against
         "data": data.fingerprint, "split": args.split, "images": args.images, "rows": args.rows,
         "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args),
         "input_noise": INPUT_NOISE, "normalise": args.normalise, "colour_map": args.colour_map,
@@ -207,23 +211,31 @@ def write_maps(path: Path, results: Sequence[Explained], split: Split, chosen: C
 def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args) -> None:
     """Draw the picture: a row an image, the photo, then for each run the heatmaps of the two classes."""
     shown = sorted(results[0].pixels)
-    rows = [[photo_cell(results[0], chosen, i)] + [cell for cells in heat_cells(results, i, args) for cell in cells]
+    rows = [[photo_cell(results[0], chosen, i, split if args.pick else None)] + [cell for cells in heat_cells(results, i, args) for cell in cells]
             for i in shown]
     grid(
         path, rows,
         headers=[("", 1)] + [(result.head, 2) for result in results],
         subheaders=["image"] + [head for result in results for head in target_heads(result.chosen)],
-        title=f"What speaks for a class: {relevance_name(args)} on {len(shown)} images of {data.name}, {args.split}",
-        **colour_scale(args.relevance, args.colour_map, "its own maximum" if args.normalise == "heatmap"
-                       else "the maximum over an image's heatmaps"),
-        footnote=("Under each heatmap: the class explained and the probability the run gives it. Frames: blue, the run "
-                  "predicts the true class; orange, it does not (its prediction is named). "
-                  + ("Where a second sport's equipment lies unused the other class is that sport, elsewhere it"
+        title=f"What speaks for a class: {relevance_name(args.relevance, args)} on {len(shown)} images of {data.name}, "
+              f"{args.split}",
+        scales=[colour_scale(args.relevance, args.colour_map, "its own maximum" if args.normalise == "heatmap"
+                             else "the maximum over an image's heatmaps")],
+        footnote=grid_note(results, chosen))
+
+
+def grid_note(results: Sequence[Explained], chosen: Chosen) -> str:
+    """Return what the frames and the classes under the heatmaps are, as far as the picture has them."""
+    note = ["Under each heatmap: the class explained and the probability the run gives it."]
+    if not all(result.chosen.own for result in results):
+        note.append("Frames: blue, the run predicts the true class; orange, it does not (its prediction is named).")
+        note.append(("Where a second sport's equipment lies unused the other class is that sport, elsewhere it"
                      if chosen.distracted.any() else "The other class")
-                  + " is drawn uniformly from the classes that are neither true nor predicted."
-                  + (" A model with classes of its own is explained for the one that it predicts and for another."
-                     if any(result.chosen.own for result in results) else "")),
-    )
+                    + " is drawn uniformly from the classes that are neither true nor predicted.")
+    if any(result.chosen.own for result in results):
+        note.append("A model with classes of its own is explained for the one that it predicts and for one drawn "
+                    "uniformly from its others.")
+    return " ".join(note)
 
 
 def target_heads(chosen: Chosen) -> tuple[str, str]:
@@ -233,19 +245,18 @@ def target_heads(chosen: Chosen) -> tuple[str, str]:
     return "true class", "unused or random class" if chosen.distracted.any() else "random other class"
 
 
-def relevance_name(args: argparse.Namespace) -> str:
-    """Return the method with what changes it, as a figure names it."""
-    return ", ".join([args.relevance, *(f"{k.replace('_', ' ')}" + ("" if v is True else f" {v}")
-                                        for k, v in commandline.relevance_options(args).items())])
+def relevance_name(method: str, args: argparse.Namespace) -> str:
+    """Return a method with what changes it, as a figure names it."""
+    return ", ".join([method, *commandline.relevance_changes(args)])
 
 
-def colour_scale(method: str, colour_map: str | None, maximum: str) -> dict:
-    """Return the colour map of a method's heatmaps and the words beside its bar, as `grid` takes them."""
+def colour_scale(method: str, colour_map: str | None, maximum: str) -> Scale:
+    """Return the colours of a method's heatmaps and the words beside their bar."""
     if METHODS[method].signed:
-        return {"colour_map": colour_map or SIGNED_COLOUR_MAP, "colour_limits": ("against", "for"),
-                "colour_label": f"relevance against and for the class, each heatmap scaled by {maximum} (of magnitudes)"}
-    return {"colour_map": colour_map or DEFAULT_COLOUR_MAP, "colour_limits": ("0", "max"),
-            "colour_label": f"relevance, each heatmap from 0 to {maximum}"}
+        return Scale(colour_map or SIGNED_COLOUR_MAP,
+                     f"relevance against and for the class, each heatmap scaled by {maximum} (of magnitudes)",
+                     ("against", "for"))
+    return Scale(colour_map or DEFAULT_COLOUR_MAP, f"relevance, each heatmap from 0 to {maximum}", ("0", "max"))
 
 
 def rows_to_show(chosen: Chosen, count: int, seed: int) -> np.ndarray:
@@ -258,9 +269,11 @@ def rows_to_show(chosen: Chosen, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(picks))
 
 
-def photo_cell(result: Explained, chosen: Chosen, i: int) -> Cell:
+def photo_cell(result: Explained, chosen: Chosen, i: int, split: Split | None) -> Cell:
+    """Return an image with its class; split: name the image too, as one that was picked by name is looked up by it."""
     true, other = chosen.names[i]
-    return Cell(result.pixels[i], caption=f"{true}\nunused: {other}" if chosen.distracted[i] else str(true))
+    caption = f"{true}\nunused: {other}" if chosen.distracted[i] else str(true)
+    return Cell(result.pixels[i], caption=f"{split.name(int(chosen.indices[i]))}\n{caption}" if split else caption)
 
 
 def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
@@ -281,7 +294,9 @@ def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
             caption = f"{result.chosen.names[i, target]} {percent(probability)}"
             if target == TRUE and not right:
                 caption += f"\npredicted: {result.chosen.class_names[result.predicted[i]]}"
-            colours = colour_scale(args.relevance, args.colour_map, "")["colour_map"]
+            if not result.maps[i, target].any():
+                caption += NOTHING
+            colours = colour_scale(args.relevance, args.colour_map, "").colour_map
             picture = overlay(result.pixels[i], heat[target].numpy(), colours, grey=signed)
             pair.append(Cell(picture, caption=caption,
                              colour=None if target == OTHER or result.chosen.own else CORRECT if right else WRONG))
@@ -305,12 +320,13 @@ def draw_plots(out: Path, rows: list[dict], results: Sequence[Explained]) -> Non
                         measure(values[first], values[label])) for label in shown]
         metrics += [Metric(title, f"difference in {unit}", clouds)] if clouds else []
     rainclouds(out / "differences.png", metrics, "Differences between runs, image by image")
-    if "ratio_evidence" in rows[0]:
-        groups = {}
-        for region in REGIONS:
-            key = f"ratio_{region.replace(' ', '_')}"
-            means = {label: single([row[key] for row in part]) for label, part in table.items()}
+    groups = {}
+    for region in REGIONS:
+        key = f"ratio_{region.replace(' ', '_')}"
+        if any(key in row for row in rows):     # an image may lack a region, or all masks
+            means = {label: single([row.get(key, np.nan) for row in part]) for label, part in table.items()}
             groups[region] = {label: (m.mean, m.low, m.high) for label, m in means.items()}
+    if groups:
         bars(out / "regions.png", f"Where the true {'or predicted ' if own else ''}class's relevance lies", groups,
              "share of relevance / share of area", reference=1.0)
 
@@ -320,19 +336,22 @@ def write_layers(out: Path, runs: Sequence[Run], results: Sequence[Explained], c
     """Write the mean share of relevance of each block and head, as a table and as a figure."""
     means, difference = layer_statistics(runs, results)
     write_csv(out / "layers.csv", layer_rows([*means, *([difference] if difference else [])], ("true", "other")))
-    own = ", ".join(result.label for result in results if result.chosen.own)
+    own = [result for result in results if result.chosen.own]
+    heads, named = target_heads(own[0].chosen if len(own) == len(results) else chosen), ", ".join(r.label for r in own)
+    where = "relevance arises" if heads_add_up(args.relevance) else "heads carry relevance"
     layer_profiles(
-        out / "layers.png", means, difference, target_heads(chosen),
-        title=f"Where in the network relevance arises: {relevance_name(args)} on {len(chosen.indices)} images of "
+        out / "layers.png", means, difference, heads,
+        title=f"Where in the network {where}: {relevance_name(args.relevance, args)} on {len(chosen.indices)} images of "
               f"{data.name}, {args.split}",
-        footnote=("A share: what a head of a block added to a map, its magnitudes summed over patches, over the same "
-                  "sum for all blocks and heads of that map. Blocks and heads count from 0, as in timm; block 0 is next "
+        footnote=(f"{heads_note(args.relevance)} A share: a head's relevance in magnitudes, summed over patches, over the "
+                  "same sum for all blocks and heads. Blocks and heads count from 0, as in timm; block 0 is next "
                   "to the image. Intervals are of the mean over images, each by itself: of cells that do not differ, "
                   "about one in twenty has a dot. "
                   + ("Heads correspond by number where both runs start from one backbone." if difference else
                      "No difference is drawn: the first and the last run have other numbers of blocks or heads.")
-                  + (f" For {own}, with classes of its own, the true class is the one it predicts." if own else "")))
+                  + (f" For {named}, with classes of its own, the true class is the one it predicts."
+                     if 0 < len(own) < len(results) else "")))
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), several=True))
+    sys.exit(commandline.run(main, build_parser(), several=True, interrupted=INTERRUPTED))

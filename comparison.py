@@ -14,9 +14,9 @@ from tqdm import tqdm
 import commandline
 import processes
 from data.datasets import ImageData, Split
-from data.transforms import Prepared, evaluation_transform, scene_masks, to_pixels
+from data.transforms import Prepared, evaluation_transform, prepared_masks, to_pixels
 from errors import UsageError
-from explain import UnsupportedModel, check_explainable, relevance
+from explain import METHODS, UnsupportedModel, check_explainable, relevance
 from explain.heatmap import to_heatmap
 from explain.metrics import cosine, entropy, mass, patch_coverage, rank_accuracy, repeatability, spearman
 from explain.stream import save_chunks
@@ -252,14 +252,32 @@ def explain(path: Path, run: Run, label: str, images: Images, probability: np.nd
 
 
 def layer_shares(layers: torch.Tensor) -> torch.Tensor:
-    """Return each block's and head's share of an image's relevance, (B, K, L, h) float64 on the CPU.
+    """Return each block's and head's share of the relevance of all heads, (B, K, L, h) float64 on the CPU.
 
-    layers: what each head of each block added to the map, (B, K, L, h, grid_h, grid_w), as `explain.relevance` returns
-    it. A share is the sum of magnitudes over patches, over that of all blocks and heads: relevance for and against the
-    target counts alike. NaN where nothing was added at all.
+    layers: the relevance of each head of each block, (B, K, L, h, grid_h, grid_w), as `explain.relevance` returns it; what
+    that is, `heads_note` says. A share is the sum of magnitudes over patches, over that of all blocks and heads: relevance
+    for and against the target counts alike. NaN where no head has any.
     """
-    added = layers.abs().sum((-2, -1)).cpu().double()
-    return added / added.sum((-2, -1), keepdim=True)
+    sums = layers.abs().sum((-2, -1)).cpu().double()
+    return sums / sums.sum((-2, -1), keepdim=True)
+
+
+def heads_add_up(method: str) -> bool:
+    """Tell whether the relevance of all heads of all blocks (`layers`) is the method's map.
+
+    It is where a map is made block by block of what heads add; these maps are unsigned. Signed maps are input times
+    gradient: a head has what it carries away from each patch on the way down, and there are other ways down.
+    """
+    return not METHODS[method].signed
+
+
+def heads_note(method: str) -> str:
+    """Return what a head's relevance is, by one method, as a figure's footnote says it."""
+    if heads_add_up(method):
+        return ("A head's relevance is what it adds to the map: all heads of all blocks add up to it (where tokens are "
+                "averaged, to the map less their even start).")
+    return ("A head's relevance is what it carries away from each patch to where it mixes values. It does not add up to "
+            "the map: skip connections and MLPs carry the rest, and what one block carries, another may carry again.")
 
 
 def layer_statistics(runs: Sequence[Run], results: Sequence[Explained]) -> tuple[list[LayerMeans], LayerMeans | None]:
@@ -300,9 +318,7 @@ def rows_of(results: Sequence[Explained], runs: Sequence[Run], split: Split, cho
     """
     rows = []
     for result, run in zip(results, runs):
-        shares = [{}] * len(chosen.indices)
-        if split.scene(int(chosen.indices[0])):
-            shares = region_shares(result, run, split, result.chosen)
+        shares = region_shares(result, run, split, result.chosen)
         first, true, other = results[0].maps[:, TRUE], result.maps[:, TRUE], result.maps[:, OTHER]
         comparable = first.shape == true.shape
         columns = {
@@ -337,23 +353,29 @@ def in_chunks(measure: Callable[..., np.ndarray], *maps: np.ndarray) -> np.ndarr
     return np.concatenate([measure(*(one[start:start + CHUNK] for one in maps)) for start in starts])
 
 
+def regions_of(split: Split, index: int, config: dict) -> dict[str, np.ndarray]:
+    """Return an image's REGIONS as a model sees them, name -> bool (H, W), as far as they are known and not empty."""
+    masks = prepared_masks(split.masks(index) or {}, config)
+    if "players" in masks:
+        masks["people and the ball"] = masks["players"] | masks["evidence"]
+    return {region: masks[region] for region in REGIONS if region in masks and masks[region].any()}
+
+
 def region_shares(result: Explained, run: Run, split: Split, chosen: Chosen) -> list[dict]:
-    """Return, for drawn scenes, where the positive relevance lies: share, area and their ratio for each region."""
+    """Return where the positive relevance of images with masks lies: share, area and their ratio for each region."""
     rows, grid_size = [], result.maps.shape[-2:]
     for i, index in enumerate(chosen.indices):
-        masks = scene_masks(split.scene(int(index)), run.config["data_config"])
-        masks["people and the ball"] = masks["players"] | masks["evidence"]
         row: dict = {}
-        for region in REGIONS:
-            coverage = patch_coverage(masks[region], grid_size)
-            area = float(coverage.mean())
-            share = float(mass(result.maps[i, TRUE], coverage)) if area else float("nan")
-            key = region.replace(" ", "_")
-            row |= {f"share_{key}": share, f"area_{key}": area, f"ratio_{key}": share / area if area else float("nan")}
-        heat = result.heatmaps(i, masks["evidence"].shape).numpy()
-        row["rank_accuracy_evidence"] = float(rank_accuracy(heat[TRUE], masks["evidence"]))
+        regions = regions_of(split, int(index), run.config["data_config"])
+        for region, mask in regions.items():
+            coverage, key = patch_coverage(mask, grid_size), region.replace(" ", "_")
+            share, area = float(mass(result.maps[i, TRUE], coverage)), float(coverage.mean())
+            row |= {f"share_{key}": share, f"area_{key}": area, f"ratio_{key}": share / area}
+        if "evidence" in regions:
+            heat = result.heatmaps(i, regions["evidence"].shape).numpy()
+            row["rank_accuracy_evidence"] = float(rank_accuracy(heat[TRUE], regions["evidence"]))
         if chosen.distracted[i]:
-            coverage = patch_coverage(masks["distractor"], grid_size)
+            coverage = patch_coverage(regions["distractor"], grid_size)
             row["share_distractor_for_its_class"] = float(mass(result.maps[i, OTHER], coverage))
         rows.append(row)
     return rows
@@ -366,7 +388,7 @@ def summaries(runs, results, rows: list[dict]) -> list[dict]:
         part = [row for row in rows if row["run"] == result.label]
         numeric = [key for key in columns_of(part) if key.split("_")[0] in NUMERIC]  # some columns only some rows have
         means = {key: single([np.nan if row.get(key) is None else row[key] for row in part]) for key in numeric}
-        median = {key: float(np.median([row[key] for row in part])) for key in ("noise_true", "noise_other")}
+        median = {key: finite_median([row[key] for row in part]) for key in ("noise_true", "noise_other")}
         right = None if result.correct is None else float(result.correct.mean())
         summary.append({"label": result.label, "folder": str(run.folder), "accuracy": run.summary.get("accuracy"),
                         "accuracy_explained": right, "means": means, "median_noise": median})
@@ -374,10 +396,18 @@ def summaries(runs, results, rows: list[dict]) -> list[dict]:
     return summary
 
 
+def finite_median(values: Sequence[float]) -> float:
+    """Return the median of the values that are numbers; NaN where there is none."""
+    kept = np.asarray(values, dtype=np.float64)
+    kept = kept[np.isfinite(kept)]
+    return float(np.median(kept)) if len(kept) else float("nan")
+
+
 def describe(means: dict, median: dict) -> str:
     """Return one line about a run: likeness of its maps, their entropy, and their own noise beside it."""
-    true = means["probability_true"]
+    true, noise = means["probability_true"], means["noise_true"]
+    zero = f"; {noise.n_dropped} of {noise.n + noise.n_dropped} maps are 0 and left out" if noise.n_dropped else ""
     return (("own classes" if not true.n else f"true class {percent(true.mean)}") + f", likeness of the two maps "
             f"{means['spearman_true_other'].mean:.3f} (Spearman), entropy of the other class's map "
             f"{means['entropy_other'].mean:.3f}, {INPUT_NOISE:g} input noise moves maps by "
-            f"{percent(median['noise_true'], 2)} (median)")
+            f"{percent(median['noise_true'], 2)} (median{zero})")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from comparison import REGIONS, Images, layer_names, layer_shares, probabilities_of
+from comparison import Images, layer_names, layer_shares, probabilities_of, regions_of
 from data.datasets import ImageData, Split, stratified
-from data.transforms import scene_masks
 from explain import METHODS, find_method, relevance
 from explain.depth import measure_depth
-from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patch_coverage, repeatability, spearman, ssim,
-                             total_variation)
+from explain.heatmap import to_heatmap
+from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patch_coverage, pointing_game, rank_accuracy,
+                             repeatability, spearman, ssim, total_variation)
 from explain.mosaic import cell_share, make_mosaics
 from explain.perturbation import Curves, perturbation_curves
 from explain.sanity import cascading_randomisation, emprt
@@ -33,6 +33,7 @@ STEPS = 10              # of removal; as many as patches where they are fewer
 CELLS = 2               # mosaics of 2 x 2 images
 SANITY_IMAGES = 16      # cascading randomisation costs depth + 3 maps an image
 FOLDER = "measures"     # in a run's folder
+DEPTH_VERSION = 1
 TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
 
 
@@ -41,7 +42,7 @@ class Subject:
     """A run, the images it is asked about, and how.
 
     args: others (random classes an image), images (how many for what is cheap; None: all), metric_images (for what
-    is dear), data_seed, images_at_once, removal.
+    is dear), data_seed, images_at_once.
     """
 
     run: Run
@@ -73,14 +74,21 @@ class Subject:
     def names(self, images: Images) -> list[str]:
         return [self.split.name(int(index)) for index in images.indices]
 
-    def observe(self, image: str, relevance_name: str, target: str, metric: str, value: float) -> Observation:
-        return Observation(Path(self.data.name).name, self.split_name, self.method, self.run.config["seed"], image, relevance_name,
-                           target, metric, float(value))
+    def observe(self, image: str, relevance_name: str, target: str, metric: str, value: float, removal: str = "",
+                place: str = "") -> Observation:
+        return Observation(Path(self.data.name).name, self.split_name, self.method, self.run.config["seed"], image,
+                           relevance_name, target, metric, removal, place, float(value))
 
-    def rows(self, images: Images, name: str, target: str, columns: dict[str, np.ndarray]) -> Iterator[Observation]:
+    def rows(self, images: Images, name: str, target: str, columns: dict[str, np.ndarray], removal: str = "",
+             place: str = "") -> Iterator[Observation]:
         for metric, values in columns.items():
             for image, value in zip(self.names(images), values):
-                yield self.observe(image, name, target, metric, value)
+                yield self.observe(image, name, target, metric, value, removal, place)
+
+    def batches(self, what: str, *tensors: Tensor, size: int | None = None):
+        """Pieces of tensors that belong together, with a progress bar."""
+        size = size or self.args.images_at_once
+        return self.progress(what, zip(*(one.split(size) for one in tensors)), -(-len(tensors[0]) // size))
 
     def progress(self, what: str, batches, total: int):
         return tqdm(batches, desc=f"{what}, {self.method}", total=total, unit="batch", delay=2, leave=False, disable=None)
@@ -149,8 +157,7 @@ def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observatio
         for target, part in ((RANDOM, slice(1, 1 + others)), (RUNNER_UP, slice(1 + others, 2 + others))):
             found = likeness(centred, part)
             yield from subject.rows(images, name, target, {f"{key}_centred": value for key, value in found.items()})
-    if subject.split.scene(int(images.indices[0])) is not None:
-        yield from regions(subject, images, name, maps)
+    yield from regions(subject, images, name, maps)
 
 
 def has_option(name: str, option: str) -> bool:
@@ -176,21 +183,23 @@ def scatter(maps: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> Iterator[Observation]:
-    """On drawn scenes: share of positive relevance on each region, the region's area, and their ratio."""
+    """Where masks exist: share of the true class's positive relevance on each region, the region's area, their ratio;
+    of the evidence also rank accuracy and the pointing game, by pixel, and the relevance outside it."""
     for image, index, found in zip(subject.names(images), images.indices.tolist(), maps):
-        scene = subject.split.scene(index)
-        masks = scene_masks(scene, subject.run.config["data_config"])
-        masks["people and the ball"] = masks["players"] | masks["evidence"]
-        for region in REGIONS:
-            coverage = patch_coverage(masks[region], maps.shape[-2:])
-            area = float(coverage.mean())
-            if not area:
-                continue
-            key, share = region.replace(" ", "_"), float(mass(found[0], coverage))
+        masks = regions_of(subject.split, index, subject.run.config["data_config"])
+        for region, mask in masks.items():
+            coverage = patch_coverage(mask, maps.shape[-2:])
+            share, area = float(mass(found[0], coverage)), float(coverage.mean())
             for metric, value in (("share", share), ("area", area), ("ratio", share / area)):
-                yield subject.observe(image, name, TRUE, f"{metric}_{key}", value)
-            if region == "distractor" and scene.distractor >= 0:
-                yield subject.observe(image, name, DISTRACTOR, "share_distractor", float(mass(found[-1], coverage)))
+                yield subject.observe(image, name, TRUE, metric, value, place=region)
+            if region == "distractor" and subject.split.scene(index).distractor >= 0:
+                own = float(mass(found[-1], coverage))
+                yield subject.observe(image, name, DISTRACTOR, "share", own, place=region)
+        if (evidence := masks.get("evidence")) is not None:
+            heat = to_heatmap(torch.from_numpy(found[:1][None]).double(), evidence.shape)[0, 0].numpy()
+            for metric, value in (("rank_accuracy", rank_accuracy(heat, evidence)), ("pointing", pointing_game(heat, evidence)),
+                                  ("outside", 1 - mass(found[0], patch_coverage(evidence, maps.shape[-2:])))):
+                yield subject.observe(image, name, TRUE, metric, value, place="evidence")
 
 
 # ---- what is dear
@@ -198,24 +207,22 @@ def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> It
 def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Relative change of the true class's map under invisible input noise."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    parts = zip(x.split(subject.args.images_at_once), labels.split(subject.args.images_at_once))
-    moved = torch.cat([repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed) for a, b in parts])
+    moved = torch.cat([repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed)
+                       for a, b in subject.batches(f"noise, {name}", x, labels)])
     yield from subject.rows(images, name, TRUE, {"noise": moved[:, 0].cpu().numpy()})
 
 
-def measure_perturbation(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
+def measure_perturbation(subject: Subject, name: str, keep: Path, removal: str) -> Iterator[Observation]:
     """Faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the curves' points."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    for removal in subject.args.removal:
-        suffix = "" if removal == "mean" else f"_{removal}"
-        curves = [_curves(subject, a, b, name, removal) for a, b in subject.progress(f"perturbation, {name}", zip(x.split(4), labels.split(4)), -(-len(x) // 4))]
-        for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
-            values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
-            yield from subject.rows(images, name, TRUE, {metric.removesuffix("_mean") + suffix: values})
-        for order in ("morf", "lerf"):
-            points = np.concatenate([getattr(curve, order)[:, 0] for curve in curves])
-            yield from subject.rows(images, name, TRUE, {
-                f"{order}{suffix}_at_{fraction:g}": points[:, i] for i, fraction in enumerate(curves[0].fractions)})
+    curves = [_curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=4)]
+    for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
+        values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
+        yield from subject.rows(images, name, TRUE, {metric.removesuffix("_mean"): values}, removal)
+    for order in ("morf", "lerf"):
+        points = np.concatenate([getattr(curve, order)[:, 0] for curve in curves])
+        for i, fraction in enumerate(curves[0].fractions):
+            yield from subject.rows(images, name, TRUE, {f"{order}_curve": points[:, i]}, removal, f"{fraction:g}")
 
 
 def _curves(subject: Subject, images: Tensor, targets: Tensor, name: str, removal: str) -> Curves:
@@ -230,64 +237,105 @@ def measure_mosaics(subject: Subject, name: str, keep: Path) -> Iterator[Observa
         return
     mosaics, targets, which = make_mosaics(x, labels[:, 0], count=max(1, len(x) // 2), n=CELLS, seed=subject.args.data_seed)
     names = subject.names(images)
-    batches = zip(mosaics.split(subject.args.images_at_once), targets.split(subject.args.images_at_once))
-    shares = np.concatenate([cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS) for a, b in batches])
+    shares = np.concatenate([cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS)
+                             for a, b in subject.batches(f"mosaics, {name}", mosaics, targets)])
     for members, share in zip(which.tolist(), shares):
         yield subject.observe(" | ".join(names[i] for i in members), name, TRUE, "mosaic_share", float(np.nanmean(share)))
 
 
 def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
-    """Does the map depend on what the model learned: cascading randomisation and eMPRT."""
-    images, x, labels = subject.tensors(min(SANITY_IMAGES, subject.args.metric_images))
+    """Does the map depend on what the model learned: cascading randomisation and eMPRT. (The third check, random logit,
+    is the likeness to random classes' maps that `measure_maps` measures.)"""
+    images, x, labels = subject.tensors(_sanity_images(subject.args))
     maps = relevance(subject.model, x, labels, name)
     cascade = cascading_randomisation(subject.model, x, labels, name, maps=maps)
     for stage, values in zip(cascade.stages, cascade.similarity):
-        yield from subject.rows(images, name, TRUE, {f"cascade_{stage}": values[:, 0]})
+        yield from subject.rows(images, name, TRUE, {"cascade": values[:, 0]}, place=stage)
     yield from subject.rows(images, name, TRUE, {"emprt": emprt(subject.model, x, labels, name, maps=maps)[:, 0]})
+
+
+def _sanity_images(args: argparse.Namespace) -> int:
+    return min(SANITY_IMAGES, args.metric_images)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """compute: (subject, relevance method's name, a file for what is kept beside) -> observations; depends_on: the
-    arguments that it looks at; quick: cheap enough for all of validation."""
+    """compute: (subject, relevance method's name, a file for what is kept beside, and a removal where there are
+    several) -> observations; settings: all that it depends on beside run and images, constants included; version:
+    counted up when the code comes to measure something else; quick: cheap enough for all of validation."""
 
-    compute: Callable[[Subject, str, Path], Iterator[Observation]]
-    depends_on: tuple[str, ...]
+    compute: Callable[..., Iterator[Observation]]
+    settings: Callable[[argparse.Namespace], dict]
+    version: int = 1
     quick: bool = False
 
 
 MEASUREMENTS = {
-    "maps": Measurement(measure_maps, ("images", "others"), quick=True),
-    "noise": Measurement(measure_noise, ("metric_images",), quick=True),
-    "perturbation": Measurement(measure_perturbation, ("metric_images", "removal")),
-    "mosaics": Measurement(measure_mosaics, ("metric_images",)),
-    "sanity": Measurement(measure_sanity, ("metric_images",)),
+    "maps": Measurement(measure_maps, lambda args: {"images": args.images, "others": args.others}, version=2, quick=True),
+    "noise": Measurement(measure_noise, lambda args: {"images": args.metric_images, "noise": INPUT_NOISE}, quick=True),
+    "perturbation": Measurement(measure_perturbation, lambda args: {"images": args.metric_images, "steps": STEPS}, version=2),
+    "mosaics": Measurement(measure_mosaics, lambda args: {"images": args.metric_images, "cells": CELLS}),
+    "sanity": Measurement(measure_sanity, lambda args: {"images": _sanity_images(args)}, version=2),
 }
 
 
-def chosen_measurements(names: list[str]) -> list[str]:
-    """all, quick, or names of MEASUREMENTS -> names, maps always among them."""
+@dataclass(frozen=True)
+class Task:
+    """One measurement of one run on one split by one relevance method; `removal` where it removes patches."""
+
+    measurement: str
+    relevance: str
+    removal: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.measurement} of {self.relevance}" + (f", removed patches: {self.removal}" if self.removal else "")
+
+
+def tasks(metrics: list[str], relevances: list[str], removals: list[str]) -> list[Task]:
+    """What is measured of a run on `val`. metrics: all, quick, or names of MEASUREMENTS; maps are always among them, and
+    perturbation by `random` is the baseline."""
     chosen = {"all": list(MEASUREMENTS), "quick": [name for name, one in MEASUREMENTS.items() if one.quick]}
-    found = [name for given in names for name in chosen.get(given, [given])]
-    return [name for name in MEASUREMENTS if name in found or name == "maps"]
+    wanted = {"maps", *(name for given in metrics for name in chosen.get(given, [given]))}
+    found = []
+    for name in (one for one in MEASUREMENTS if one in wanted):
+        if name == "perturbation":
+            found += [Task(name, one, removal) for removal in removals for one in dict.fromkeys([*relevances, "random"])]
+        else:
+            found += [Task(name, one) for one in relevances]
+    return found
 
 
-def measured(subject: Subject, measurement: str, name: str) -> tuple[list[Observation], Path]:
+def measured(subject: Subject, task: Task) -> tuple[list[Observation], Path]:
     """Return one measurement of one run, from where it is kept if nothing it depends on has changed.
 
     The path is of what it keeps beside: the maps, for `maps`.
     """
-    one = MEASUREMENTS[measurement]
-    stem = subject.run.folder / FOLDER / f"{subject.split_name}-{measurement}-{name}"
-    keep, table, card = (stem.with_name(stem.name + end) for end in (".npz", ".csv", ".json"))
-    settings = {"run": subject.run.identity, "data": subject.data.fingerprint, "data_seed": subject.args.data_seed,
-                "method": subject.method, "data_name": Path(subject.data.name).name,
-                **{key: getattr(subject.args, key) for key in one.depends_on}}
-    if not (card.is_file() and table.is_file() and read_json(card) == settings):
+    one, table = MEASUREMENTS[task.measurement], _file(subject, task, ".csv")
+    keep, card, settings = table.with_suffix(".npz"), table.with_suffix(".json"), _card(subject, task)
+    if not is_measured(subject, task):
         card.unlink(missing_ok=True)
-        write_results(table, one.compute(subject, name, keep))
+        extra = [task.removal] if task.removal else []
+        write_results(table, one.compute(subject, task.relevance, keep, *extra))
         write_json(card, settings)      # it says that the rest is there, and comes last
     return list(read_results(table)), keep
+
+
+def is_measured(subject: Subject, task: Task) -> bool:
+    """Tell whether a measurement is kept and still that of this run, these images and these settings."""
+    card, table = (_file(subject, task, end) for end in (".json", ".csv"))
+    return card.is_file() and table.is_file() and read_json(card) == _card(subject, task)
+
+
+def _file(subject: Subject, task: Task, end: str) -> Path:
+    parts = [subject.split_name, task.measurement, task.relevance, task.removal]
+    return subject.run.folder / FOLDER / ("-".join(filter(None, parts)) + end)
+
+
+def _card(subject: Subject, task: Task) -> dict:
+    one = MEASUREMENTS[task.measurement]
+    return {"run": subject.run.identity, "data": subject.data.fingerprint, "masks": subject.data.masks_fingerprint,
+            "data_seed": subject.args.data_seed, "method": subject.method, "data_name": Path(subject.data.name).name,
+            "version": one.version, **one.settings(subject.args)}
 
 
 def load_maps(path: Path) -> Maps:
@@ -299,10 +347,9 @@ def load_maps(path: Path) -> Maps:
 
 def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
     """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with `after`."""
-    stem = after.run.folder / FOLDER / f"{after.split_name}-depth-{name}"
-    arrays, card = stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".json")
+    arrays, card = (after.run.folder / FOLDER / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
     settings = {"before": before.run.identity, "after": after.run.identity, "data": after.data.fingerprint,
-                "data_seed": after.args.data_seed, "metric_images": after.args.metric_images}
+                "data_seed": after.args.data_seed, "metric_images": after.args.metric_images, "version": DEPTH_VERSION}
     if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
         card.unlink(missing_ok=True)
         found = _depth(before, after, name)
@@ -313,10 +360,24 @@ def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[D
         return tuple(_depth_run(subject, place, found) for place, subject in enumerate((before, after)))
 
 
+def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
+    """A run's depth profile as observations: block by block, heads together; CKA is one figure of all images."""
+    names = subject.names(subject.images(subject.args.metric_images))
+    profiles = {f"depth_{name}": run.by_block(name) for name in run.measures}
+    if run.divergence is not None:
+        profiles["depth_divergence"] = run.divergence.mean(-1)
+    for metric, values in profiles.items():
+        for image, row in zip(names, values):
+            for block, value in zip(run.blocks, row):
+                yield subject.observe(image, "", TRUE if metric == "depth_relevance" else "", metric, value, place=block)
+    for block, value in zip(("input", *run.blocks), () if run.cka is None else run.cka):
+        yield subject.observe("", "", "", "depth_cka", value, place=block)
+
+
 def _depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
     images = after.images(after.args.metric_images)
     batches = (x.to(after.device) for x in images.read(images.batches))
-    depths = measure_depth([before.model, after.model], batches)
+    depths = measure_depth([before.model, after.model], after.progress("depth", batches, len(images.batches)))
     found = {f"{i}_{key}": value for i, one in enumerate(depths) for key, value in one.measures.items()}
     found |= {f"{i}_uniform_{key}": np.float64(value) for i, one in enumerate(depths) for key, value in one.uniform.items()}
     found |= {"divergence": depths[1].divergence, "cka": depths[1].cka}
@@ -329,7 +390,8 @@ def _depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.nd
 def _relevance_shares(subject: Subject, images: Images, name: str) -> np.ndarray:
     """Share of the true class's relevance by block and head, (N, L, h)."""
     labels, parts = np.asarray(subject.split.labels)[images.indices], []
-    for rows, x in zip(images.batches, images.read(images.batches)):
+    batches = zip(images.batches, images.read(images.batches))
+    for rows, x in subject.progress(f"{name} by depth", batches, len(images.batches)):
         targets = torch.from_numpy(labels[rows.start:rows.stop]).long()[:, None].to(subject.device)
         parts.append(layer_shares(relevance(subject.model, x.to(subject.device), targets, name, layers=True)[1])[:, 0])
     return torch.cat(parts).numpy()

@@ -3,10 +3,14 @@
 import argparse
 import copy
 import sys
+from collections.abc import Iterable
+from dataclasses import astuple, fields, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
+import chapters
 import commandline
 import compare
 import comparison
@@ -17,14 +21,14 @@ from errors import UsageError
 from evidence import Study
 from explain.metrics import spearman
 from explain.perturbation import REMOVALS
-from measures import MEASUREMENTS, Subject, chosen_measurements, has_option, load_maps, measured, measured_depth
+from measures import MEASUREMENTS, Maps, Subject, Task, depth_rows, has_option, is_measured, load_maps, measured, measured_depth, tasks
 from models.adapt import Settings, parse_settings
-from models.backbone import architecture
+from models.backbone import BackboneSpec, architecture, create_backbone
 from models.runs import Run, load_run
-from report.claims import claims_markdown
+from report.claims import MAIN, claims_markdown
 from report.findings import Section, findings_markdown
 from report.overview import verdict_overview
-from report.results import Observation, Results, write_results
+from report.results import Observation, Results, read_results, write_results
 from report.tables import number, write_text
 from report.verdicts import ONE_SEED
 
@@ -68,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Check, then study every data set; with several, say at the end what holds on which."""
     methods = methods_of(args)
+    args.relevance, args.removal = (list(dict.fromkeys(one)) for one in (args.relevance, args.removal))
     comparison.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
     commandline.check_writable(args.cache, "--cache")
     sources = [alone(args, spec) for spec in dict.fromkeys(args.data)]
@@ -81,11 +86,20 @@ def main(args: argparse.Namespace) -> None:
         out = args.out / name if len(sources) > 1 else args.out
         found[name] = study(argparse.Namespace(**{**vars(one), "out": out}), data, methods)
     if len(found) > 1:
-        rows = {f"{name}: {a} against {b}": claims for name, groups in found.items() for (a, b), claims in groups.items()}
-        verdict_overview(args.out / "verdicts.png", rows, "What holds on which data")
-        print(f"{args.out}: verdicts.png, over all data sets")
+        write_together(args.out, found)
     if args.seeds == 1:
         print(ONE_SEED)
+
+
+def write_together(out: Path, found: dict[str, Study]) -> None:
+    """Write what several data sets say side by side: all claims in one file and one picture, all rows in one table."""
+    rows = {f"{name}: {a} less {b}": [claim for claim in claims if claim.letter in MAIN]
+            for name, one in found.items() for (a, b), claims in evidence.claims_of(one).items()}
+    verdict_overview(out / "verdicts.png", rows, "What an earlier study claimed, on several data sets")
+    tables = [(one.out / "claims.md").read_text(encoding="utf-8") for one in found.values()]
+    write_text(out / "claims.md", "\n".join(table.replace("# What", f"# {name}: what", 1) for name, table in zip(found, tables)))
+    count = write_results(out / "results.csv", chain.from_iterable(read_results(one.out / "results.csv") for one in found.values()))
+    print(f"{out}: claims.md, verdicts.png and results.csv ({count} rows) over all data sets")
 
 
 def alone(args: argparse.Namespace, spec: str) -> argparse.Namespace:
@@ -103,72 +117,126 @@ def methods_of(args: argparse.Namespace) -> list[Settings]:
     return methods
 
 
-def study(args: argparse.Namespace, data: ImageData, methods: list[Settings]) -> dict:
-    """Study one data set; return its claims by pair of methods."""
+def study(args: argparse.Namespace, data: ImageData, methods: list[Settings]) -> Study:
+    """Study one data set; return all that was found."""
     labels, seeds, device = [one.label() for one in methods], list(range(args.seeds)), commandline.device_of(args.device)
+    steps = Steps(len(methods) * len(seeds) * (1 + sum(len(tasks_on(args, split)) for split in explained_splits(data))))
     runs, subjects, observations = {}, {}, []
     for seed in seeds:
         for settings in methods:
-            run = runs[settings.label(), seed] = train_one(args, data, settings, seed)
+            label = settings.label()
+            steps.say(f"train {label}, seed {seed}")
+            run = runs[label, seed] = train_one(args, data, settings, seed)
             for split in explained_splits(data):
-                subject = subjects[settings.label(), seed, split] = Subject(run, settings.label(), data, split, args, device)
-                observations += measure(subject)
-        print(f"== seed {seed}: measured ({seeds.index(seed) + 1} of {len(seeds)})", flush=True)
-    result = Study(args.out, data, labels, methods, seeds, list(args.relevance), runs,
-                   Results(with_baseline(observations)))
-    look_inside(result, subjects)
+                subject = subjects[label, seed, split] = Subject(run, label, data, split, args, device)
+                observations += measure(subject, steps)
+    result = Study(args.out, data, labels, methods, seeds, args.relevance, args.removal, runs, Results(()),
+                   asked=frozenset(task.measurement for task in tasks_on(args, "val")))
+    observations += look_inside(result, subjects)
+    rows = with_baseline(unique(observations))
+    result.results = Results(rows)
+    for (label, seed, split), subject in subjects.items():
+        if split == "val":
+            result.runners_up[label, seed] = runners_up(subject, args.relevance[0])
     for split in explained_splits(data):
         compare_on(args, data, [runs[label, 0] for label in labels], split, "compare")
-    return write(args, result, observations, subjects)
+    write(args, result, rows, subjects)
+    return result
+
+
+class Steps:
+    """Says which step of how many begins, and how many are left."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.begun = total, 0
+
+    def say(self, what: str) -> None:
+        self.begun += 1
+        print(f"[{self.begun}/{self.total}, {self.total - self.begun} left] {what}", flush=True)
 
 
 def explained_splits(data: ImageData) -> list[str]:
     return [split for split in data.splits if split.startswith("val")]
 
 
-def measure(subject: Subject) -> list[Observation]:
-    """Measure one run on one split, or find it measured: everything on val, on other splits the maps alone."""
-    args, rows = subject.args, []
-    names = chosen_measurements(args.metrics) if subject.split_name == "val" else ["maps"]
-    for number_of, name in enumerate(names):
-        for relevance in [*args.relevance, *(["random"] if name == "perturbation" else [])]:
-            print(f"-- {subject.method}, seed {subject.run.config['seed']}, {subject.split_name}: {name} of {relevance} "
-                  f"({number_of + 1} of {len(names)})", flush=True)
-            rows += measured(subject, name, relevance)[0]
-    return list(dict.fromkeys(rows))  # probabilities come with every relevance
+def tasks_on(args: argparse.Namespace, split: str) -> list[Task]:
+    """What is measured on a split: everything on val, on other splits the maps alone."""
+    return tasks(args.metrics if split == "val" else ["maps"], args.relevance, args.removal)
+
+
+def measure(subject: Subject, steps: Steps) -> list[Observation]:
+    """Measure one run on one split, or find it measured."""
+    rows = []
+    for task in tasks_on(subject.args, subject.split_name):
+        kept = ", kept from before" if is_measured(subject, task) else ""
+        steps.say(f"{subject.method}, seed {subject.run.config['seed']}, {subject.split_name}: {task}{kept}")
+        rows += measured(subject, task)[0]
+    return rows
+
+
+def unique(observations: Iterable[Observation]) -> list[Observation]:
+    """Drop what is there twice: probabilities come with every relevance method, a linear probe's attention with every
+    method that it is compared with. The first stands, as another batch size moves the last digit."""
+    found: dict[tuple, Observation] = {}
+    for one in observations:
+        found.setdefault(astuple(one)[:-1], one)
+    return list(found.values())
 
 
 def with_baseline(observations: list[Observation]) -> list[Observation]:
-    """Add SRG above the same model's random baseline, image by image."""
-    baseline = {(o.split, o.method, o.seed, o.image): o.value for o in observations
-                if o.metric == "srg" and o.relevance == "random"}
-    above = [Observation(o.data, o.split, o.method, o.seed, o.image, o.relevance, o.target, "srg_above_random",
-                         o.value - baseline[o.split, o.method, o.seed, o.image])
-             for o in observations if o.metric == "srg" and o.relevance != "random"]
-    return observations + above
+    """Add each measure of removing patches less the same model's random baseline, image by image."""
+    def key(o: Observation) -> tuple:
+        return o.split, o.method, o.seed, o.image, o.metric, o.removal
+
+    removed = [o for o in observations if o.metric in evidence.PERTURBED]
+    baseline = {key(o): o.value for o in removed if o.relevance == "random"}
+    return observations + [replace(o, metric=o.metric + evidence.ABOVE, value=o.value - baseline[key(o)])
+                           for o in removed if o.relevance != "random"]
 
 
-def look_inside(result: Study, subjects: dict) -> None:
-    """Measure attention and relevance by depth of every fine-tuned backbone against the one before."""
-    before = next((s for s in result.kinds if s.method == "linear"), None)
-    name = next((r for r in result.relevances if has_option(r, "layers")), None)
-    if before is None:  # only a linear probe has the backbone as it was, and a head for these classes
-        print("-- no depth profiles: they compare with a linear probe, which is not among --methods")
-        return
+def runners_up(subject: Subject, relevance: str) -> dict[str, tuple[int, int]]:
+    """Image -> its class and the most probable other one, of the images whose maps were measured."""
+    images, found = subject.images(subject.args.images), load_maps(measured(subject, Task("maps", relevance))[1])
+    others = found.probability.copy()
+    np.put_along_axis(others, found.targets[:, :1], -1, axis=1)
+    pairs = zip(found.targets[:, 0].tolist(), others.argmax(1).tolist())
+    return dict(zip(subject.names(images), pairs))
+
+
+def look_inside(result: Study, subjects: dict) -> list[Observation]:
+    """Measure attention and relevance by depth of every fine-tuned backbone against the one before.
+
+    That is the linear probe's of the same seed, which also has a head for these classes; without one among the methods,
+    the un-tuned backbone, whose relevance has no class to start from.
+    """
+    probe = next((one.label() for one in result.kinds if one.method == "linear"), None)
+    relevance = next((one for one in result.relevances if has_option(one, "layers")), None)
+    rows = []
     for (method, seed, split), subject in subjects.items():
-        if split == "val" and method != before.label():
-            print(f"-- {method}, seed {seed}: depth", flush=True)
-            result.depth[method, seed] = measured_depth(subjects[before.label(), seed, split], subject, name)
+        if split != "val" or method == probe:
+            continue
+        print(f"-- {method}, seed {seed}: depth", flush=True)
+        before = subjects[probe, seed, split] if probe else untuned(subject)
+        result.depth[method, seed] = measured_depth(before, subject, relevance if probe else None)
+        for one, run in zip((before, subject), result.depth[method, seed]):
+            rows += depth_rows(one, run)
+    return rows
+
+
+def untuned(after: Subject) -> Subject:
+    """The backbone of a run before its training, with a head that knows nothing."""
+    run = after.run
+    model = create_backbone(BackboneSpec(**{f.name: run.config["backbone"][f.name] for f in fields(BackboneSpec)}),
+                            len(run.class_names))
+    return replace(after, run=replace(run, model=model), method="un-tuned")
 
 
 def train_one(args: argparse.Namespace, data: ImageData, settings: Settings, seed: int) -> Run:
     """Train one method with one seed, or reuse the finished run in its folder."""
-    name = settings.label().replace(":", "-").replace(",", "-").replace("=", "")
-    out = args.out / f"{name}-seed{seed}"
+    out = args.out / f"{chapters.stem(settings.label())}-seed{seed}"
     own = ["--method", settings.label(), "--seed", str(seed), "--out", str(out)]
     given = arguments_for(train, own, args)
     given.epochs = None if settings.method == "linear" else args.epochs
-    print(f"== train {settings.label()}, seed {seed}", flush=True)
     train.train(given, data)
     return load_run(out, args.weights)
 
@@ -187,47 +255,42 @@ def compare_on(args: argparse.Namespace, data: ImageData, runs: list[Run], split
     own = [*(str(run.folder) for run in runs), "--out", str(out), "--split", split, "--relevance", args.relevance[0]]
     given = arguments_for(compare, own, args)
     given.images, given.pick = PICTURE_IMAGES, pick
+    given.overwrite = True  # a picture of the study's own, which follows its settings
     print(f"== {folder} on {split}", flush=True)
     compare.compare(runs, data, given, commandline.device_of(args.device))
 
 
 # ---- what is said
 
-def write(args: argparse.Namespace, result: Study, observations: list[Observation], subjects: dict) -> dict:
-    """Write results.csv, claims.md, findings.md and their figures; return the claims."""
+def write(args: argparse.Namespace, result: Study, rows: list[Observation], subjects: dict) -> None:
+    """Write results.csv, claims.md, findings.md, details.md and their figures; print the claims."""
     groups = evidence.claims_of(result)
-    facts = evidence.facts_of(result, args.model, args.data_seed, result.data.warnings)
-    runs_evidence = [evidence.evidence_of(result, method) for method in result.methods]
-    accuracies = [evidence.accuracy_row(result, method, seed, split) for method in result.methods for seed in result.seeds
-                  for split in result.runs[method, seed].summary["accuracy"]]
-    write_text(args.out / "claims.md", claims_markdown(groups, facts, runs_evidence, accuracies))
-    sections = [*evidence.sections_of(result, groups), *worth_a_look(args, result, subjects)]
-    write_text(args.out / "findings.md", findings_markdown(
-        f"What fine-tuning did: {Path(result.data.name).name}", evidence.summary_of(result, groups), sections, args.out, facts))
-    count = write_results(args.out / "results.csv", with_baseline(observations))
-    print(f"{args.out}: findings.md, claims.md, results.csv ({count} rows), and the picture in {args.out}/compare/grid.png")
+    facts = chapters.facts_of(result, args.model, args.data_seed, result.data.warnings)
+    accuracies = [chapters.accuracy_row(result, *run, split) for run in result.runs
+                  for split in result.runs[run].summary["accuracy"]]
+    write_text(args.out / "claims.md", claims_markdown(
+        groups, facts, [evidence.evidence_of(result, method) for method in result.methods], accuracies))
+    title = f"What fine-tuning did: {result.name}"
+    beside = [*facts, "Everything else, seed by seed and metric by metric: details.md, claims.md, results.csv"]
+    write_text(args.out / "findings.md", findings_markdown(title, [], chapters.findings(result, groups), args.out, beside))
+    sections = [*chapters.details(result, groups), *worth_a_look(args, result, subjects)]
+    write_text(args.out / "details.md", findings_markdown(f"{title}, in full", [], sections, args.out, facts))
+    count = write_results(args.out / "results.csv", rows)
+    print(f"{args.out}: findings.md, details.md, claims.md, results.csv ({count} rows), and the picture in "
+          f"{args.out}/compare/grid.png")
     for found in groups.values():
-        for claim in found:
+        for claim in (one for one in found if one.letter in MAIN):
             print(f"({claim.letter}) {claim.text}: {claim.first} against {claim.second}; {claim.verdict}")
-    return groups
 
 
 def worth_a_look(args: argparse.Namespace, result: Study, subjects: dict) -> list[Section]:
     """Choose images by rule from the first two methods, first seed; name and draw them."""
-    first, second = result.methods[:2]
-    seed, name = result.seeds[0], result.relevances[0]
-    before, after = (load_maps(measured(subjects[method, seed, "val"], "maps", name)[1]) for method in (first, second))
+    (first, second), seed, name = result.pairs[0], result.seeds[0], result.relevances[0]
+    before, after = (load_maps(measured(subjects[method, seed, "val"], Task("maps", name))[1]) for method in (first, second))
     same = spearman(before.maps[:, 0], after.maps[:, 0])
-    right = [found.probability.argmax(1) == found.targets[:, 0] for found in (before, after)]
-    images = subjects[first, seed, "val"].images(args.images)
-    names = subjects[first, seed, "val"].names(images)
-    order = np.argsort(same, kind="stable")
-    draw = np.random.default_rng(args.data_seed).permutation(len(names))
-    rules = {"maps differ most": order, "maps differ least": order[::-1],
-             f"right in {first}, wrong in {second}": order[(right[0] & ~right[1])[order]],
-             f"wrong in {first}, right in {second}": order[(~right[0] & right[1])[order]], "drawn at random": draw}
+    names = subjects[first, seed, "val"].names(subjects[first, seed, "val"].images(args.images))
     rows, picked = [], []
-    for rule, candidates in rules.items():
+    for rule, candidates in rules_of(first, second, before, after, same, args.data_seed).items():
         for i in [i for i in candidates.tolist() if names[i] not in picked][:WORTH]:
             picked.append(names[i])
             rows.append({"image": names[i], "chosen because": rule, "likeness of the two maps (Spearman)": number(same[i]),
@@ -237,6 +300,16 @@ def worth_a_look(args: argparse.Namespace, result: Study, subjects: dict) -> lis
     return [Section("Images worth a look", [f"Chosen by rule from {len(names)} images, {first} against {second}, {name}; what "
                                             f"is chosen for being extreme is no evidence for what is usual."],
                     rows, args.out / "worth-a-look" / "grid.png", "The images of the table, in the order of their names.")]
+
+
+def rules_of(first: str, second: str, before: Maps, after: Maps, same: np.ndarray, data_seed: int) -> dict[str, np.ndarray]:
+    """Rule -> images in the order in which they fit it; same: (N,) likeness of the true class's maps of both runs."""
+    right = [found.probability.argmax(1) == found.targets[:, 0] for found in (before, after)]
+    order = np.argsort(same, kind="stable")
+    return {"maps differ most": order, "maps differ least": order[::-1],
+            f"right in {first}, wrong in {second}": order[(right[0] & ~right[1])[order]],
+            f"wrong in {first}, right in {second}": order[(~right[0] & right[1])[order]],
+            "drawn at random": np.random.default_rng(data_seed).permutation(len(same))}
 
 
 if __name__ == "__main__":
