@@ -1,10 +1,11 @@
 """What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other.
 
-    python benchmarks/candidates.py RUN --out docs/candidates.md          an hour on one thread
+    python benchmarks/candidates.py RUN --out docs/candidates.md          over an hour on one thread
+    python benchmarks/candidates.py RUN --of-each-half 10 --candidates lrp_magnitude lrp_depth
 
-All are made of parts that come from one recorded forward pass. A sum of maps is of maps that were each divided by
-their sum of magnitudes. The bar is the sum of three methods; the best few and the bar are measured on the half that
-chose nothing.
+All are made of parts that could come from one recorded forward pass; here each part of a sum records its own, and its
+cost is measured so. A sum of maps is of maps that were each divided by their sum of magnitudes. The bar is the sum of
+three methods; the best few and the bar are measured on the half that chose nothing.
 """
 
 import argparse
@@ -17,10 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods import BATCH, Photos, add_photos, with_interval  # beside this file; it finds the project's folders
+# Both lie beside this file; they find the project's folders.
+from libragrad import fullgrad
+from methods import BATCH, Photos, add_photos, described, difference, passes, with_interval
 
 import commandline
-from explain import relevance
+from errors import UsageError
+from explain import images_at_once, relevance
 from explain.aggregate import TokenRow
 from explain.gradients import Way, attention_gradients, patch_gradient
 from explain.start import class_weights, head_rows
@@ -28,9 +32,14 @@ from explain.vit import Network
 from report.statistics import paired
 from report.tables import markdown_table, number, write_text
 
-REFERENCE, BAR, REPORTED = "lrp_magnitude", "lrp_magnitude + AttnLRP + CP-LRP", 3
+REFERENCE, DEFAULT, CONTRAST = "lrp_magnitude", "lrp_depth", "lrp_contrast"
+BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
+LIBRAGRAD = "LibraGrad FullGrad+"
+REPORTED = 3  # of the best, beside these:
+ALSO_REPORTED = (DEFAULT, CONTRAST, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
 ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
 CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
+GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
 Candidate = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -49,122 +58,219 @@ def smoothed(candidate: Candidate) -> Candidate:
     kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
 
     def compute(model, images, targets):
-        maps = candidate(model, images, targets)
-        return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), kernel)
+        maps = candidate(model, images, targets).flatten(0, 1).unsqueeze(1)
+        return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), kernel).view(*targets.shape, *maps.shape[-2:])
     return compute
+
+
+def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
+    """What works on a traced model, by as many images at once as `relevance` takes, so that costs compare."""
+    def candidate(model, images, targets):
+        network = Network(model)
+        step = images_at_once(network, images, targets.shape[1])
+        with torch.no_grad():
+            return torch.cat([compute(network, x, t) for x, t in zip(images.split(step), targets.split(step))])
+    return candidate
 
 
 def graph(way: Way, contrast: str = "none") -> Candidate:
     """Chefer's aggregation over blocks, with a changed gradient times A for the relevance of attention."""
-    def compute(model, images, targets):
-        network = Network(model)
-        with torch.no_grad():
-            record = network.record(images)
-            rows, row = head_rows(network, class_weights(record.logits, targets, contrast)), TokenRow(record, 1)
-            for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, way=way)):
-                row.descend(block, (gradient * block.attention).clamp_(min=0))
-        return row.result(1)
+    @traced
+    def compute(network, images, targets):
+        record, count = network.record(images), targets.shape[1]
+        rows, row = head_rows(network, class_weights(record.logits, targets, contrast)), TokenRow(record, count)
+        for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, way=way)):
+            row.descend(block, (gradient * block.attention).clamp_(min=0))
+        return row.result(count)
     return compute
 
 
 def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
     """Relevance at the tokens of some blocks alone, or its positive part."""
-    def compute(model, images, targets):
-        network = Network(model)
-        with torch.no_grad():
-            record = network.record(images)
-            at_blocks: list[Tensor] = []
-            patch_gradient(network, record, head_rows(network, class_weights(record.logits, targets, contrast)), way,
-                           at_blocks)
+    @traced
+    def compute(network, images, targets):
+        record, at_blocks = network.record(images), []
+        rows = head_rows(network, class_weights(record.logits, targets, contrast))
+        patch_gradient(network, record, rows, way, at_blocks)
         chosen = torch.stack(at_blocks[::-1])[blocks]
         return (chosen.clamp(min=0) if positive else chosen).mean(0).unflatten(-1, record.grid)
     return compute
 
 
-GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
+def libra(**options) -> Candidate:
+    return traced(lambda network, images, targets: fullgrad(network, images, targets, **options))
+
+
+# A name says in brackets what a method starts from (else the logit) and by which rule (else epsilon).
 CANDIDATES: dict[str, Candidate] = {
     REFERENCE: method("lrp_magnitude"),
-    "lrp_magnitude, log p": method("lrp_magnitude", contrast="log_p"),
+    "lrp_magnitude (log p)": method("lrp_magnitude", contrast="log_p"),
     "AttnLRP": method("attnlrp_epsilon"),
-    "AttnLRP, log p": method("attnlrp_epsilon", contrast="log_p"),
-    "CP-LRP, gamma": method("cp_lrp"),
-    "CP-LRP, gamma, log p": method("cp_lrp", contrast="log_p"),
+    "AttnLRP (log p)": method("attnlrp_epsilon", contrast="log_p"),
+    "CP-LRP (gamma)": method("cp_lrp"),
+    "CP-LRP (gamma, log p)": method("cp_lrp", contrast="log_p"),
     BAR: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
-    "lrp_magnitude + AttnLRP + CP-LRP, log p": sum_of(*(method(name, contrast="log_p") for name in
-                                             ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
+    "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)": sum_of(
+        *(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
     "graph of AttnLRP's relevance of A": graph(ATTNLRP),
     "graph of CP-LRP's relevance of A": graph(CP_LRP),
     "AttnLRP over depth": method("attnlrp_epsilon", at="depth"),
-    "AttnLRP over depth, softmax": method("attnlrp_epsilon", at="depth", contrast="softmax"),
+    "AttnLRP over depth (softmax)": method("attnlrp_epsilon", at="depth", contrast="softmax"),
     "CP-LRP over depth": method("cp_lrp", gamma=0.0, at="depth"),
-    "CP-LRP over depth, softmax": method("cp_lrp", gamma=0.0, at="depth", contrast="softmax"),
-    "lrp_depth: CP-LRP over depth, gamma": method("lrp_depth"),
-    "lrp_depth, contrast mean": method("lrp_depth", contrast="mean"),
-    "lrp_contrast: lrp_depth, softmax": method("lrp_contrast"),
-    "lrp_contrast, gamma 0.1": method("lrp_contrast", gamma=0.1),
-    "lrp_contrast, without the last three blocks": by_block(GAMMA, "softmax", slice(None, -3)),
+    "CP-LRP over depth (softmax)": method("cp_lrp", gamma=0.0, at="depth", contrast="softmax"),
+    DEFAULT: method("lrp_depth"),
+    "lrp_depth (mean)": method("lrp_depth", contrast="mean"),
+    CONTRAST: method("lrp_contrast"),
+    "lrp_contrast (gamma 0.1)": method("lrp_contrast", gamma=0.1),
+    "lrp_contrast without the last three blocks": by_block(GAMMA, "softmax", slice(None, -3)),
     "lrp_contrast, positive part of each block": by_block(GAMMA, "softmax", slice(None), positive=True),
-    "lrp_contrast, smoothed over 3 x 3 patches": smoothed(method("lrp_contrast")),
-    "lrp_contrast + lrp_magnitude": sum_of(method("lrp_contrast"), method("lrp_magnitude", contrast="log_p")),
+    "lrp_contrast smoothed over 3 x 3 patches": smoothed(method("lrp_contrast")),
+    "lrp_contrast + lrp_magnitude (log p)": sum_of(method("lrp_contrast"), method("lrp_magnitude", contrast="log_p")),
+    "LibraGrad FullGrad": libra(),
+    "LibraGrad FullGrad (softmax)": libra(contrast="softmax"),
+    LIBRAGRAD: libra(plus=True),
+    f"{LIBRAGRAD} (softmax)": libra(plus=True, contrast="softmax"),
 }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = commandline.parser(
+        __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md")
+    add_photos(parser)
+    group = parser.add_argument_group("candidates")
+    group.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), metavar="NAME",
+                       help=f"measure these alone, all of them on both halves (default: all, and on the second half the "
+                            f"best {REPORTED}, {', '.join(ALSO_REPORTED)})")
+    group.add_argument("--against", nargs="+", default=[REFERENCE, BAR], choices=list(CANDIDATES), metavar="NAME",
+                       help="what they are compared with")
+    group.add_argument("--of-each-half", type=commandline.positive, metavar="N", help="photos (default: all of them)")
+    group.add_argument("--rounds", type=commandline.positive, default=5, metavar="N",
+                       help="timings whose median is the cost")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown tables")
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     photos = Photos(args)
-    chosen_on, reported_on = slice(0, photos.half), slice(photos.half, None)
-    choosing = {name: measured(photos, chosen_on, candidate) for name, candidate in CANDIDATES.items()}
-    order = sorted(CANDIDATES, key=lambda name: -choosing[name].mean())
-    kept = list(dict.fromkeys([*order[:REPORTED], "lrp_depth: CP-LRP over depth, gamma", BAR, REFERENCE]))
-    reporting = {name: measured(photos, reported_on, CANDIDATES[name]) for name in kept}
-    text = document(args, photos, markdown_table([row(name, choosing) for name in order]),
-                    markdown_table([row(name, reporting) | against(name, BAR, reporting) for name in kept]))
+    names = list(dict.fromkeys([*(args.candidates or CANDIDATES), *args.against]))
+    chosen_on, reported_on = halves(photos, args.of_each_half)
+    costs = {name: passes(photos, candidate, args.rounds) for name, candidate in
+             [("lrp", method("lrp")), *((name, CANDIDATES[name]) for name in names)]}
+    choosing = {name: measured(photos, chosen_on, name) for name in names}
+    order = sorted(names, key=lambda name: -choosing[name].mean())
+    best = order if args.candidates else [*order[:REPORTED], *ALSO_REPORTED]
+    reporting = {name: measured(photos, reported_on, name) for name in dict.fromkeys([*best, *args.against])}
+    text = document(args, photos, choosing, reporting, costs)
     print(text)
     if args.out:
         write_text(args.out, text)
 
 
-def measured(photos: Photos, which: slice, candidate: Candidate) -> np.ndarray:
+def halves(photos: Photos, of_each: int | None) -> tuple[slice, slice]:
+    """Return which photos choose and which report."""
+    if not photos.half:
+        raise UsageError("--images 1 has no two halves; give 2 or more")
+    count = min(of_each or photos.half, photos.half)
+    return slice(0, count), slice(photos.half, photos.half + count if of_each else None)
+
+
+def measured(photos: Photos, which: slice, name: str) -> np.ndarray:
+    """SRG of a candidate's maps of some photos for the predicted class, (n,)."""
     images, targets = photos.images[which], photos.targets[which, :1]
-    maps = torch.cat([candidate(photos.run.model, x, t) for x, t in zip(images.split(BATCH), targets.split(BATCH))])
-    return photos.srg(maps, which)
+    batches = zip(images.split(BATCH), targets.split(BATCH))
+    found = photos.srg(torch.cat([CANDIDATES[name](photos.run.model, x, t) for x, t in batches]), which)
+    print(f"{name}: {with_interval(found)}", flush=True)
+    return found
 
 
-def row(name: str, found: dict[str, np.ndarray]) -> dict:
-    return {"candidate": name, "SRG": with_interval(found[name]), **against(name, REFERENCE, found)}
+# ---- the document
+
+def table(found: dict[str, np.ndarray], others: list[str], costs: dict[str, float]) -> str:
+    """The candidates, most faithful first."""
+    rows = [{"candidate": name, "passes": number(costs[name], 1), "SRG": with_interval(found[name]),
+             **{f"less {other}": "" if name == other else difference(found[name], found[other]) for other in others}}
+            for name in sorted(found, key=lambda name: -found[name].mean())]
+    return markdown_table(rows)
 
 
-def against(name: str, other: str, found: dict[str, np.ndarray]) -> dict:
-    key = f"less {other}"
-    if name == other:
-        return {key: ""}
-    result = paired(found[name], found[other])
-    return {key: f"{number(result.difference, 3, True)} [{number(result.low, 3, True)}, {number(result.high, 3, True)}]"}
+def conclusions(found: dict[str, np.ndarray], others: list[str], costs: dict[str, float]) -> str:
+    """Say what was more and what less faithful than others, where the paired interval excludes 0, and at what cost."""
+    lines = []
+    for other in others:
+        results = {name: paired(found[name], found[other]) for name in found if name != other}
+        more = [name for name, one in results.items() if one.low > 0]
+        less = [name for name, one in results.items() if one.high < 0]
+        cheap = [name for name in more if costs[name] <= costs["lrp"]]
+        said = {name: f"{name}, {difference(found[name], found[other])}, {in_passes(costs[name])}" for name in results}
+        for words, names in (
+                (f"More faithful than {other} ({in_passes(costs[other])})", map(said.get, more)),
+                (f"Of these, at no more than the cost of `lrp` ({in_passes(costs['lrp'])})", cheap),
+                (f"Less faithful than {other}", map(said.get, less))):
+            lines.append(f"- {words}: {'; '.join(names) or 'none'}.")
+    return "\n".join(lines)
 
 
-def document(args: argparse.Namespace, photos: Photos, choosing: str, reporting: str) -> str:
-    config = photos.run.config
+def in_passes(cost: float) -> str:
+    return f"{number(cost, 1)} passes"
+
+
+def document(args: argparse.Namespace, photos: Photos, choosing: dict, reporting: dict, costs: dict[str, float]) -> str:
+    first, second = (len(next(iter(found.values()))) for found in (choosing, reporting))
     return f"""# A method of our own: what was tried
 
-SRG of the predicted class (see methods.md), {config['backbone']['name']} with {photos.run.label}, validation photos of
-{len(config['class_names'])} classes; means and paired differences with 95 % BCa intervals over photos. Written by
+SRG of the predicted class (see methods.md), {described(photos.run)};
+means and paired differences with 95 % BCa intervals over photos. In brackets, what relevance starts from (without: the
+logit) and by which rule it goes down (without: epsilon): `{DEFAULT}` is CP-LRP over depth (gamma), `{CONTRAST}`
+the same (gamma, softmax). A sum is of maps that were each divided by their sum of magnitudes; the bar was the sum
+{BAR}.
+*passes*: the cost of a map in forward passes at K = 2 (one thread, B = {BATCH}, the median of {args.rounds} rounds),
+measured in the same run; each part of a sum records a forward pass of its own, which a sum made for its own sake would
+share. Written by
 
-    python benchmarks/candidates.py RUN --images {args.images} --out FILE
+    python benchmarks/candidates.py {command_of(args)}
 
-## Chosen on {photos.half} photos
+## Chosen on {first} photos
 
-{choosing}
-## Reported on {len(photos.images) - photos.half} others
+{table(choosing, args.against[:1], costs)}
+## Reported on {second} others
 
-{reporting}"""
+{table(reporting, args.against, costs)}
+## What follows
+
+Where the paired interval on the {second} others excludes 0:
+
+{conclusions(reporting, args.against, costs)}
+""" + ("" if args.candidates else why(reporting, costs))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md")
-    add_photos(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown tables")
-    return parser
+def why(reporting: dict[str, np.ndarray], costs: dict[str, float]) -> str:
+    """Why the default is not the most faithful."""
+    return f"""
+`{CONTRAST}` is selectable by name. It is not the default, because for a model that is sure the strongest competitor of
+every other class is the predicted one, so that their maps turn into the negative of the predicted class's map (likeness
+of two classes about -0.6 in methods.md, where that of `{DEFAULT}` is about 0). What speaks for another class, and whether
+it is the same as what speaks for the true one, is what this project asks, and cannot be asked of such maps. `{DEFAULT}`
+answers it: it starts from the class's own logit, its SRG less that of `{REFERENCE}` is
+{difference(reporting[DEFAULT], reporting[REFERENCE])}, and its noise is below 1 % (median in methods.md).
+
+The nearest that was published before is {LIBRAGRAD} (Mehri et al., CVPR 2025), which also sums over blocks, and adds
+what every bias brings, without gamma. Its SRG less that of `{DEFAULT}` is {difference(reporting[LIBRAGRAD], reporting[DEFAULT])},
+at {in_passes(costs[LIBRAGRAD])} against {number(costs[DEFAULT], 1)}; from the same start as `{CONTRAST}`, less that one's,
+{difference(reporting[f"{LIBRAGRAD} (softmax)"], reporting[CONTRAST])}.
+"""
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """Return the arguments that write the document."""
+    default, given = vars(build_parser().parse_args(["RUN"])), ["RUN"]
+    for name in ("images", "data_seed", "candidates", "against", "of_each_half", "rounds"):
+        value = getattr(args, name)
+        if value != default[name]:
+            words = [f'"{word}"' if " " in word else word for word in value] if isinstance(value, list) else [str(value)]
+            given.append(" ".join([f"--{name.replace('_', '-')}", *words]))
+    return " ".join([*given, "--out FILE"])
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser()))
+    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

@@ -2,43 +2,38 @@
 
     python benchmarks/explain.py --weights FILE      DeiT-Tiny 224, B = 8, K = 1, 2, 10, one thread
     python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/benchmark.md      all of it
+    python benchmarks/explain.py --weights FILE --device cuda --throughput --out docs/benchmark-gpu.md
     python benchmarks/explain.py --model vit_tiny_patch16_224 --batch 2 --targets 2 --rounds 1
 
-A cost is the time of a call divided by its K and by the time of plain forward passes of the same
-batch taken right before and after it, in the same process; the median over rounds. CPU time is
-counted, with one thread, so that waiting for other processes is not; they still slow a shared core.
+A cost is the time of a call divided by its K and by the time of plain forward passes of the same batch taken right
+before and after it, in the same process; the median over rounds. On a CPU, CPU time is counted, with one thread, so
+that waiting for other processes is not; they still slow a shared core. On a GPU it is the wall's, until all work is done.
 """
 
 import argparse
-import multiprocessing
-import resource
-import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Callable
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import timm
 import torch
 from torch import Tensor, nn
 
+import memory  # beside this file; it finds the project's folders
+from peers import PEERS, prepared
+from subjects import load, photos
+from throughput import throughput
+from timing import clock_of, cost, name_of, plain_forward, seconds
+
 import commandline
-from data.images import EXTENSIONS, open_image
-from data.transforms import evaluation_transform
-from errors import UsageError
 from explain import METHODS, relevance
 from explain.precision import HalfProducts
-from peers import PEERS, prepared
 from report.tables import markdown_table, number, percent, write_text
 
-MEMORY_MODEL, MEMORY_BATCH, MEMORY_TARGETS = "vit_base_patch16_224", 8, 2
-MEMORY_METHODS = ("lrp", "lrp_magnitude")
 PHOTOS = 16
 BESIDE = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "
+ELSEWHERE = {"weights": "FILE", "precision": "PHOTOS"}  # places that differ from one machine to the next
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,54 +47,36 @@ def build_parser() -> argparse.ArgumentParser:
                         help="(default: all)")
     parser.add_argument("--rounds", type=commandline.positive, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--memory", action="store_true",
-                        help=f"also the peak memory of {MEMORY_MODEL} at B = {MEMORY_BATCH}, K = {MEMORY_TARGETS}")
+    parser.add_argument("--memory", nargs="?", const=memory.MODEL, metavar="NAME",
+                        help=f"also the peak memory of {memory.BATCH} and {memory.MORE_IMAGES} images in batches of "
+                             f"{memory.BATCH}, of a timm model (without a name: {memory.MODEL})")
     parser.add_argument("--precision", type=Path, metavar="DIR",
                         help=f"also how far float16 products move the maps of {PHOTOS} photos found below a folder")
+    parser.add_argument("--throughput", action="store_true",
+                        help="also maps a second by batch size, doubled until the device's memory is full or no more is "
+                             "gained, in float32 and, where it is offered, float16")
+    parser.add_argument("--largest", type=commandline.positive, metavar="B", help="no larger batch for --throughput")
+    commandline.add_device(parser)
+    parser.set_defaults(device="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
     return parser
 
 
-def load(name: str, weights: str | None) -> nn.Module:
-    if weights is None:
-        return timm.create_model(name).eval()
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=weights)).eval()
-
-
 # ---- time
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def cost(explanation: Callable[[], object], forward: Callable[[], object], rounds: int) -> float:
-    """Median over rounds of a call's time in forward passes."""
-    explanation()
-    ratios = []
-    for _ in range(rounds):
-        before, call, after = seconds(forward), seconds(explanation), seconds(forward)
-        ratios.append(2 * call / (before + after))
-    return statistics.median(ratios)
-
-
-def costs(model: nn.Module, args: argparse.Namespace) -> tuple[list[dict], list[str]]:
+def costs(model: nn.Module, args: argparse.Namespace, device: torch.device) -> tuple[list[dict], list[str]]:
     """Return a row for each method, and for what other packages have like it, and remarks on these."""
-    images = torch.randn(args.batch, 3, *model.patch_embed.img_size)
-    targets = {count: torch.randint(0, model.num_classes, (args.batch, count)) for count in args.targets}
-
-    @torch.inference_mode()
-    def forward() -> None:
-        model(images)
-
+    images = torch.randn(args.batch, 3, *model.patch_embed.img_size).to(device)
+    targets = {count: torch.randint(0, model.num_classes, (args.batch, count)).to(device) for count in args.targets}
+    forward, clock = plain_forward(model, images), clock_of(device)
     forward()
     rows, remarks = [], []
-    print(f"{args.model}, B = {args.batch}, one thread, forward {seconds(forward):.3f} s CPU; forward passes per map")
+    print(f"{args.model}, B = {args.batch}, {name_of(device)}, forward {seconds(forward, clock):.3f} s; "
+          f"forward passes per map")
     print(f"{'':<30}" + "".join(f"{f'K = {count}':>10}" for count in targets))
 
     def measure(name: str, explain: Callable[[Tensor], object]) -> None:
-        found = {count: cost(lambda: explain(chosen), forward, args.rounds) / count
+        found = {count: cost(lambda: explain(chosen), forward, args.rounds, clock) / count
                  for count, chosen in targets.items()}
         rows.append({"": name} | {f"K = {count}": number(value, 2) for count, value in found.items()})
         print(f"{name:<30}" + "".join(f"{value:>10.2f}" for value in found.values()), flush=True)
@@ -111,6 +88,7 @@ def costs(model: nn.Module, args: argparse.Namespace) -> tuple[list[dict], list[
                 continue
             explain = prepared(peer, model, images)
             if isinstance(explain, str):
+                remarks.append(f"{peer.name}, beside `{peer.ours}`, was not measured: {explain}")
                 print(f"{BESIDE}{peer.name}: {explain}")
             else:
                 measure(f"{BESIDE}{peer.name}", explain)
@@ -118,39 +96,14 @@ def costs(model: nn.Module, args: argparse.Namespace) -> tuple[list[dict], list[
     return rows, remarks
 
 
-# ---- memory
-
-def memory(seed: int) -> list[dict]:
-    """Return the peak memory of each method, each in a process of its own, as a process never forgets its peak."""
-    rows = []
-    for method in MEMORY_METHODS:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            peak = process.submit(peak_memory, method, seed).result()
-        rows.append({"": method, "peak memory, GiB": number(peak, 2)})
-        print(f"{MEMORY_MODEL}, B = {MEMORY_BATCH}, K = {MEMORY_TARGETS}, {method}: peak {peak:.2f} GiB", flush=True)
-    return rows
-
-
-def peak_memory(method: str, seed: int) -> float:
-    """Explain once; return the most that this process ever held, weights and libraries included, in GiB."""
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    model = load(MEMORY_MODEL, None)
-    images = torch.randn(MEMORY_BATCH, 3, *model.patch_embed.img_size)
-    relevance(model, images, torch.randint(0, model.num_classes, (MEMORY_BATCH, MEMORY_TARGETS)), method)
-    unit = 1 if sys.platform == "darwin" else 2**10  # of bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
 # ---- precision
 
-def precision(model: nn.Module, args: argparse.Namespace) -> list[dict]:
+def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) -> list[dict]:
     """Return how far float16 factors of matrix products move each method's maps, whether or not it offers them."""
-    images = photos(args.precision, model)
+    images = photos(args.precision, model, PHOTOS, "--precision").to(device)
     with torch.inference_mode():
         predicted = model(images).argmax(1)
-    targets = torch.stack([predicted, torch.randint(0, model.num_classes, predicted.shape)], 1)
+    targets = torch.stack([predicted, torch.randint(0, model.num_classes, predicted.shape).to(device)], 1)
     rows = []
     print(f"distance of maps in float16 from float32: {len(images)} photos, the predicted class and a random one")
     for method in args.methods:
@@ -165,67 +118,89 @@ def precision(model: nn.Module, args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def photos(folder: Path, model: nn.Module) -> Tensor:
-    """Return photos (16, 3, H, W) as the model takes them, spread evenly over all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    if len(files) < PHOTOS:
-        raise UsageError(f"--precision {folder} holds {len(files)} images; expected {PHOTOS} or more, in any subfolder")
-    transform = evaluation_transform(timm.data.resolve_model_data_config(model))
-    return torch.stack([transform(open_image(path)) for path in files[::len(files) // PHOTOS][:PHOTOS]])
-
-
 # ---- all of it
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    model = load(args.model, args.weights).requires_grad_(False)  # saves other packages the weights' gradients
-    rows, remarks = costs(model, args)
+    device = commandline.device_of(args.device)
+    model = load(args.model, args.weights).requires_grad_(False).to(device)  # saves other packages the weights' gradients
     parts = [f"""# What explanations cost
 
     {command_of(args)}
 
-torch {torch.__version__}, timm {timm.__version__}, one CPU thread.
-
-## Time
-
-Forward passes per map: {args.model} ({'random' if args.weights is None else 'trained'} weights), B = {args.batch},
-K targets an image, float32; the median of {args.rounds} rounds of CPU time. Under a method, what other packages have
-like it, measured beside it.
-
-{markdown_table(rows, align='l' + 'r' * len(args.targets))}
-""", *(f"- {remark}\n" for remark in remarks)]
+torch {torch.__version__}, timm {timm.__version__}, {name_of(device)}.
+""", time_part(model, args, device)]
     if args.memory:
-        parts.append(f"""
-## Memory
-
-Peak of the whole process, {MEMORY_MODEL}, B = {MEMORY_BATCH}, K = {MEMORY_TARGETS}, weights and libraries included.
-
-{markdown_table(memory(args.seed), align='lr')}""")
+        parts.append(memory_part(args, device))
     if args.precision:
-        parts.append(f"""
-## float16
+        parts.append(precision_part(model, args, device))
+    if args.throughput:
+        parts.append(throughput_part(model, args, device))
+    if args.out:
+        write_text(args.out, "\n".join(parts))
+
+
+def time_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:
+    rows, remarks = costs(model, args, device)
+    table = markdown_table(rows, align="l" + "r" * len(args.targets))
+    whose = "CPU" if device.type == "cpu" else "wall-clock"
+    listed = "".join(f"- {remark}\n" for remark in remarks)
+    return f"""## Time
+
+Forward passes per map: {described(args)}, B = {args.batch}, K targets an image, float32; the median of
+{args.rounds} rounds of {whose} time. Under a method, what other packages have like it, measured beside it.
+
+{table}""" + (f"\n{listed}" if listed else "")
+
+
+def memory_part(args: argparse.Namespace, device: torch.device) -> str:
+    whose = "the whole process, weights and libraries included" if device.type != "cuda" else "the GPU's memory"
+    return f"""## Memory
+
+Peak of {whose}, in GiB: {args.memory}, random images that come in batches of
+{memory.BATCH}, their maps written to a file (`explain.stream.save_relevance`), K targets an image.
+
+{memory.memory(args.memory, args.seed, device)}"""
+
+
+def precision_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:
+    return f"""## float16
 
 Relative distance (L2) of each map to float32's when matrix products take float16 factors: {PHOTOS} photos, the
 predicted class and a random one. `relevance(..., precision="float16")` offers it to methods that stay within 2 %.
 
-{markdown_table(precision(model, args), align='lrr')}""")
-    if args.out:
-        write_text(args.out, "".join(parts))
+{markdown_table(precision(model, args, device), align='lrr')}"""
+
+
+def throughput_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:
+    targets = 2 if 2 in args.targets else args.targets[0]
+    slower = "" if device.type != "cpu" else "\nA CPU rounds to float16 and multiplies in float32, which is slower."
+    return f"""## Throughput
+
+Maps a second, and in brackets the peak of the device's memory in GiB, where it is known: {described(args)},
+B images at a time, K = {targets}; the mean of {args.rounds} rounds. B is doubled until the memory is full or two doublings
+in a row bring less than 2 % more.{slower}
+
+{throughput(model, args.methods, targets, args.rounds, device, args.largest)}"""
+
+
+def described(args: argparse.Namespace) -> str:
+    return f"{args.model} ({'random' if args.weights is None else 'trained'} weights)"
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """Return the command that writes the document, with places that differ from one machine to the next as words."""
+    """Return the command that writes the document."""
     default, given = vars(build_parser().parse_args([])), ["python benchmarks/explain.py"]
     for name, value in vars(args).items():
-        if name in ("weights", "precision") and value is not None:
-            value = {"weights": "FILE", "precision": "PHOTOS"}[name]
         if value == default[name]:
             continue
-        words = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+        value = ELSEWHERE.get(name, value)
+        bare = value is True or name == "memory" and value == memory.MODEL
+        words = [] if bare else map(str, value) if isinstance(value, list) else [str(value)]
         given.append(" ".join([f"--{name}", *words]))
     return " ".join(given)
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser()))
+    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

@@ -1,8 +1,11 @@
 """Other packages' explanations of the same model, for benchmarks/explain.py; none of them is needed for anything else.
 
-    pip install grad-cam captum lxt
+    pip install grad-cam captum lxt 'transformers<5'
+
+lxt 2.1 imports what transformers 5 no longer has.
 """
 
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Callable
@@ -17,15 +20,22 @@ Explain = Callable[[Tensor], object]  # targets (B, K) -> whatever the package r
 class Peer:
     """Another package's way to do what a method of ours does.
 
+    package: its name on PyPI; module: in Python; needs: what else pip must be told.
     prepare: (frozen model, images (B, 3, H, W)) -> a function of targets (B, K); raises ImportError.
     difference: what the two do not share.
     """
 
     name: str
     package: str
+    module: str
     ours: str
     prepare: Callable[[nn.Module, Tensor], Explain]
     difference: str
+    needs: str = ""
+
+    @property
+    def install(self) -> str:
+        return f"pip install {self.package}{self.needs}"
 
 
 def one_by_one(explain: Callable[[Tensor], object]) -> Explain:
@@ -62,14 +72,15 @@ def _integrated_gradients(model: nn.Module, images: Tensor) -> Explain:
 
 
 def _lxt(model: nn.Module, images: Tensor) -> Explain:
-    from lxt.efficient import monkey_patch
+    with warnings.catch_warnings(action="ignore"):  # of zennit, which its gamma rule alone needs
+        from lxt.efficient import monkey_patch
     from torchvision.models import vision_transformer
 
     block = model.blocks[0]
     twin = vision_transformer.VisionTransformer(
         image_size=images.shape[-1], patch_size=model.patch_embed.patch_size[0], num_layers=len(model.blocks),
         num_heads=block.attn.num_heads, hidden_dim=model.embed_dim, mlp_dim=block.mlp.fc1.out_features,
-        num_classes=model.num_classes).eval().requires_grad_(False)
+        num_classes=model.num_classes).eval().requires_grad_(False).to(images.device)
     patched = (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
 
     def explain(column: Tensor) -> Tensor:
@@ -87,16 +98,16 @@ def _lxt(model: nn.Module, images: Tensor) -> Explain:
 
 
 PEERS = (
-    Peer("pytorch-grad-cam GradCAM", "grad-cam", "gradcam", _gradcam,
+    Peer("pytorch-grad-cam GradCAM", "grad-cam", "pytorch_grad_cam", "gradcam", _gradcam,
          "weighs the channels of the last block's first norm, where ours weighs the heads of its attention, and "
          "enlarges the map to the image"),
-    Peer("captum InputXGradient", "captum", "input_x_gradient", _input_x_gradient,
+    Peer("captum InputXGradient", "captum", "captum", "input_x_gradient", _input_x_gradient,
          "returns pixels, where ours sums patches"),
-    Peer("captum IntegratedGradients", "captum", "integrated_gradients", _integrated_gradients,
+    Peer("captum IntegratedGradients", "captum", "captum", "integrated_gradients", _integrated_gradients,
          "the same 16 places on the way; returns pixels, where ours sums patches"),
-    Peer("LXT", "lxt", "attnlrp_epsilon", _lxt,
+    Peer("LXT", "lxt", "lxt", "attnlrp_epsilon", _lxt,
          "knows torchvision's ViT, here one of the same size with random weights, and for that one holds attention "
-         "constant, which is less work; returns pixels"),
+         "constant, which is less work; returns pixels", needs=" 'transformers<5'"),
 )
 
 
@@ -104,7 +115,9 @@ def prepared(peer: Peer, model: nn.Module, images: Tensor) -> Explain | str:
     """Return what explains with another package, or, where it cannot be had, one line that says what to do."""
     try:
         return peer.prepare(model, images)
-    except ModuleNotFoundError:
-        return f"not installed: pip install {peer.package}"
+    except ModuleNotFoundError as error:
+        if error.name == peer.module:
+            return f"not installed: {peer.install}"
+        return f"installed, but {error.name} is not: {peer.install}"
     except ImportError as error:
-        return f"installed, but does not import here: {error}"
+        return f"installed, but does not import here ({error}): {peer.install}"

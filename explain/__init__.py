@@ -50,13 +50,11 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
 
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
-    chosen = find_method(method, options)
-    check_explainable(model)
+    chosen, network = find_method(method, options), Network(model)
     _check_inputs(model, images, targets)
     check_precision(precision, chosen.name, images)
     products = HalfProducts() if precision == "float16" else nullcontext()
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
-        network = Network(model)
         step = images_at_once(network, images, targets.shape[1])
         maps = [chosen.compute(network, images[start:start + step], targets[start:start + step], **options)
                 for start in range(0, len(images), step)]
@@ -80,9 +78,9 @@ def conservation_gap(model: nn.Module, images: Tensor, targets: Tensor, method: 
 def find_method(name: str, options: dict | None = None) -> Method:
     """Return a method by name; raises ValueError for an unknown name or an option that it lacks."""
     if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5) or list(METHODS)
-        raise ValueError(f"unknown relevance method {name!r}; did you mean {', '.join(near)}? "
-                         f"All: {', '.join(METHODS)}.")
+        near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"all: {', '.join(METHODS)}."
+        raise ValueError(f"unknown relevance method {name!r}; {hint}")
     parameters = inspect.signature(METHODS[name].compute).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options or ():

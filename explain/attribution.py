@@ -142,6 +142,8 @@ def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: fl
     The most faithful to the probability of all methods here. Where a model is sure, the strongest competitor
     of every other class is the predicted one, so that their maps turn into the negative of its map: to ask
     what two classes of one image share, take `lrp_depth`.
+    gap: of the contrast, the target's logit less its competitors' weighted mean, head biases and all, so it may
+        have either sign; absorbed as in `lrp_depth`. What all classes share, in a bias too, is in neither.
     """
     return lrp_depth(network, images, targets, gamma=gamma, contrast="softmax", layers=layers, gap=gap)
 

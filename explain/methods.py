@@ -52,7 +52,8 @@ def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) 
 def generator_for(image: Tensor, *numbers: int) -> torch.Generator:
     """Generator fixed by an image's pixels (as float32) and some numbers, on any device."""
     pixels = image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-    digest = hashlib.blake2b(repr(numbers).encode() + pixels, digest_size=7).digest()
+    # Plain ints, as numpy's and torch's are written otherwise.
+    digest = hashlib.blake2b(repr(tuple(map(int, numbers))).encode() + pixels, digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 

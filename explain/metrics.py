@@ -90,8 +90,10 @@ def ssim(a, b) -> np.ndarray:
 
 
 def _stretched(maps: np.ndarray) -> np.ndarray:
-    lowest, highest = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
+    """Each map's own range to [0, 1]; scaled first, as the range of huge values would overflow. nan if constant."""
     with np.errstate(invalid="ignore", divide="ignore"):
+        maps = maps / np.abs(maps).max((-2, -1), keepdims=True)
+        lowest, highest = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
         return (maps - lowest) / (highest - lowest)
 
 
@@ -132,10 +134,14 @@ def histogram_entropy(maps, bins: int = 100) -> np.ndarray:
     numbers reaches about 4.3 at 14 x 14 patches and 100 bins. nan where a value is not finite.
     Source: Hedstroem et al., XAI in Action, NeurIPS workshops 2023 (discrete entropy; 100 bins).
     """
-    values = _flat(_array(maps))
-    found = [stats.entropy(np.histogram(one, bins)[0]) if np.isfinite(one).all() else np.nan
-             for one in values.reshape(-1, values.shape[-1])]
-    return np.array(found).reshape(values.shape[:-1])
+    maps = _array(maps)
+    with np.errstate(invalid="ignore", over="ignore"):
+        constant = np.ptp(maps, axis=(-2, -1), keepdims=True) == 0
+    # Stretched, as numpy finds no bins between values that lie too near each other.
+    stretched = _flat(np.where(constant, 0, _stretched(maps)))
+    found = [stats.entropy(np.histogram(one, bins, (0, 1))[0]) if np.isfinite(one).all() else np.nan
+             for one in stretched.reshape(-1, stretched.shape[-1])]
+    return np.array(found).reshape(stretched.shape[:-1])
 
 
 def gini(maps) -> np.ndarray:
@@ -279,4 +285,5 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)
     before = (relevance(model, images, targets, method, **options) if maps is None else maps).flatten(2)
     after = relevance(model, noisy, targets, method, **options).flatten(2)
-    return (after - before).norm(dim=-1) / before.norm(dim=-1)
+    size = before.norm(dim=-1)
+    return ((after - before).norm(dim=-1) / size).where(size > 0, torch.nan)

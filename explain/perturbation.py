@@ -5,6 +5,7 @@ Shapes: B images, K targets, H x W pixels, gh x gw patches, S steps.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class Curves:
 
 @torch.no_grad()
 def perturbation_curves(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, *, steps: int = 10,
-                        removal: str = "mean", batch_size: int = 32, seed: int = 0) -> Curves:
+                        removal: str = "mean", batch_size: int = 24, seed: int = 0) -> Curves:
     """Remove patches by relevance, most and least relevant first, and watch each target's probability.
 
     model: anything that maps images to logits (B, C); called in the mode that it is in. images (B, 3, H, W)
@@ -81,32 +82,39 @@ def perturbation_curves(model: nn.Module, images: Tensor, targets: Tensor, maps:
         "linear", noisy linear imputation: each removed pixel is the weighted mean of its eight neighbours,
         plus a little noise (ROAD, Rong et al., ICML 2022), which leaves less of the mask's shape to see but
         takes seconds an image.
-    batch_size: perturbed images that go through the model together; memory grows with it alone.
-    Costs 2 K (S - 1) + 2 forward passes an image. Raises ValueError for shapes that do not fit and for maps
-    that are not finite, whose patches have no order.
+    batch_size: perturbed images that go through the model together, whichever image, target and step they
+        belong to; memory grows with it alone. 32 take 4 % longer on a CPU (DeiT-Tiny 224, one thread).
+    Costs 2 K (S - 1) + 2 forward passes an image. Raises ValueError for shapes that do not fit, for negative
+    targets and for maps that are not finite, whose patches have no order.
     """
     grid = _check(images, targets, maps, steps, removal, batch_size)
-    fractions = np.arange(steps + 1) / steps
-    curves = np.empty((*targets.shape, 2, steps + 1))
-    for index, (image, row) in enumerate(zip(images, targets)):
-        remove = _remover(image, grid, removal, seed)
-        everything = torch.ones(grid, dtype=torch.bool, device=image.device)
-        ends = _probabilities(model, iter([image, remove(everything)]), batch_size)[:, row.cpu().numpy()]
-        curves[index, :, :, 0], curves[index, :, :, -1] = ends[0][:, None], ends[1][:, None]
-        if steps > 1:
-            orders = [removal_order(one, generator_for(image, seed)).to(image.device) for one in maps[index]]
-            curves[index, :, :, 1:-1] = _between(model, image, row, orders, fractions[1:-1], grid, remove, batch_size)
+    fractions, classes = np.arange(steps + 1) / steps, targets.cpu().numpy()
+    curves = np.empty((*classes.shape, 2, steps + 1))
+    perturbed = _perturbed(images, maps, fractions, grid, removal, seed)
+    while batch := list(islice(perturbed, batch_size)):
+        probabilities = _probabilities(model, [image for _, image in batch])
+        for (place, _), found in zip(batch, probabilities):
+            curves[place] = found[classes[place[:2]]][..., None]
     return Curves(fractions, curves[:, :, 0], curves[:, :, 1])
 
 
-def _between(model: nn.Module, image: Tensor, targets: Tensor, orders: list[Tensor], fractions: np.ndarray,
-             grid: tuple[int, int], remove: Callable[[Tensor], Tensor], batch_size: int) -> np.ndarray:
-    """Probabilities (K, 2, len(fractions)) of one image's targets: MoRF, LeRF."""
-    count = grid[0] * grid[1]
-    perturbed = (remove(_mask(order, round(float(fraction) * count), grid))
-                 for most_first in orders for order in (most_first, most_first.flip(0)) for fraction in fractions)
-    found = _probabilities(model, perturbed, batch_size).reshape(len(orders), 2, len(fractions), -1)
-    return np.stack([part[..., int(target)] for part, target in zip(found, targets)])
+def _perturbed(images: Tensor, maps: Tensor, fractions: np.ndarray, grid: tuple[int, int], removal: str,
+               seed: int) -> Iterator[tuple[tuple, Tensor]]:
+    """Yield every perturbed image (3, H, W), made when it is asked for, and its place in curves (B, K, 2, S + 1).
+
+    At both ends one image serves every target and both orders.
+    """
+    count, whole = grid[0] * grid[1], slice(None)
+    for index, image in enumerate(images):
+        remove = _remover(image, grid, removal, seed)
+        yield (index, whole, whole, 0), image
+        yield (index, whole, whole, -1), remove(torch.ones(grid, dtype=torch.bool, device=image.device))
+        for target, relevance in enumerate(maps[index]):
+            most_first = removal_order(relevance, generator_for(image, seed)).to(image.device)
+            for side, order in enumerate((most_first, most_first.flip(0))):
+                for step, fraction in enumerate(fractions[1:-1].tolist(), start=1):
+                    place = index, slice(target, target + 1), slice(side, side + 1), step
+                    yield place, remove(_mask(order, round(fraction * count), grid))
 
 
 def removal_order(relevance: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,21 +130,9 @@ def _mask(order: Tensor, count: int, grid: tuple[int, int]) -> Tensor:
     return mask.view(grid)
 
 
-def _probabilities(model: nn.Module, images: Iterator[Tensor], batch_size: int) -> np.ndarray:
-    """Softmax probabilities of images (3, H, W) that come one by one, (N, C)."""
-    found, batch = [], []
-    for image in images:
-        batch.append(image)
-        if len(batch) == batch_size:
-            found.append(_softmax(model, batch))
-            batch = []
-    if batch:
-        found.append(_softmax(model, batch))
-    return np.concatenate(found)
-
-
-def _softmax(model: nn.Module, batch: list[Tensor]) -> np.ndarray:
-    return model(torch.stack(batch)).cpu().double().softmax(-1).numpy()  # mps has no float64
+def _probabilities(model: nn.Module, images: list[Tensor]) -> np.ndarray:
+    """Softmax probabilities of images (3, H, W), (N, C)."""
+    return model(torch.stack(images)).cpu().double().softmax(-1).numpy()  # mps has no float64
 
 
 # ---- what takes the place of removed patches
@@ -211,6 +207,8 @@ def _check(images: Tensor, targets: Tensor, maps: Tensor, steps: int, removal: s
     if maps.dim() != 4 or tuple(maps.shape[:2]) != tuple(targets.shape) or len(images) != len(maps):
         raise ValueError(f"images {tuple(images.shape)}, targets {tuple(targets.shape)} and maps "
                          f"{tuple(maps.shape)} do not agree; expected (B, 3, H, W), (B, K), (B, K, gh, gw).")
+    if targets.numel() and int(targets.min()) < 0:      # which would count from the last class
+        raise ValueError(f"targets go down to {int(targets.min())}; classes count from 0.")
     grid = tuple(maps.shape[-2:])
     if any(side % patches for side, patches in zip(images.shape[-2:], grid)):
         raise ValueError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels; expected multiples of the "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from files import atomic
 
-from . import relevance
+from . import check_explainable, relevance
 from .methods import DEFAULT_METHOD
 
 
@@ -26,6 +26,7 @@ def save_relevance(path: str | os.PathLike, model: nn.Module, batches: Iterable[
     """
     if beside := [name for name in ("layers", "gap") if options.get(name)]:
         raise ValueError(f"{', '.join(beside)} would return more than maps; a file holds maps alone: call relevance.")
+    check_explainable(model)
     device = model.head.weight.device
     maps = (relevance(model, images.to(device), targets.to(device), method, **options).cpu().numpy()
             for images, targets in batches)

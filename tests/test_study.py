@@ -144,7 +144,8 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(shop, tmp_path, no
     assert len(changed) == sum("-maps-" not in name for name in before)
 
 
-@pytest.mark.parametrize("change", [["--rows", 3], ["--relevance", "rollout"], ["--methods", "dora", "linear"]])
+@pytest.mark.parametrize("change", [["--rows", 3], pytest.param(["--relevance", "rollout"], marks=pytest.mark.slow),
+                                    pytest.param(["--methods", "dora", "linear"], marks=pytest.mark.slow)])
 def test_a_changed_picture_is_drawn_again_without_being_asked(shop, tmp_path, change):
     argv = [*shop.options, *SMALL, "--relevance", "lrp_magnitude", "--metrics", "quick", "--out", tmp_path]
     assert command(study, *argv) == 0

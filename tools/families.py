@@ -1,18 +1,23 @@
 """Write docs/families.md: which of timm's vision transformers can be explained, and why the others can't.
 
-    python tools/families.py                           # seconds
+    python tools/families.py                           # half a minute
     python tools/families.py --out /tmp/families.md
 
-Every model of timm's modules vision_transformer and deit is built with its own structure, but random weights and small
-(2 blocks of width 24), and `explain.check_explainable` is asked. Of every other module of transformers one model is
-asked, without memory for its weights. tests/explain/test_families.py explains one model of each family that may be.
+Every module of timm's registry is asked. Of those whose namespace holds a VisionTransformer every model is built: with
+its own structure, but random weights and small (2 blocks of width 24), or, where that cannot be (a convolutional stem),
+as it is and without memory for its weights; and `explain.check_explainable` says whether it can be followed. The other
+modules can build none, and the first model of each by name is asked to show it.
+tests/explain/test_families.py explains models of each family that may be.
 """
 
 import argparse
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import timm
 import torch
@@ -27,10 +32,6 @@ from explain import UnsupportedModel, check_explainable  # noqa: E402
 from files import atomic  # noqa: E402
 
 OUT = ROOT / "docs" / "families.md"
-MODULES = ("vision_transformer", "deit")
-OTHERS = ("beit", "cait", "convit", "crossvit", "deepseek_vit", "eva", "gemma4_vit", "hiera", "levit", "mvitv2",
-          "naflexvit", "pit", "qwen3_vit", "swin_transformer", "swin_transformer_v2", "tiny_vit", "tnt", "twins",
-          "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "vitamin", "volo", "xcit")
 SIZES = re.compile(r"^(tiny|xsmall|small|medium|mediumd|base|large|huge|giant|giantopt|gigantic|little|betwixt|wee|plus"
                    r"|so\d+m2?|\db|patch\d+|\d+)$")
 CLASSES, GRID = 7, (2, 3)
@@ -41,9 +42,20 @@ class Family:
     """Models whose names differ in size alone, and whose parts are the same."""
 
     name: str
+    module: str
     models: list[str]
     parts: str
     refusal: str | None
+
+
+def modules_with_vits() -> list[str]:
+    """The modules of timm's registry that can build a VisionTransformer, as they know the class."""
+    return [module for module in timm.list_modules() if any(
+        isinstance(value, type) and issubclass(value, VisionTransformer) for value in vars(_namespace(module)).values())]
+
+
+def _namespace(module: str) -> ModuleType:
+    return sys.modules[timm.model_entrypoint(timm.list_models(module=module)[0]).__module__]
 
 
 def build_small(name: str) -> VisionTransformer:
@@ -51,6 +63,19 @@ def build_small(name: str) -> VisionTransformer:
     model = timm.create_model(name, embed_dim=24, depth=2, num_heads=2, num_classes=CLASSES).eval()
     model.set_input_size(tuple(count * size for count, size in zip(GRID, model.patch_embed.patch_size)))
     return model
+
+
+def build_without_memory(name: str) -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def build(name: str) -> nn.Module:
+    """Small, or without memory where a part of a fixed width stands before the blocks."""
+    try:
+        return build_small(name)
+    except (AssertionError, RuntimeError):
+        return build_without_memory(name)
 
 
 def refusal_of(model: nn.Module) -> str | None:
@@ -89,26 +114,24 @@ def _activation(block: nn.Module) -> str:
     return type(getattr(getattr(block, "mlp", None), "act", nn.GELU())).__name__
 
 
-def families() -> list[Family]:
-    """Every model of MODULES, by family and structure, in timm's order."""
+def families(modules: Iterable[str]) -> list[Family]:
+    """Every model of some modules, by family and structure, in timm's order."""
     found: dict[tuple, Family] = {}
-    for module in MODULES:
+    for module in modules:
         for name in timm.list_models(module=module):
-            model = build_small(name)
-            key = (family_name(name), parts_of(model), refusal_of(model))
-            found.setdefault(key, Family(key[0], [], *key[1:])).models.append(name)
+            model = build(name)
+            key = (family_name(name), module, parts_of(model), refusal_of(model))
+            found.setdefault(key, Family(key[0], module, [], *key[2:])).models.append(name)
     return list(found.values())
 
 
-def other_modules() -> list[tuple[str, str, str]]:
-    """(module, one of its models, why it is refused), without memory for weights."""
+def other_modules(modules: Iterable[str]) -> list[list[str]]:
+    """A row for each module: its name, how many models it has, the first by name, why that one is refused."""
     rows = []
-    for module in OTHERS:
+    for module in modules:
         names = timm.list_models(module=module)
-        if names:       # absent from an older timm
-            with torch.device("meta"):
-                model = timm.create_model(names[0])
-            rows.append((module, names[0], refusal_of(model) or "explained"))
+        refusal = refusal_of(build_without_memory(names[0])) or "explained"
+        rows.append([module, str(len(names)), f"`{names[0]}`", refusal.partition(";")[0]])
     return rows
 
 
@@ -117,30 +140,42 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+def row_of(family: Family) -> list[str]:
+    return [family.name, family.parts, "no" if family.refusal else "yes", family.refusal or "",
+            f"{len(family.models)}: {', '.join(f'`{name}`' for name in family.models)}"]
+
+
+def counted(found: list[Family]) -> str:
+    """How many models can be explained, module by module."""
+    asked, explained = Counter(), Counter()
+    for family in found:
+        asked[family.module] += len(family.models)
+        explained[family.module] += len(family.models) if family.refusal is None else 0
+    return (f"{explained.total()} of {asked.total()} can be explained:\n"
+            + ", ".join(f"{explained[module]} of {count} in {module}" for module, count in asked.items()))
+
+
 def document() -> str:
-    found = families()
-    count = sum(len(family.models) for family in found if family.refusal is None)
-    rows = [[family.name, family.parts, "no" if family.refusal else "yes", family.refusal or "",
-             f"{len(family.models)}: {', '.join(f'`{name}`' for name in family.models)}"]
-            for family in sorted(found, key=lambda family: family.refusal is not None)]
-    others = [[module, f"`{name}`", why] for module, name, why in other_modules()]
-    total = sum(len(family.models) for family in found)
+    modules = modules_with_vits()
+    found = sorted(families(modules), key=lambda family: family.refusal is not None)
+    others = [module for module in timm.list_modules() if module not in modules]
     return f"""# Which models can be explained
 
 Written by `python tools/families.py` from timm {timm.__version__}; decided by structure, not by name.
-Of {total} models of timm's modules vision_transformer and deit, {count} can be explained. What cannot be
-followed is refused at once, with the part that stands in the way. The parts named are those beside
-plain blocks (LayerNorm, one qkv layer, softmax, GELU).
-`python -m pytest tests/explain/test_families.py` builds one model of each family small, compares the traced logits with
-timm's in float64, and explains it.
+Of timm's {len(timm.list_modules())} modules, {len(modules)} can build a `VisionTransformer`. Of all their models, {counted(found)}.
+What cannot be followed is refused at once, with the part that stands in the way. The parts named are
+those beside plain blocks (LayerNorm, one qkv layer, softmax, GELU).
+`python -m pytest tests/explain/test_families.py` builds models of each family small, compares the traced logits with
+timm's in float64, and explains them.
 
-{table(["family", "parts", "explained", "why not", "models"], rows)}
+{table(["family", "parts", "explained", "why not", "models"], [row_of(family) for family in found])}
 
 ## Other modules
 
-Not timm's `VisionTransformer`, or not its plain patch embedding: one model of each.
+The other {len(others)} modules do not know the class `VisionTransformer`, so that none of their models is one. The first of
+each by name was asked too.
 
-{table(["module", "model", "why not"], others)}
+{table(["module", "models", "asked", "why not"], other_modules(others))}
 """
 
 

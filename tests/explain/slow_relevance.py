@@ -1,6 +1,7 @@
 """Slow, obvious relevance for one image and one target, written as the formulas are.
 
-Independent of `explain`: its own forward pass, gradients by autograd, loops over tokens and heads.
+Independent of `explain`: its own forward pass, gradients by autograd, loops over tokens and heads. LayerNorm (of
+tokens, queries and keys), LayerScale and activations pass relevance on unchanged, so they appear in `forward` alone.
 """
 
 import torch
@@ -29,15 +30,15 @@ def each(function, *tensors):
 
 
 def linear(r, x, weight, divide):
-    """z+ rule, x (N, in), r (N, out): loops over tokens, inputs and outputs."""
-    result = torch.zeros_like(x)
-    for n in range(len(x)):
-        for k in range(len(weight)):
-            parts = [max(float(x[n, i] * weight[k, i].detach()), 0.0) for i in range(x.shape[1])]
-            over = divide(float(r[n, k]), sum(parts))
+    """z+ rule, x (N, in), r (N, out): loops over tokens, outputs and inputs."""
+    result = [[0.0] * x.shape[1] for _ in x]
+    for found, inputs, relevances_out in zip(result, x.tolist(), r.tolist()):
+        for weights, relevance in zip(weight.tolist(), relevances_out):
+            parts = [max(value * w, 0.0) for value, w in zip(inputs, weights)]
+            over = divide(relevance, sum(parts))
             for i, part in enumerate(parts):
-                result[n, i] += part * over
-    return result
+                found[i] += part * over
+    return torch.tensor(result, dtype=torch.float64)
 
 
 def add(r, a, b, magnitude):
@@ -64,50 +65,79 @@ def product(r, left, right, magnitude):
     """z = left @ right: (R_left, R_right), each halved."""
     if magnitude:
         left, right = left.abs(), right.abs()
-    share = each(signed_divide if magnitude else published_divide, r, left @ right)
-    rows, inner, columns = left.shape[0], left.shape[1], right.shape[1]
-    left_r, right_r = torch.zeros_like(left), torch.zeros_like(right)
-    for m in range(rows):
-        for p in range(inner):
-            for n in range(columns):
-                left_r[m, p] += left[m, p] * share[m, n] * right[p, n] / 2
-                right_r[p, n] += left[m, p] * share[m, n] * right[p, n] / 2
-    return left_r, right_r
+    share = each(signed_divide if magnitude else published_divide, r, left @ right).tolist()
+    left, right = left.tolist(), right.tolist()
+    left_r, right_r = ([[0.0] * len(row) for row in factor] for factor in (left, right))
+    for m, row in enumerate(left):
+        for p, inner in enumerate(right):
+            for n, value in enumerate(inner):
+                left_r[m][p] += row[p] * share[m][n] * value / 2
+                right_r[p][n] += row[p] * share[m][n] * value / 2
+    return torch.tensor(left_r, dtype=torch.float64), torch.tensor(right_r, dtype=torch.float64)
+
+
+def mean(r, x):
+    """Mean over tokens, x (N, D), r (1, D): each token's part is its share of the channel's magnitudes."""
+    channels = [[abs(value) * signed_divide(relevance, sum(map(abs, values))) for value in values]
+                for values, relevance in zip(x.T.tolist(), r[0].tolist())]
+    return torch.tensor(channels, dtype=torch.float64).T
 
 
 def forward(model, image):
     """All tokens through all blocks, keeping what the backward passes need; A in autograd's graph."""
-    x = model.patch_embed(image[None])[0]
-    x = (torch.cat([model.cls_token[0], x]) + model.pos_embed[0]).detach().requires_grad_(True)
+    x = model.norm_pre(model._pos_embed(model.patch_embed(image[None])))[0].detach().requires_grad_(True)
     records = []
     for block in model.blocks:
+        attn, mlp = block.attn, block.mlp
         record = dict(block=block, x=x, normed1=block.norm1(x))
-        tokens, heads = len(x), block.attn.num_heads
-        q, k, v = block.attn.qkv(record["normed1"]).view(tokens, 3, heads, -1).permute(1, 2, 0, 3)
+        q, k, v = attn.qkv(record["normed1"]).view(len(x), 3, attn.num_heads, -1).permute(1, 2, 0, 3)
+        q, k = attn.q_norm(q), attn.k_norm(k)
         attention = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
-        mixed = attention @ v
-        joined = torch.cat(list(mixed), dim=-1)
-        attended = block.attn.proj(joined)
+        joined = torch.cat(list(attention @ v), dim=-1)
+        attended = block.ls1(attn.proj(joined))
         middle = x + attended
         normed2 = block.norm2(middle)
-        hidden = F.gelu(block.mlp.fc1(normed2))
-        output = block.mlp.fc2(hidden)
-        record.update(q=q, k=k, v=v, attention=attention, mixed=mixed, joined=joined, attended=attended,
-                      middle=middle, normed2=normed2, hidden=hidden, output=output)
+        hidden = mlp.act(mlp.fc1(normed2))
+        output = block.ls2(mlp.fc2(hidden))
+        record.update(q=q, k=k, v=v, attention=attention, joined=joined, attended=attended, middle=middle,
+                      normed2=normed2, hidden=hidden, output=output)
         records.append(record)
         x = middle + output
-    pooled = model.norm(x)[0]
-    return records, pooled, model.head(pooled)
+    normed = model.norm(x)
+    return records, normed, model.forward_head(normed[None])[0]
 
 
-def relevances(model, records, pooled, target, magnitude, with_rest=False):
+def pooled_tokens(model, normed):
+    """The tokens that pooling reads: the mean's, or one for each head."""
+    if model.global_pool == "avg":
+        return slice(0 if model.pool_include_prefix else model.num_prefix_tokens, len(normed))
+    return slice(0, len(heads(model)))
+
+
+def heads(model):
+    return (model.head, model.head_dist) if hasattr(model, "head_dist") else (model.head,)
+
+
+def start(model, normed, target, divide):
+    """Relevance of the tokens (N, D) that leave the last norm, from one-hot at the target's logit.
+
+    The logit of two heads is the mean of theirs: one output of both of their tokens.
+    """
+    read = normed[pooled_tokens(model, normed)]
+    averaged, distilled = model.global_pool == "avg", len(heads(model)) > 1
+    at_head = read.mean(0, keepdim=True) if averaged else read
+    at_head = at_head if distilled else model.fc_norm(at_head)
+    row = torch.cat([head.weight[target] for head in heads(model)]) / len(heads(model))
+    r = linear(torch.ones(1, 1, dtype=torch.float64), at_head.reshape(1, -1), row[None], divide).view_as(at_head)
+    result = torch.zeros_like(normed)
+    result[pooled_tokens(model, normed)] = mean(r, read) if averaged else r
+    return result
+
+
+def relevances(model, records, normed, target, magnitude, with_rest=False):
     """Relevance of A (h, N, N) for every block, first to last; with what arrives at block 0, if asked."""
-    divide = signed_divide if magnitude else published_divide
-    one_hot = torch.zeros(1, model.num_classes, dtype=torch.float64)
-    one_hot[0, target] = 1
-    r = torch.zeros_like(records[0]["x"])
-    r[0] = linear(one_hot, pooled[None], model.head.weight, divide)[0]
-    found = []
+    divide, found = signed_divide if magnitude else published_divide, []
+    r = start(model, normed, target, divide)
     for rec in reversed(records):
         mlp, attn = rec["block"].mlp, rec["block"].attn
         r, branch = add(r, rec["middle"], rec["output"], magnitude)
@@ -129,20 +159,25 @@ def relevances(model, records, pooled, target, magnitude, with_rest=False):
     return (found, r) if with_rest else found
 
 
+def detached(records):
+    return [{key: value.detach() if torch.is_tensor(value) else value for key, value in record.items()}
+            for record in records]
+
+
 def slow_map(model, image, target, method, start_block=0):
-    """One map (grid_h, grid_w): the whole N x N product of (I + C_b), then its first row."""
-    records, pooled, logits = forward(model, image)
-    gradients = torch.autograd.grad(logits[target], [rec["attention"] for rec in records])
-    records = [{key: value.detach() if torch.is_tensor(value) else value for key, value in rec.items()}
-               for rec in records]
+    """One map (grid_h, grid_w): the whole N x N product of (I + C_b), then the mean of the rows that pooling reads."""
+    records, normed, logits = forward(model, image)
+    gradients = torch.autograd.grad(logits[target], [record["attention"] for record in records])
+    records, normed = detached(records), normed.detach()
     if method == "gradient_attention":
-        factors = [rec["attention"] for rec in records]
+        factors = [record["attention"] for record in records]
     else:
-        factors = relevances(model, records, pooled.detach(), target, method == "lrp_magnitude")
-    total = torch.eye(len(records[0]["x"]), dtype=torch.float64)
+        factors = relevances(model, records, normed, target, method == "lrp_magnitude")
+    total = torch.eye(len(normed), dtype=torch.float64)
     for gradient, factor in list(zip(gradients, factors))[start_block:]:
         total = (torch.eye(len(total)) + (gradient * factor).clamp(min=0).mean(0)) @ total
-    return total[0, 1:].view(model.patch_embed.grid_size)
+    row = total[pooled_tokens(model, normed)].mean(0)
+    return row[model.num_prefix_tokens:].view(model.patch_embed.grid_size)
 
 
 def slow_pool(model, tokens, target, magnitude):

@@ -9,7 +9,7 @@ from changed_vits import attnlrp_way, input_times_gradient, make_structure
 from explain import METHODS, conservation_gap, relevance
 from explain.start import CONTRASTS, class_weights, explained_value, head_rows
 from explain.vit import Network
-from slow_relevance import forward, relevances
+from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
 FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in signature(method.compute).parameters]
@@ -153,6 +153,28 @@ def test_a_layer_is_what_its_block_adds(vit, images, targets, method):
 
 # ---- gap
 
+@pytest.mark.parametrize("structure", ["class token", "mean", "attention pooling", "two heads"])
+@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT + ["lrp_contrast"] if METHODS[name].signed
+                                    and name != "integrated_gradients"])
+def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, structure):
+    model = make_structure(structure)
+    maps, gap = relevance(model, images, targets, method, gap=True)
+    logits = model(images).detach()
+    for b in range(3):
+        for k in range(2):
+            contrast = "softmax" if method == "lrp_contrast" else "none"
+            explained = slow_weights(logits[b], int(targets[b, k]), contrast) @ logits[b]
+            assert float(gap[b, k]) == pytest.approx(float(explained - maps[b, k].sum()), abs=1e-10)
+
+
+def test_gap_of_a_contrast_is_blind_to_what_all_classes_share(vit, images, targets):
+    before = {name: conservation_gap(vit, images, targets, name) for name in ("lrp_depth", "lrp_contrast")}
+    with torch.no_grad():
+        vit.head.bias += 3
+    for name, more in (("lrp_depth", 3.0), ("lrp_contrast", 0.0)):
+        assert torch.allclose(conservation_gap(vit, images, targets, name), before[name] + more, atol=1e-10)
+
+
 @pytest.mark.parametrize("structure", POOLINGS)
 def test_magnitude_rule_loses_little(images, targets, structure):
     model = make_structure(structure)
@@ -174,10 +196,8 @@ def test_gap_is_what_outputs_without_a_positive_part_and_constant_queries_keep(i
 def test_gap_of_the_published_rule_by_the_slow_formulas(vit, images, targets):
     gap = conservation_gap(vit, images, targets, "lrp")
     assert gap.shape == (3, 2) and gap.isfinite().all()
-    records, pooled, _ = forward(vit, images[1])
-    records = [{key: value.detach() if torch.is_tensor(value) else value for key, value in one.items()}
-               for one in records]
-    _, arrived = relevances(vit, records, pooled.detach(), 6, magnitude=False, with_rest=True)
+    records, normed, _ = forward(vit, images[1])
+    _, arrived = relevances(vit, detached(records), normed.detach(), 6, magnitude=False, with_rest=True)
     assert float(gap[1, 0]) == pytest.approx(1 - float(arrived.sum()), abs=1e-8)
 
 

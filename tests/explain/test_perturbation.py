@@ -1,5 +1,7 @@
 """Perturbation curves of models whose patches' contributions are known exactly, and what replaces removed patches."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from explain import perturbation
 from explain.perturbation import REMOVALS, perturbation_curves, removal_order
+from small_vits import make_vit
 
 GRID, PATCH = (4, 3), (2, 4)
 SIZE = (GRID[0] * PATCH[0], GRID[1] * PATCH[1])
@@ -109,16 +112,49 @@ def test_ties_are_broken_at_random_and_reproducibly(images, targets):
 def test_targets_one_by_one_and_any_batch_size_give_the_same(images, targets, maps, removal):
     model = Linear()
     together = perturbation_curves(model, images, targets, maps, steps=3, removal=removal)
-    assert model.calls == [2, 8, 2, 8], "2 K (S - 1) + 2 passes an image"
+    assert model.calls == [20], "2 K (S - 1) + 2 passes an image"
     for k in range(2):
         alone = perturbation_curves(model, images, targets[:, [k]], maps[:, [k]], steps=3, removal=removal)
         assert np.allclose(alone.morf, together.morf[:, [k]], atol=1e-12)
         assert np.allclose(alone.lerf, together.lerf[:, [k]], atol=1e-12)
-    model.calls.clear()
-    single = perturbation_curves(model, images, targets, maps, steps=3, removal=removal, batch_size=1)
-    assert np.allclose(single.morf, together.morf, atol=1e-12) and set(model.calls) == {1}
-    seven = perturbation_curves(model, images, targets, maps, steps=3, removal=removal, batch_size=7)
-    assert np.allclose(seven.lerf, together.lerf, atol=1e-12), "8 images are 7 and 1"
+    for size, calls in ((1, [1] * 20), (7, [7, 7, 6]), (10, [10, 10]), (19, [19, 1]), (10**6, [20])):
+        model.calls.clear()
+        again = perturbation_curves(model, images, targets, maps, steps=3, removal=removal, batch_size=size)
+        assert model.calls == calls, "batches are full whatever image, target and step their images belong to"
+        assert np.allclose(again.morf, together.morf, atol=1e-12)
+        assert np.allclose(again.lerf, together.lerf, atol=1e-12)
+
+
+@pytest.mark.parametrize("removal", ["mean", "blur"])
+def test_a_vits_curves_in_float32_are_those_of_its_images_one_by_one(removal):
+    model, images, maps = make_vit().float(), draw(5, size=(24, 24)).float(), draw(5, 3, (3, 3), seed=2)
+    targets = torch.arange(15).view(5, 3) % 7
+    together = perturbation_curves(model, images, targets, maps, steps=4, removal=removal, batch_size=32)
+    for b in range(5):
+        alone = perturbation_curves(model, images[[b]], targets[[b]], maps[[b]], steps=4, removal=removal, batch_size=1)
+        assert np.allclose(alone.morf, together.morf[[b]], atol=1e-6)
+        assert np.allclose(alone.lerf, together.lerf[[b]], atol=1e-6)
+
+
+def test_memory_grows_with_the_batch_and_not_with_images_targets_or_steps(monkeypatch):
+    made, alive, remover = [], [], perturbation._remover
+
+    def watched(*arguments):
+        def remove(mask):
+            made.append(weakref.ref(found := remove_plainly(mask)))
+            return found
+
+        remove_plainly = remover(*arguments)
+        return remove
+
+    class Watching(Linear):
+        def forward(self, x):
+            alive.append(sum(one() is not None for one in made))
+            return super().forward(x)
+
+    monkeypatch.setattr(perturbation, "_remover", watched)
+    perturbation_curves(Watching(), draw(6), torch.zeros(6, 3, dtype=torch.int64), draw(6, 3, GRID), batch_size=8)
+    assert len(made) == 6 * (2 * 3 * 9 + 1) and max(alive) <= 2 * 8
 
 
 def test_one_step_has_both_ends_only(images, targets, maps):
@@ -206,6 +242,7 @@ def test_imputation_adds_a_little_noise():
     (dict(images=draw(1)), "do not agree"),
     (dict(maps=torch.zeros(2, 2, 3, 3)), "expected multiples of the maps' grid 3 x 3"),
     (dict(maps=torch.full((2, 2, *GRID), torch.nan)), "not finite"),
+    (dict(targets=torch.tensor([[0, 2], [1, -1]])), "targets go down to -1"),
 ])
 def test_wrong_inputs_are_refused(images, targets, maps, changes, message):
     given = {"images": images, "targets": targets, "maps": maps, **changes}

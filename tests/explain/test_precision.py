@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from explain import METHODS, gradients, relevance, rules
+from explain import METHODS, gradients, precision, relevance, rules
 from explain.precision import NOT_IN_HALF, half_product
 from explain.start import class_weights, head_rows
 from explain.vit import Network
@@ -31,6 +32,30 @@ def test_methods_that_offer_float16_stay_within_two_percent(model, images, targe
     with torch.inference_mode():
         assert torch.equal(relevance(model, images, targets, method, precision="float16"), half)
     assert torch.equal(relevance(model, images, targets, method), exact), "the mode has ended"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["rules.matmul_right", "precision.half_product"])
+def test_float16_ends_with_an_exception(model, images, targets, monkeypatch, place, error):
+    """Between products, and within one, where the mode itself is at work: later products are float32 again."""
+    images, calls = images.float(), []
+    exact, module = relevance(model, images, targets, "lrp_magnitude"), place.split(".")[0]
+    plainly = getattr({"rules": rules, "precision": precision}[module], place.split(".")[1])
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise error("in the middle")
+        return plainly(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"explain.{place}", fail)
+        with pytest.raises(error):
+            relevance(model, images, targets, "lrp_magnitude", precision="float16")
+    assert len(calls) == 3 and _get_current_dispatch_mode() is None
+    left, right = images[:, 0], images[:, 1]
+    assert not torch.equal(left @ right, half_product(left, right))
+    assert torch.equal(relevance(model, images, targets, "lrp_magnitude"), exact)
 
 
 def test_the_rest_of_the_batch_changes_nothing_in_float16(model, images, targets):

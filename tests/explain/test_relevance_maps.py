@@ -1,5 +1,6 @@
 """Maps against a slow implementation of the formulas, and against themselves one at a time."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -29,6 +30,23 @@ def test_equals_the_slow_formulas(vit, images, targets, method, start_block):
         for k in range(2):
             slow = slow_map(vit, images[b], int(targets[b, k]), method, start_block)
             assert relative(maps[b, k], slow) < 1e-8
+
+
+@pytest.mark.parametrize("method", TRACED)
+@pytest.mark.parametrize("structure", [name for name in STRUCTURES if not name.startswith("attention pooling")])
+def test_every_structure_equals_the_slow_formulas(images, targets, method, structure):
+    """Mean pooling, two heads, LayerScale, registers, norms of queries and keys, norm_pre, and the rest."""
+    model = make_structure(structure)
+    maps = relevance(model, images, targets, method)
+    assert relative(maps[1, 0], slow_map(model, images[1], int(targets[1, 0]), method)) < 1e-8
+
+
+def test_all_parts_at_once_equal_the_slow_formulas(images, targets):
+    for changes in (dict(global_pool="avg", reg_tokens=2, fc_norm=True), dict(distilled=True)):
+        model = make_vit(init_values=0.7, qk_norm=True, pre_norm=True, act_layer="quick_gelu", **changes)
+        for method in ("lrp", "lrp_magnitude"):
+            maps = relevance(model, images, targets, method, start_block=1)
+            assert relative(maps[0, 1], slow_map(model, images[0], int(targets[0, 1]), method, 1)) < 1e-8
 
 
 def test_published_rule_next_to_zero(vit, images):
@@ -107,6 +125,12 @@ def test_random_depends_on_seed_target_and_image_alone(vit, images, targets):
     assert not torch.equal(maps[0, 0], maps[0, 1]) and torch.equal(maps[2, 0], maps[2, 1])
     assert not torch.equal(maps, relevance(vit, images, targets, "random", seed=1))
     assert torch.equal(relevance(vit, images.flip(0), targets.flip(0), "random").flip(0), maps)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor])
+def test_a_seed_is_its_number_whatever_its_type(vit, images, targets, kind):
+    maps = relevance(vit, images, targets, "random", seed=7)
+    assert torch.equal(relevance(vit, images, targets, "random", seed=kind(7)), maps)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

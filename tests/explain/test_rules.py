@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 import slow_relevance as slow
 from explain import rules
@@ -118,28 +118,50 @@ def test_add_by_magnitude_has_no_pole():
     assert abs(float(first) - 0.5) < 1e-6 and abs(float(second) - 0.5) < 1e-6
 
 
+@EXAMPLES
+@given(seed=st.integers(0, 999), images=st.integers(1, 2), targets=st.integers(1, 3), tokens=st.integers(1, 5),
+       width=st.integers(1, 4), zeros=st.sampled_from([0.0, 0.4, 1.0]), scale=st.sampled_from([1e-8, 1.0, 1e8]))
+def test_mean_by_magnitude(seed, images, targets, tokens, width, zeros, scale):
+    x = draw(images, 1, tokens, width, seed=seed, zeros=zeros, scale=scale)
+    relevance = draw(images, targets, 1, width, seed=seed + 1)
+    result = rules.mean_by_magnitude(relevance, x)
+    assert result.shape == (images, targets, tokens, width)
+    for b in range(images):
+        for k in range(targets):
+            assert close(result[b, k], slow.mean(relevance[b, k], x[b, 0]))
+
+
 def test_mean_by_magnitude_conserves():
     relevance, x = draw(2, 3, 1, 4), draw(2, 1, 6, 4, seed=1)
     result = rules.mean_by_magnitude(relevance, x)
     assert result.shape == (2, 3, 6, 4) and close(result.sum(-2), relevance.squeeze(-2), 1e-6)
 
 
+SIDES = st.integers(1, 6)
+
+
 @pytest.mark.parametrize("magnitude", [False, True])
-@pytest.mark.parametrize("shape", [(2, 2, 3, 4, 5, 6), (1, 1, 1, 1, 3, 2), (1, 2, 2, 7, 2, 3),
-                                   (2, 1, 2, 2, 3, 7)])
-def test_matmul(shape, magnitude):
+@settings(EXAMPLES, max_examples=60)
+@given(shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), SIDES, SIDES, SIDES),
+       seed=st.integers(0, 999), zeros=st.sampled_from([0.0, 0.5, 1.0]))
+@example(shape=(1, 2, 2, 7, 2, 3), seed=0, zeros=0.0)     # more rows than columns, and the reverse: shared_times
+@example(shape=(2, 1, 2, 2, 3, 7), seed=0, zeros=0.0)     # copies the smaller side
+def test_matmul(magnitude, shape, seed, zeros):
     images, heads, targets, rows, inner, columns = shape
-    left, right = draw(images, heads, 1, rows, inner), draw(images, heads, 1, inner, columns, seed=1)
-    relevance = draw(images, heads, targets, rows, columns, seed=2)
+    left = draw(images, heads, 1, rows, inner, seed=seed, zeros=zeros)
+    right = draw(images, heads, 1, inner, columns, seed=seed + 1)
+    relevance = draw(images, heads, targets, rows, columns, seed=seed + 2)
     factors = (left.abs(), right.abs()) if magnitude else (left, right)
     reciprocal = rules.stabilised_reciprocal if magnitude else rules.published_reciprocal
     found = rules.matmul(relevance, *factors, reciprocal(factors[0] @ factors[1]))
+    assert [part.shape for part in found] == [(images, heads, targets, rows, inner),
+                                              (images, heads, targets, inner, columns)]
     for b in range(images):
         for h in range(heads):
             for k in range(targets):
                 expected = slow.product(relevance[b, h, k], left[b, h, 0], right[b, h, 0], magnitude)
                 for one, other in zip(found, expected):
-                    assert close(one[b, h, k], other, 1e-9)
+                    assert close(one[b, h, k], other, 1e-8)
 
 
 def test_matmul_by_magnitude_conserves_halves():

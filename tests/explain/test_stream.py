@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from explain import relevance
+from explain import UnsupportedModel, relevance
 from explain.stream import save_chunks, save_relevance
 from small_vits import make_vit
 
@@ -78,4 +78,6 @@ def test_chunks_of_other_axes_and_no_chunks_are_refused(tmp_path):
         save_chunks(tmp_path / "a.npy", [], 1)
     with pytest.raises(ValueError, match="gap would return more than maps"):
         save_relevance(tmp_path / "a.npy", make_vit().float(), [many(1)], 1, gap=True)
+    with pytest.raises(UnsupportedModel, match="the model is Linear"):
+        save_relevance(tmp_path / "a.npy", torch.nn.Linear(2, 2), [many(1)], 1)
     assert not list(tmp_path.iterdir())

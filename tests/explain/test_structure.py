@@ -4,10 +4,13 @@ import peft
 import pytest
 import timm
 import torch
-from timm.layers import RmsNorm, SwiGLU
+from timm.layers import DropPath, PatchDropout, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from explain import DEFAULT_METHOD, METHODS, UnsupportedModel, check_explainable, relevance
+from explain.vit import Network
 from small_vits import make_vit
 
 FOREIGN = {
@@ -89,6 +92,150 @@ def test_unmerged_adapters_are_refused_and_merged_ones_are_not(images, targets):
         with pytest.raises(UnsupportedModel, match="merge the adapter first"):
             check_explainable(model)
     assert relevance(wrapped.merge_and_unload(), images, targets).isfinite().all()
+
+
+def test_an_adapter_merged_in_place_is_still_peft():
+    wrapped = peft.get_peft_model(make_vit(), peft.LoraConfig(r=2, target_modules=["qkv"]))
+    wrapped.merge_adapter()
+    with pytest.raises(UnsupportedModel, match=r"the model is peft's PeftModel: .*merge_and_unload"):
+        check_explainable(wrapped)
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0\.attn\.qkv is peft's Linear: .*merge_and_unload"):
+        check_explainable(wrapped.base_model.model)
+
+
+def replace(model, path, module):
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+    return model
+
+
+@pytest.mark.parametrize("wrap, held", [
+    (torch.compile, "_orig_mod"), (nn.DataParallel, "module"), (torch.optim.swa_utils.AveragedModel, "module"),
+    (lambda model: torch.compile(nn.DataParallel(model)), "_orig_mod")])
+def test_wrapped_models_are_told_where_the_plain_one_is(vit, wrap, held):
+    with pytest.raises(UnsupportedModel, match=rf"the model is \w+ .*wraps a module: .*plain one, model\.{held}"):
+        check_explainable(wrap(vit))
+
+
+def test_a_compiled_block_is_refused_and_a_model_compiled_in_place_is_not(vit, images, targets):
+    maps = relevance(vit, images, targets)
+    vit.compile()
+    assert torch.equal(relevance(vit, images, targets), maps), "its modules are as they were"
+    replace(vit, "blocks.1", torch.compile(vit.blocks[1]))
+    with pytest.raises(UnsupportedModel, match=r"plain one, blocks\.1\._orig_mod"):
+        check_explainable(vit)
+
+
+# ---- what would change a module's result without the trace seeing it
+
+@pytest.mark.parametrize("path", ["", "blocks", "blocks.1.attn", "blocks.0.norm1", "attn_pool.mlp.act", "head_drop"])
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+def test_hooks_are_refused_by_module_until_they_are_removed(path, kind):
+    def double(*arguments):
+        pass
+
+    model = make_vit(global_pool="map")
+    handle = getattr(model.get_submodule(path), f"register_{kind}")(double)
+    words = rf"{path or 'the model'} has a {kind.replace('_', ' ').replace('pre ', 'pre-')}, double, .*remove the hook"
+    with pytest.raises(UnsupportedModel, match=words):
+        check_explainable(model)
+    handle.remove()
+    check_explainable(model)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")      # torch's own name for its successor
+@pytest.mark.parametrize("add, remove, hook", [
+    (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, "SpectralNorm"),
+    (nn.utils.weight_norm, nn.utils.remove_weight_norm, "WeightNorm"),
+    (lambda module: prune.l1_unstructured(module, "weight", 0.3), lambda module: prune.remove(module, "weight"),
+     "L1Unstructured")])
+def test_weights_that_a_hook_computes_are_refused_until_they_are_plain(vit, images, add, remove, hook):
+    add(vit.blocks[2].mlp.fc1)
+    with pytest.raises(UnsupportedModel, match=rf"blocks\.2\.mlp\.fc1 has a forward pre-hook, {hook}"):
+        check_explainable(vit)
+    vit(images)
+    remove(vit.blocks[2].mlp.fc1)
+    assert_followed(vit, images)
+
+
+def assert_followed(model, images):
+    with torch.no_grad():
+        assert (Network(model).record(images).logits - model(images)).abs().max() < 1e-10
+
+
+class Halved(nn.Module):
+    def forward(self, tensor):
+        return tensor / 2
+
+
+@pytest.mark.parametrize("path, tensor", [("", "pos_embed"), ("head", "weight"), ("blocks.0.attn.qkv", "bias")])
+def test_parametrized_tensors_are_refused_until_they_are_plain(vit, images, path, tensor):
+    module = vit.get_submodule(path)
+    parametrize.register_parametrization(module, tensor, Halved())
+    with pytest.raises(UnsupportedModel, match=rf"{path or 'the model'}\.{tensor} is parametrized.*remove_param"):
+        check_explainable(vit)
+    parametrize.remove_parametrizations(module, tensor)
+    assert_followed(vit, images)
+
+
+def test_a_parametrized_weight_is_not_read_even_once(vit, images, targets):
+    """Reading torch's newer spectral_norm in training runs a power iteration, which changes the model."""
+    vit.train()
+    parametrizations.spectral_norm(vit.blocks[0].mlp.fc1)
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    with pytest.raises(UnsupportedModel, match="parametrized"):
+        relevance(vit, images, targets)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vit.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["forward", "forward_features", "forward_head", "pool", "_pos_embed"])
+def test_a_models_own_methods_may_not_be_replaced(vit, name):
+    setattr(vit, name, lambda x, **more: x)
+    with pytest.raises(UnsupportedModel, match=f"the model's {name} was replaced on this object"):
+        check_explainable(vit)
+
+
+@pytest.mark.parametrize("path", [
+    "pos_drop", "patch_drop", "head_drop", "blocks.1.attn.attn_drop", "blocks.1.attn.proj_drop", "blocks.1.drop_path1",
+    "blocks.1.drop_path2", "blocks.1.mlp.drop1", "blocks.1.mlp.drop2", "attn_pool.proj_drop", "attn_pool.mlp.drop1"])
+def test_only_what_drops_may_stand_where_timm_drops(path, images):
+    """Dropout of any kind does nothing in eval mode, and the trace leaves it out; anything else would be left out too."""
+    model = make_vit(global_pool="map")
+    for drop in (nn.Dropout(0.5), DropPath(0.5), nn.Identity(), *[PatchDropout(0.5)] * (path == "patch_drop")):
+        assert_followed(replace(model, path, drop).eval(), images)
+    with pytest.raises(UnsupportedModel, match=rf"{path} is Tanh .*; supported is Dropout or DropPath"):
+        check_explainable(replace(model, path, nn.Tanh()))
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(stride=4), r"stride \(4, 4\); supported is \(8, 8\)"), (dict(padding=2), r"padding \(2, 2\)"),
+    (dict(dilation=2), r"dilation \(2, 2\)"), (dict(groups=3), "groups 3; supported is 1"),
+    (dict(kernel_size=6), r"kernel_size \(6, 6\)"), (dict(padding="same", stride=1), "stride")])
+def test_patches_must_lie_side_by_side(vit, images, targets, changes, words):
+    vit.patch_embed.proj = nn.Conv2d(3, 12, **{**dict(kernel_size=8, stride=8), **changes}).double()
+    with pytest.raises(UnsupportedModel, match=f"patch_embed.proj has {words}"):
+        relevance(vit, images, targets)
+
+
+@pytest.mark.parametrize("path", ["blocks.1.attn", "attn_pool"])
+def test_a_scale_is_followed_where_timm_reads_it(images, path):
+    model = make_vit(global_pool="map")
+    attention, before = model.get_submodule(path), model(images)
+    attention.scale, attention.fused_attn = 0.9, True
+    assert torch.equal(model(images), before)
+    with pytest.raises(UnsupportedModel, match=rf"{path}\.scale is 0\.9, .*fused_attn = False"):
+        check_explainable(model)
+    attention.fused_attn = False
+    assert not torch.allclose(model(images), before)
+    assert_followed(model, images)
+
+
+def test_norms_over_several_axes_and_blocks_out_of_sequence_are_refused(vit):
+    with pytest.raises(UnsupportedModel, match=r"norm normalises over \(10, 12\)"):
+        check_explainable(replace(vit, "norm", nn.LayerNorm((10, 12))))
+    model = make_vit()
+    with pytest.raises(UnsupportedModel, match="blocks is ModuleList .*; supported is Sequential"):
+        check_explainable(replace(model, "blocks", nn.ModuleList(model.blocks)))
 
 
 def test_refusals_are_value_errors():

@@ -190,6 +190,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
+@settings(max_examples=8)  # each of statsmodels' calls collects garbage
 @given(st.lists(st.floats(0, 1, allow_subnormal=False) | st.just(float("nan")), max_size=30))
 def test_holm_is_statsmodels_own(p_values):
     tested = [p for p in p_values if p == p]
