@@ -1,8 +1,13 @@
-"""What is measured of one run, image by image; kept beside the run, and computed again only where something changed."""
+"""What is measured of one run, image by image; kept beside the runs, and computed again only where something changed.
+
+Measurements belong to a model's weights, not to a run: runs that came out equal, as a linear probe's seeds do, share them.
+"""
 
 import argparse
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Callable
@@ -23,6 +28,7 @@ from explain.mosaic import cell_share, make_mosaics
 from explain.perturbation import Curves, perturbation_curves
 from explain.sanity import cascading_randomisation, emprt
 from files import atomic
+from models.backbone import content_hash
 from models.runs import Run, read_json
 from report.depth import DepthRun
 from report.results import Observation, read_results, write_results
@@ -32,7 +38,7 @@ INPUT_NOISE = 1e-3      # standard deviation added to the normalised image: invi
 STEPS = 10              # of removal; as many as patches where they are fewer
 CELLS = 2               # mosaics of 2 x 2 images
 SANITY_IMAGES = 16      # cascading randomisation costs depth + 3 maps an image
-FOLDER = "measures"     # in a run's folder
+FOLDER = "measures"     # beside the runs' folders
 DEPTH_VERSION = 1
 TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
 
@@ -60,6 +66,17 @@ class Subject:
         """`count` images, spread over classes, or all; fewer are the same for every run."""
         indices = stratified(self.split.labels, min(count or len(self.split), len(self.split)), self.args.data_seed)
         return Images(self.split, indices, self.run.config["data_config"], self.args.images_at_once, 0)
+
+    @cached_property
+    def content(self) -> str:
+        """SHA-256 of the model's weights and of how it sees images."""
+        about = json.dumps([self.run.config["data_config"], self.run.class_names])
+        return hashlib.sha256((content_hash(self.run.model, head=True) + about).encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where measurements of this model are kept."""
+        return self.run.folder.parent / FOLDER / self.content[:16]
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -317,7 +334,8 @@ def measured(subject: Subject, task: Task) -> tuple[list[Observation], Path]:
         extra = [task.removal] if task.removal else []
         write_results(table, one.compute(subject, task.relevance, keep, *extra))
         write_json(card, settings)      # it says that the rest is there, and comes last
-    return list(read_results(table)), keep
+    names = {"data": Path(subject.data.name).name, "method": subject.method, "seed": subject.run.config["seed"]}
+    return [replace(row, **names) for row in read_results(table)], keep
 
 
 def is_measured(subject: Subject, task: Task) -> bool:
@@ -328,14 +346,17 @@ def is_measured(subject: Subject, task: Task) -> bool:
 
 def _file(subject: Subject, task: Task, end: str) -> Path:
     parts = [subject.split_name, task.measurement, task.relevance, task.removal]
-    return subject.run.folder / FOLDER / ("-".join(filter(None, parts)) + end)
+    return subject.folder / ("-".join(filter(None, parts)) + end)
 
 
 def _card(subject: Subject, task: Task) -> dict:
     one = MEASUREMENTS[task.measurement]
-    return {"run": subject.run.identity, "data": subject.data.fingerprint, "masks": subject.data.masks_fingerprint,
-            "data_seed": subject.args.data_seed, "method": subject.method, "data_name": Path(subject.data.name).name,
-            "version": one.version, **one.settings(subject.args)}
+    return {"model": subject.content, **_images(subject), "version": one.version, **one.settings(subject.args)}
+
+
+def _images(subject: Subject) -> dict:
+    data = subject.data
+    return {"data": data.fingerprint, "masks": data.masks_fingerprint, "data_seed": subject.args.data_seed}
 
 
 def load_maps(path: Path) -> Maps:
@@ -347,9 +368,9 @@ def load_maps(path: Path) -> Maps:
 
 def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
     """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with `after`."""
-    arrays, card = (after.run.folder / FOLDER / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
-    settings = {"before": before.run.identity, "after": after.run.identity, "data": after.data.fingerprint,
-                "data_seed": after.args.data_seed, "metric_images": after.args.metric_images, "version": DEPTH_VERSION}
+    arrays, card = (after.folder / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
+    settings = {"before": before.content, "after": after.content, **_images(after), "images": after.args.metric_images,
+                "version": DEPTH_VERSION}
     if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
         card.unlink(missing_ok=True)
         found = _depth(before, after, name)

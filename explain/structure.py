@@ -180,7 +180,8 @@ def _check_mlp(name: str, mlp: Mlp) -> None:
 def _expect_norm(name: str, norm: nn.Module) -> None:
     _expect(name, norm, (*NORMS, nn.Identity))
     if isinstance(norm, NORMS) and len(norm.normalized_shape) > 1:
-        raise UnsupportedModel(f"{name} normalises over {tuple(norm.normalized_shape)}; supported is the last axis alone.")
+        raise UnsupportedModel(f"{name} normalises over {tuple(norm.normalized_shape)}; "
+                               "supported is the last axis alone.")
 
 
 def _expect(name: str, module: nn.Module, kinds: tuple[type, ...]) -> None:

@@ -1,7 +1,9 @@
 """study.py: what it leaves, what it reuses, what it refuses."""
 
 import csv
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,11 +85,16 @@ def test_results_can_be_paired_again(finished):
     assert depth.first.shape == (2, 4) and ((0 <= depth.second) & (depth.second <= 1)).all()
 
 
+def kept_of(run: Path) -> Path:
+    """The folder in which what was measured of a run is kept."""
+    return Subject(load_run(run), "", None, "val", None, None).folder
+
+
 def test_maps_are_measured_as_their_definitions_say(finished):
     """Figures of results.csv, from the maps that are kept beside the run."""
     results = Results(read_results(finished / "results.csv"))
     for seed in (0, 1):
-        kept = load_maps(finished / f"dora-seed{seed}" / "measures" / "val-maps-lrp_magnitude.npz")
+        kept = load_maps(kept_of(finished / f"dora-seed{seed}") / "val-maps-lrp_magnitude.npz")
         def row(metric: str, target: str) -> np.ndarray:
             return results.pairs("dora", "dora", metric, seed, target=target, relevance="lrp_magnitude").first[0]
 
@@ -130,7 +137,7 @@ def test_a_changed_setting_recomputes_only_what_depends_on_it(shop, tmp_path, no
     assert command(study, *argv, "--metrics", "quick", "perturbation", "sanity") == 0
 
     def stamps() -> dict[str, int]:
-        return {p.name + p.parts[-3]: p.stat().st_mtime_ns for p in tmp_path.rglob("measures/*.csv")}
+        return {"/".join(p.parts[-2:]): p.stat().st_mtime_ns for p in tmp_path.glob("measures/*/*.csv")}
 
     before = stamps()
     assert not any("mosaics" in name for name in before), "only what was asked for"
@@ -176,7 +183,7 @@ def test_an_interrupted_study_continues_where_it_stopped(shop, tmp_path, no_pict
             name = where.removeprefix("measure_")
             patch.setitem(MEASUREMENTS, name, replace(MEASUREMENTS[name], compute=interrupt))
         assert command(study, *argv) == 130
-    kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("measures/*.json")}
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("measures/*/*.json")}
     assert kept and not (tmp_path / "claims.md").exists()
     assert command(study, *argv) == 0 and (tmp_path / "claims.md").is_file()
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in kept.items())
@@ -250,6 +257,20 @@ def test_confused_classes_are_told_from_the_images_they_belong_to():
     cat, dog = found["cat", "dog"], found["dog", "cat"]
     assert (cat.images, cat.confused, dog.images, dog.confused) == (1, 2, 1, 2)
     assert (cat.values["linear"][0], cat.values["dora"][0], dog.values["dora"][0]) == (0.1, 0.5, 0.9)
+
+
+def test_runs_that_came_out_equal_share_what_is_measured_of_them(shop, tmp_path, no_pictures):
+    """A second seed whose weights are the first's is measured without being measured."""
+    argv = [*shop.options, *SMALL, "--relevance", "lrp_magnitude", "--metrics", "quick", "--out", tmp_path]
+    assert command(study, *argv) == 0
+    kept = len(list((tmp_path / "measures").iterdir()))
+    shutil.copytree(tmp_path / "linear-seed0", tmp_path / "linear-seed1")
+    config = json.loads((tmp_path / "linear-seed1" / "config.json").read_text())
+    (tmp_path / "linear-seed1" / "config.json").write_text(json.dumps(config | {"seed": 1}))
+    assert command(study, *argv, "--seeds", 2) == 0
+    assert len(list((tmp_path / "measures").iterdir())) == kept + 1, "DoRA's second seed alone"
+    found = Results(read_results(tmp_path / "results.csv")).pairs("linear", "dora", "entropy", target="true")
+    assert (found.first[0] == found.first[1]).all() and (found.second[0] != found.second[1]).any()
 
 
 def test_few_images_name_no_side(finished):

@@ -6,7 +6,7 @@
 Every module of timm's registry is asked. Of those whose namespace holds a VisionTransformer every model is built: with
 its own structure, but random weights and small (2 blocks of width 24), or, where that cannot be (a convolutional stem),
 as it is and without memory for its weights; and `explain.check_explainable` says whether it can be followed. The other
-modules can build none, and the first model of each by name is asked to show it.
+modules can build none, and the first model of each by name is asked to show it (all of them: pytest -m slow).
 tests/explain/test_families.py explains models of each family that may be.
 """
 
@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import timm
 import torch
@@ -49,13 +48,10 @@ class Family:
 
 
 def modules_with_vits() -> list[str]:
-    """The modules of timm's registry that can build a VisionTransformer, as they know the class."""
-    return [module for module in timm.list_modules() if any(
-        isinstance(value, type) and issubclass(value, VisionTransformer) for value in vars(_namespace(module)).values())]
-
-
-def _namespace(module: str) -> ModuleType:
-    return sys.modules[timm.model_entrypoint(timm.list_models(module=module)[0]).__module__]
+    """The modules of timm's registry that can build a VisionTransformer, as their namespace holds the class."""
+    return [module for module in timm.list_modules() for name in timm.list_models(module=module)[:1]
+            if any(isinstance(value, type) and issubclass(value, VisionTransformer)
+                   for value in vars(sys.modules[timm.model_entrypoint(name).__module__]).values())]
 
 
 def build_small(name: str) -> VisionTransformer:
@@ -130,8 +126,9 @@ def other_modules(modules: Iterable[str]) -> list[list[str]]:
     rows = []
     for module in modules:
         names = timm.list_models(module=module)
-        refusal = refusal_of(build_without_memory(names[0])) or "explained"
-        rows.append([module, str(len(names)), f"`{names[0]}`", refusal.partition(";")[0]])
+        for name in names[:1]:
+            refusal = refusal_of(build_without_memory(name)) or "explained"
+            rows.append([module, str(len(names)), f"`{name}`", refusal.partition(";")[0]])
     return rows
 
 
@@ -172,8 +169,8 @@ timm's in float64, and explains them.
 
 ## Other modules
 
-The other {len(others)} modules do not know the class `VisionTransformer`, so that none of their models is one. The first of
-each by name was asked too.
+The other {len(others)} modules do not know the class `VisionTransformer`, so that none of their models is one. The first
+of each by name was asked too.
 
 {table(["module", "models", "asked", "why not"], other_modules(others))}
 """

@@ -199,7 +199,7 @@ def test_a_models_own_methods_may_not_be_replaced(vit, name):
     "pos_drop", "patch_drop", "head_drop", "blocks.1.attn.attn_drop", "blocks.1.attn.proj_drop", "blocks.1.drop_path1",
     "blocks.1.drop_path2", "blocks.1.mlp.drop1", "blocks.1.mlp.drop2", "attn_pool.proj_drop", "attn_pool.mlp.drop1"])
 def test_only_what_drops_may_stand_where_timm_drops(path, images):
-    """Dropout of any kind does nothing in eval mode, and the trace leaves it out; anything else would be left out too."""
+    """Dropout does nothing in eval mode, and the trace leaves it out: anything else there would be left out too."""
     model = make_vit(global_pool="map")
     for drop in (nn.Dropout(0.5), DropPath(0.5), nn.Identity(), *[PatchDropout(0.5)] * (path == "patch_drop")):
         assert_followed(replace(model, path, drop).eval(), images)

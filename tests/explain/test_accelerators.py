@@ -1,0 +1,95 @@
+"""What runs on an accelerator, followed on the meta device: it has shapes and types, but no numbers.
+
+So code that asks for a number, for which a GPU would have to be waited for, or that adds or joins a tensor of the
+CPU's, fails here; and the branches that are not a CPU's are taken.
+"""
+
+from contextlib import nullcontext
+from inspect import signature
+
+import pytest
+import torch
+
+import explain
+from changed_vits import STRUCTURES, make_structure
+from explain import METHODS, images_at_once, rules
+from explain.precision import NOT_IN_HALF, HalfProducts, half_product
+from explain.vit import Network
+from small_vits import make_vit
+
+# `random` reads the pixels, on purpose: its maps are the same on every device.
+METHODS_THERE = [name for name in METHODS if name != "random"]
+WAYS_DOWN = ("lrp", "attnlrp", "gradient_attention", "gradcam", "rollout")      # that differ by structure
+
+
+def empty(*shape, dtype=torch.float32):
+    return torch.empty(shape, device="meta", dtype=dtype)
+
+
+def compute(model, method, **options):
+    """A method's maps of 3 images and 2 targets without numbers."""
+    with torch.no_grad():
+        return METHODS[method].compute(Network(model.to("meta")), empty(3, 3, 24, 24),
+                                       empty(3, 2, dtype=torch.int64), **options)
+
+
+def test_the_meta_device_is_as_strict_as_this_file_needs():
+    with pytest.raises(RuntimeError, match="meta"):
+        bool(empty(3).any())
+    for mixed in (torch.add, torch.mul, lambda *both: torch.cat(both)):
+        with pytest.raises(RuntimeError, match="cpu is not on the expected device meta"):
+            mixed(empty(3, 3), torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_no_structure_waits_for_the_device(structure):
+    for method in WAYS_DOWN:
+        maps = compute(make_structure(structure).float(), method)
+        assert maps.device.type == "meta" and maps.shape == (3, 2, 3, 3) and maps.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS_THERE)
+def test_no_method_and_none_of_its_options_waits_for_the_device(method):
+    assert compute(make_vit().float(), method).shape == (3, 2, 3, 3)
+    known = signature(METHODS[method].compute).parameters
+    every = dict(layers=True, gap=True, contrast="softmax", centre_head=True, gamma=0.1, at="depth", start_block=1)
+    found = compute(make_vit().float(), method, **{name: value for name, value in every.items() if name in known})
+    parts = (found,) if torch.is_tensor(found) else found
+    assert all(part.device.type == "meta" and part.shape[:2] == (3, 2) for part in parts)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS_THERE if name not in NOT_IN_HALF])
+def test_float16_does_not_wait_for_the_device(method):
+    with HalfProducts():
+        maps = compute(make_vit().float(), method)
+    assert maps.device.type == "meta" and maps.dtype == torch.float32
+    product = half_product(empty(2, 5, 7), empty(2, 7, 3))
+    assert product.shape == (2, 5, 3) and product.dtype == torch.float32
+
+
+@pytest.mark.parametrize("batch", [1, 500])
+def test_an_accelerator_takes_all_images_at_once_and_a_cpu_what_its_cache_holds(vit, batch, monkeypatch):
+    widest, targets = 10 * 48, 2        # tokens times the hidden layer
+    monkeypatch.setattr(explain, "CACHE_ELEMENTS", 7 * widest * targets)
+    assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 7
+    assert images_at_once(Network(vit.to("meta")), empty(batch, 3, 24, 24), targets) == batch
+    monkeypatch.setattr(explain, "CACHE_ELEMENTS", 1)
+    assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 1
+
+
+def test_copies_are_scaled_without_a_look_and_to_the_same():
+    """A CPU looks first, and leaves relevance alone where no x is near zero; elsewhere all of it is multiplied."""
+    there, x = empty(1, 3), torch.tensor([[1.0, -2.0, 1e-5], [1.0, 3.0, -2e-9]])
+    assert rules.copy_published(there, empty(1, 3)) is there
+    relevance = torch.tensor([[4.0, 5.0, 6.0]]).expand(2, -1)
+    multiplied = rules.copy_published(relevance.clone(), x)         # both rows, as one x is near zero
+    looked_at = rules.copy_published(relevance[:1].clone(), x[:1])
+    assert torch.equal(looked_at, multiplied[:1]) and multiplied[1, 2] != 6
+
+
+def test_relevance_far_below_the_largest_is_left_where_denormals_cost_nothing():
+    there = empty(2, 1, 3, 4)
+    version = there._version
+    assert rules.drop_negligible(there) is there and there._version == version, "not even looked at"
+    here = torch.tensor([[[[1.0, 1e-35]]]])
+    assert rules.drop_negligible(here) is here and here[..., 1] == 0
