@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
+from data.images import EXTENSIONS, open_image
+from data.scan import Findings
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,26 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False) -> Scan:
+def scan_folder(
+    folder: Path, class_names: Sequence[str], progress: bool = False, cache: Path | None = None
+) -> Scan:
     """Read every image file of the given classes below `folder`; skip and count those that do not decode.
 
-    A class without a folder simply has no images: its index stays reserved.
+    A class without a folder simply has no images: its index stays reserved. `cache`: a folder that remembers the
+    findings, so that the next scan reads only files that are new or changed; None reads every file.
     """
+    findings = Findings(folder, cache)
     candidates = [
         (path, label)
         for label, name in enumerate(class_names) if (folder / name).is_dir()
         for path in sorted((folder / name).rglob("*")) if _looks_like_image(path)
     ]
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        results = tqdm(pool.map(lambda item: _digest_if_readable(item[0]), candidates), total=len(candidates),
+        results = tqdm(pool.map(lambda item: findings.digest(item[0]), candidates), total=len(candidates),
                        desc=f"checking {folder.name}", unit="image", delay=2, disable=None if progress else True,
                        leave=False)
         digests = list(results)
+    findings.save(class_names)
     kept = [(path, label, digest) for (path, label), digest in zip(candidates, digests) if digest]
     split = FolderSplit(
         folder,
@@ -84,15 +90,6 @@ def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False
 def _looks_like_image(path: Path) -> bool:
     # "._1.jpg" is what macOS writes beside 1.jpg on foreign disks; it is no image
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def _digest_if_readable(path: Path) -> str | None:
-    try:
-        content = path.read_bytes()
-        open_image(content)
-    except BROKEN_IMAGE:
-        return None
-    return hashlib.sha256(content).hexdigest()
 
 
 def _skipped(folder: Path, broken: list[Path]) -> tuple[str, ...]:
