@@ -22,7 +22,8 @@ from commands import command, files, process
 from models.runs import load_run
 from tiny import COLOURS, NAME, SIZE, colour_folder, write_weights
 
-RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "summary.json", "timings.json"}
+RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "confusion.png", "summary.json",
+             "timings.json"}
 ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
 
 
