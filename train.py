@@ -22,6 +22,7 @@ from models.adapt import METHODS, Settings, adapt, check_settings, parse_setting
 from models.backbone import content_hash, create_backbone, model_data_config
 from models.features import Features, Frozen, Rest, cached_features, cached_tokens, first_trained_block, token_bytes
 from models.fit import Batch, Batches, Fit, Predictions, Recipe, feature_batches, fit, predict, stored_batches
+from models.probe import ProbeRecipe, fit_probe
 from models.runs import (ADAPTER, BACKBONE, CONFIG, HEAD, RESUME, SUMMARY, export, make_config, load_run, save_trained,
                          state_of)
 from report.classification import classification_summary
@@ -31,9 +32,9 @@ from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
 SEEDS = 2**32
-PROBE = Recipe(epochs=60, batch_size=256, learning_rate=3e-3, weight_decay=1e-4, warmup=0.05)
-RECIPES = {
-    "linear": PROBE,
+BY_EPOCHS = ("epochs", "batch_size", "learning_rate", "weight_decay")
+RECIPES: dict[str, Recipe | ProbeRecipe] = {
+    "linear": ProbeRecipe(),
     "dora": Recipe(epochs=3, learning_rate=1e-3),
     "lora": Recipe(epochs=3, learning_rate=1e-3),
     "full": Recipe(epochs=3, learning_rate=3e-4),
@@ -50,11 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
                        help="; ".join(f"{name}: {method.description}" for name, method in METHODS.items())
                             + "; adapters take settings: dora:blocks=9-11,targets=fc1,rank=4,alpha=8")
     group.add_argument("--epochs", type=commandline.positive, metavar="N",
-                       help="default: 60 for linear (on cached features), else 3")
-    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="default: 256 for linear, else 32")
+                       help="of all methods but linear (default: 3)")
+    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="of all methods but linear (default: 32)")
     group.add_argument("--learning-rate", type=float, metavar="X",
-                       help="default: 3e-3 linear, 1e-3 dora and lora, 3e-4 full")
-    group.add_argument("--weight-decay", type=float, metavar="X", help="default: 1e-4 linear, else 0.05; matrices only")
+                       help="default: 1e-3 dora and lora, 3e-4 full")
+    group.add_argument("--weight-decay", type=float, metavar="X", help="of matrices (default: 0.05)")
     group.add_argument("--label-smoothing", type=commandline.share_below_one, default=0.1, metavar="X",
                        help="keep it the same for runs whose probabilities are compared")
     group.add_argument("--augment", choices=AUGMENTATIONS, default="crop",
@@ -128,26 +129,24 @@ class Training:
     def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
         """Return the trained model, holding its chosen epoch, and the history."""
         if self.settings.method == "linear":
-            return model, self._fit_probe(model, self.recipe, resume=self.args.out / RESUME, say=print_row)
+            return model, self._fit_probe(model, self.recipe, say=print_row)
         if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
-            probe = replace(PROBE, label_smoothing=self.recipe.label_smoothing)
-            best = self._fit_probe(model, probe)
-            row = best.history[best.chosen_epoch - 1]
+            best = self._fit_probe(model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing))
+            row = best.history[best.chosen - 1]
             print(f"the head starts from a linear probe: {percent(row['val_accuracy'])} on val")
         torch.manual_seed(self.args.seed)  # the adapter's first matrix, wherever the head came from
         model = adapt(model, self.settings)
         return model, self._fit_images(model)
 
-    def _fit_probe(self, model: nn.Module, recipe: Recipe, resume: Path | None = None, say=lambda row: None) -> Fit:
-        """Train the classifier on cached features; only `train` and `val` are needed."""
+    def _fit_probe(self, model: nn.Module, recipe: ProbeRecipe, say=lambda row: None) -> Fit:
+        """Fit the classifier to cached features; only `train` and `val` are needed."""
         found = self._views(lambda *view: self._features(model, "train", *view))
         evaluations = {"held_out": self._features(model, "train").select(self.held_out), "val": self._features(model, "val")}
         adapt(model, Settings("linear"))
         views = [one.select(self.kept) for one in found]
         inputs, labels = (torch.cat([getattr(view, name) for view in views]) for name in ("inputs", "labels"))
-        return fit(model.get_classifier(), feature_batches(inputs, labels, recipe.batch_size, self.args.seed),
-                   {name: feature_batches(one.inputs, one.labels, 1024) for name, one in evaluations.items()}, recipe,
-                   self.device, seed=self.args.seed, resume=resume, report=say)
+        batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in evaluations.items()}
+        return fit_probe(model.get_classifier(), inputs, labels, batches, recipe, self.device, report=say)
 
     def _views(self, find: Callable[..., Features]) -> list[Features]:
         """Return the training images as they are, or as many augmented views as were asked for."""
@@ -241,7 +240,7 @@ class Training:
         write_csv(out / "metrics.csv", trained.history)
         write_csv(out / "predictions.csv", self._prediction_rows(predictions))
         title = f"{self.settings.label()} on {self.data.name}, {self.args.model}"
-        training_curves(out / "curves.png", trained.history, trained.chosen_epoch, title)
+        training_curves(out / "curves.png", trained.history, trained.chosen, title)
         val = predictions["val"]
         confusion_matrix(out / "confusion.png", val.labels, val.predicted, self.data.class_names, f"{title}: validation")
         summary = summarise(predictions, trained, model, self.data.class_names)
@@ -277,10 +276,11 @@ class Training:
         return rows
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
+def recipe_of(args: argparse.Namespace) -> Recipe | ProbeRecipe:
     """Return the method's default recipe with what the command line changes."""
-    given = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing")}
-    return replace(RECIPES[parse_settings(args.method).method], **{k: v for k, v in given.items() if v is not None})
+    recipe = RECIPES[parse_settings(args.method).method]
+    given = {key: getattr(args, key) for key in (*BY_EPOCHS, "label_smoothing") if getattr(args, key) is not None}
+    return replace(recipe, **given)
 
 
 def config_of(args: argparse.Namespace, settings: Settings, recipe: Recipe, model: nn.Module, data: ImageData) -> dict:
@@ -324,22 +324,22 @@ def warn_if_unexplainable(model: nn.Module) -> None:
 
 
 def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Module, class_names: Sequence[str]) -> dict:
-    """Return what is known of each split (see report.classification), the chosen epoch and parameter counts."""
+    """Return what is known of each split (see report.classification), the chosen epoch or penalty and parameter counts."""
+    row = trained.history[trained.chosen - 1]
     return {
         "accuracy": {name: classification_summary(p.labels, p.predicted, p.confidence, p.rank, class_names)
                      | {"loss": float(p.loss.mean())} for name, p in predictions.items()},
-        "chosen_epoch": trained.chosen_epoch,
+        "chosen": {key: row[key] for key in ("epoch", "penalty") if key in row},
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
         "parameters": sum(p.numel() for p in plain(model).parameters()),
     }
 
 
 def print_row(row: dict) -> None:
-    """Print one epoch; of many quick ones, every tenth."""
-    if row["epoch"] % 10 == 0 or row["train_loss"] is None or row["epoch"] <= 5:
-        print(f"epoch {row['epoch']:3d}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out "
-              f"{row['held_out_loss']:.3f} {percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} "
-              f"{percent(row['val_accuracy'])}", flush=True)
+    """Print one epoch, or one penalty of a probe."""
+    what = f"epoch {row['epoch']:3d}" if "epoch" in row else f"penalty {row['penalty']:7.2g}"
+    print(f"{what}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out {row['held_out_loss']:.3f} "
+          f"{percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} {percent(row['val_accuracy'])}", flush=True)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -351,6 +351,10 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--weight-decay {args.weight_decay} is out of range; give 0 or more")
     if not 0 <= args.seed < SEEDS:
         raise UsageError(f"--seed {args.seed} is out of range; give 0 to {SEEDS - 1}")
+    given = [key for key in BY_EPOCHS if getattr(args, key) is not None]
+    if given and parse_settings(args.method).method == "linear":
+        raise UsageError(f"--{given[0].replace('_', '-')} belongs to methods that train by epochs; a linear probe is solved, its "
+                         f"penalty chosen on images held out of training: drop it, or give another --method")
 
 
 def _export(args: argparse.Namespace) -> None:

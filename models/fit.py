@@ -79,10 +79,11 @@ class Predictions:
 
 @dataclass
 class Fit:
-    """History (a row an epoch, counted from 1) and the chosen epoch, whose weights the model holds."""
+    """History (a row an epoch or a penalty) and the number of the chosen one, counted from 1, whose weights the model
+    holds."""
 
     history: list[dict] = field(default_factory=list)
-    chosen_epoch: int = 0
+    chosen: int = 0
 
 
 @torch.no_grad()
@@ -193,7 +194,7 @@ class _State:
         self.fit.history.append(row)
         best = max(self.fit.history, key=lambda r: (r["held_out_accuracy"], -r["held_out_loss"]))
         if best is row:
-            self.fit.chosen_epoch = row["epoch"]
+            self.fit.chosen = row["epoch"]
             self.best = {name: p.detach().cpu().clone() for name, p in self.trained.items()}
 
     @torch.no_grad()
@@ -206,7 +207,7 @@ class _State:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value.detach().cpu() for key, value in entries.items()}
-        about = {"history": self.fit.history, "chosen_epoch": self.fit.chosen_epoch,
+        about = {"history": self.fit.history, "chosen": self.fit.chosen,
                  "steps": self.schedule.state_dict()["last_epoch"]}
         with atomic(path) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"fit": json.dumps(about)})
@@ -224,7 +225,7 @@ class _State:
             parameter.copy_(tensors[f"now/{name}"])
         self.best = {key.removeprefix("best/"): v for key, v in tensors.items() if key.startswith("best/")}
         self._load_optimizer(tensors)
-        self.fit = Fit(about["history"], about["chosen_epoch"])
+        self.fit = Fit(about["history"], about["chosen"])
         self.schedule.last_epoch = about["steps"]
         self.schedule._step_count = about["steps"] + 1
         for group, rate in zip(self.optimizer.param_groups, self._rates()):
