@@ -178,7 +178,7 @@ def accuracy_row(study: Study, method: str, seed: int, split: str) -> dict:
     found = run.summary["accuracy"][split]
     return {"run": method, "seed": seed, "split": split, "images": found["images"], "accuracy": percent(found["accuracy"]),
             "95 % (Wilson)": f"{percent(found['low'])} to {percent(found['high'])}",
-            "chosen epoch": run.summary["chosen_epoch"]}
+            "chosen": " ".join(f"{key} {value:.2g}" for key, value in run.summary["chosen"].items())}
 
 
 def _of_relevance(study: Study, relevance: str) -> Iterator[Section]:

@@ -186,8 +186,10 @@ def add_workers(group) -> None:
 def add_running(to: argparse.ArgumentParser) -> None:
     group = add_device(to)
     add_workers(group)
-    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features are kept between runs")
-    group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features every time")
+    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features and checks of image files are kept between runs")
+    group.add_argument("--cache-limit", type=positive_number, default=20.0, metavar="GIB",
+                       help="the most that a run may keep of tokens before late adapters; beyond it they are not kept")
+    group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features and check files every time")
 
 
 def _whole(text: str, least: int) -> int:
@@ -202,6 +204,16 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     return _whole(text, 0)
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above 0."""
+    try:
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
 
 
 def share_below_one(text: str) -> float:
@@ -260,7 +272,8 @@ def data_options(args: argparse.Namespace) -> dict:
 def data_of(args: argparse.Namespace) -> ImageData:
     """Load and check --data at the size that the model's data config asks for; print what is odd about it."""
     config = data_config(backbone_of(args))
-    data = load_data(args.data, image_size=drawing_size(config), progress=True, **data_options(args))
+    data = load_data(args.data, image_size=drawing_size(config), progress=True, cache=getattr(args, "cache", None),
+                     **data_options(args))
     for warning in data.warnings:
         warn(warning)
     return data

@@ -112,12 +112,14 @@ def load_data(
     val_images: int | None = None,
     context_bias: float | None = None,
     progress: bool = False,
+    cache: Path | None = None,
 ) -> ImageData:
     """Resolve --data: `scenes`, `sports`, or a folder with train/ and val/ or valid/ (and perhaps test/).
 
     A folder may bring masks/ beside them, see `data.masks`. `image_size` (pixels) is the side at which scenes are
     drawn; photos keep their own. `train_images` and `val_images` keep that many images a split (stratified by class,
-    chosen by `data_seed`). Raises UsageError for what cannot be meant and ExplainedError for data that cannot be had.
+    chosen by `data_seed`). `cache`: the folder in which a scan is remembered (see `scan_folder`). Raises UsageError for
+    what cannot be meant, ExplainedError for data that cannot be had, and OSError where `cache` cannot be written.
     """
     if not 0 <= data_seed < DATA_SEED_LIMIT:
         raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
@@ -131,7 +133,7 @@ def load_data(
     if context_bias is not None:
         raise UsageError("--context-bias belongs to --data scenes; drop it, or use --data scenes")
     root = download_sports() if spec == "sports" else Path(spec)
-    data = scan_folder_data(root, spec, classes, progress)
+    data = scan_folder_data(root, spec, classes, progress, cache)
     return _limited(data, train_images, val_images, data_seed)
 
 
@@ -173,7 +175,9 @@ def download_sports() -> Path:
         ) from error
 
 
-def scan_folder_data(root: Path, spec: str, classes: Sequence[str] | None, progress: bool = False) -> ImageData:
+def scan_folder_data(
+    root: Path, spec: str, classes: Sequence[str] | None, progress: bool = False, cache: Path | None = None
+) -> ImageData:
     """Read and check every image below `root`'s splits; see `load_data`."""
     folders = _split_folders(root)
     class_names = _chosen_classes(_class_folders(folders["train"]), classes, root)
@@ -181,7 +185,7 @@ def scan_folder_data(root: Path, spec: str, classes: Sequence[str] | None, progr
         _check_no_unknown_classes(folders)
     splits, warnings = {}, []
     for name, folder in folders.items():
-        scan = scan_folder(folder, class_names, progress)
+        scan = scan_folder(folder, class_names, progress, cache)
         splits[name], notes = scan.split, scan.notes
         warnings += notes
         _check_classes_present(name, folder, scan.split, class_names, warnings)

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.images import BROKEN_IMAGE, EXTENSIONS, open_image, open_mask
+from data.images import EXTENSIONS, open_image, open_mask
+from data.scan import Findings
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,22 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False) -> Scan:
+def scan_folder(
+    folder: Path, class_names: Sequence[str], progress: bool = False, cache: Path | None = None
+) -> Scan:
     """Read every image file of the given classes below `folder`; skip and count those that do not decode.
 
-    A class without a folder simply has no images: its index stays reserved.
+    A class without a folder simply has no images: its index stays reserved. `cache`: a folder that remembers the
+    findings, so that the next scan reads only files that are new or changed; None reads every file.
     """
+    findings = Findings(folder, cache)
     candidates = [
         (path, label)
         for label, name in enumerate(class_names) if (folder / name).is_dir()
         for path in sorted((folder / name).rglob("*")) if looks_like_image(path)
     ]
-    digests = in_threads(lambda item: _digest_if_readable(item[0]), candidates, f"checking {folder.name}", progress)
+    digests = in_threads(lambda item: findings.digest(item[0]), candidates, f"checking {folder.name}", progress)
+    findings.save(class_names)
     kept = [(path, label, digest) for (path, label), digest in zip(candidates, digests) if digest]
     split = FolderSplit(
         folder,
@@ -109,15 +115,6 @@ def looks_like_image(path: Path) -> bool:
     """Tell by its name whether a file is meant as an image."""
     # "._1.jpg" is what macOS writes beside 1.jpg on foreign disks; it is no image
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-
-
-def _digest_if_readable(path: Path) -> str | None:
-    try:
-        content = path.read_bytes()
-        open_image(content)
-    except BROKEN_IMAGE:
-        return None
-    return hashlib.sha256(content).hexdigest()
 
 
 def _skipped(folder: Path, broken: list[Path]) -> tuple[str, ...]:

@@ -1,18 +1,23 @@
 """Images to normalised (3, H, W) tensors and back, as the model's own data config says."""
 
+import random
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import RandAugment, rand_augment_transform
+from timm.data.transforms import str_to_pil_interp
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from data.datasets import Split
 
-AUGMENTATIONS = ("none", "flip", "crop")
+AUGMENTATIONS = ("none", "flip", "crop", "rand")
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # two operations an image, each half of the time, magnitude about 9 of 10
 
 
 def evaluation_transform(config: dict) -> Callable[[Image.Image], torch.Tensor]:
@@ -33,9 +38,11 @@ def mask_transform(config: dict) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def training_transform(config: dict, augmentation: str, smallest_crop: float = 0.5):
-    """Return the transform of training images: `none` as in evaluation, `flip`, or `crop` (with flips).
+    """Return the transform of training images, one of AUGMENTATIONS: image -> float32 (3, H, W), normalised.
 
-    `crop` cuts a random rectangle of `smallest_crop` to 1 of the area, aspect 3/4 to 4/3, and resizes it.
+    `none`: as in evaluation. `flip`: that of the image or of its mirror image. `crop` cuts a random rectangle of
+    `smallest_crop` to 1 of the area, aspect 3/4 to 4/3, resizes it, and flips. `rand` goes on with timm's RandAugment
+    (Cubuk et al., NeurIPS 2020), which draws from Python's and NumPy's global generators, the others from torch's.
     """
     if augmentation == "none":
         return evaluation_transform(config)
@@ -46,10 +53,21 @@ def training_transform(config: dict, augmentation: str, smallest_crop: float = 0
         v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0),
                              interpolation=v2.InterpolationMode(config["interpolation"])),
         v2.RandomHorizontalFlip(),
+        *([_rand_augment(config)] if augmentation == "rand" else []),
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(list(config["mean"]), list(config["std"])),
     ])
+
+
+def _rand_augment(config: dict) -> RandAugment:
+    """Return timm's RandAugment of RGB images, with the settings that timm's own training gives it but for one."""
+    return rand_augment_transform(RAND_AUGMENT, {
+        "translate_const": int(0.45 * min(config["input_size"][1:])),
+        "img_mean": tuple(min(255, round(255 * mean)) for mean in config["mean"]),  # fills what is moved into view
+        "interpolation": str_to_pil_interp(config["interpolation"]),
+        "magnitude_max": 9.99,  # at 10, posterize would keep no bit: a black image, which Pillow 13 refuses to make
+    })
 
 
 def _geometry(config: dict) -> dict:
@@ -83,7 +101,7 @@ class Prepared(Dataset):
     """A split through a transform: item -> (float32 (3, H, W), int label).
 
     Random transforms draw from (seed, epoch, index) alone, so that an item is the same in any order, with any
-    number of loader workers, and after a resume.
+    number of loader workers, and after a resume. The global generators are left as they were found.
     """
 
     split: Split
@@ -96,8 +114,22 @@ class Prepared(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image = self.split.image(index)
-        entropy = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1, np.uint64)[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(entropy >> np.uint64(1)))
+        with _seeded(self.seed, self.epoch, index):
             tensor = self.transform(image)
         return tensor, int(self.split.labels[index])
+
+
+@contextmanager
+def _seeded(*key: int) -> Iterator[None]:
+    """Seed the global generators of torch (CPU), Python and NumPy from `key`, and put them back afterwards."""
+    for_torch, for_python, for_numpy = (int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64))
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(for_torch >> 1)
+            random.seed(for_python)
+            np.random.seed(for_numpy % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

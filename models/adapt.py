@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from errors import UsageError
+from models.dora import speed_up_dora
 
 TARGETS = {"qkv": r"attn\.qkv", "proj": r"attn\.proj", "fc1": r"mlp\.fc1", "fc2": r"mlp\.fc2"}
 
@@ -118,7 +119,7 @@ def _with_adapter(dora: bool) -> Callable[[nn.Module, Settings], nn.Module]:
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, use_dora=dora, target_modules=target_pattern(model, settings)
         )
-        adapted = get_peft_model(model, config)
+        adapted = speed_up_dora(get_peft_model(model, config))
         timm_model(adapted).get_classifier().requires_grad_(True)
         return adapted
 

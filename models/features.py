@@ -1,76 +1,223 @@
-"""What is frozen is computed once: features of a frozen backbone, cached on disk."""
+"""What is frozen is computed once: pooled features, or the tokens that enter the first block that trains."""
 
-import hashlib
-import json
+import math
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Callable, Iterator
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from timm.layers import DropPath, PatchDropout
+from timm.models import VisionTransformer
+from timm.models.deit import VisionTransformerDistilled
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from files import atomic
+from errors import ExplainedError
+from models.adapt import timm_model
+from models.cache import CHUNK_ROWS, Cache, Compute, Rows, Span
+
+BATCH_SIZE = CHUNK_ROWS // 8  # divides a chunk, so that an interrupted computation goes on in the same batches
+LARGEST_HALF = torch.finfo(torch.float16).max  # 65504
+BEFORE_BLOCKS = ("patch_embed", "pos_drop", "patch_drop", "norm_pre")
+
+
+class UnstorableTokens(ExplainedError):
+    """Tokens are beyond half precision, so they are not cached; training on images is still possible."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's number among those that fill a cache together, and how it sends all a value and gets theirs."""
+
+    rank: int = 0
+    count: int = 1
+    exchange: Callable[[str | None], list] = lambda value: [value]
 
 
 @dataclass(frozen=True)
 class Features:
-    """What enters the classifier: `inputs` (N, D) float32, `labels` (N,) int64."""
+    """What enters the part that trains, one row an image, and `labels` (N,) int64.
 
-    inputs: torch.Tensor
+    `stored` holds pooled features (M, D) float32 or tokens (M, N, D) float16, of which `indices` are meant.
+    """
+
+    stored: Rows
     labels: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """All rows in memory, float32; each use reads them anew."""
+        return self.rows(range(len(self)))
+
+    def rows(self, indices) -> torch.Tensor:
+        """Return the rows of some images, float32; only these are read."""
+        return self.stored.rows(self.indices[torch.as_tensor(indices)]).float()
 
     def select(self, indices) -> "Features":
         indices = torch.as_tensor(indices)
-        return Features(self.inputs[indices], self.labels[indices])
+        return Features(self.stored, self.labels[indices], self.indices[indices])
 
 
 def cached_features(
     model: nn.Module, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
-    workers: int = 0, name: str = "", progress: bool = False,
+    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(),
 ) -> Features:
-    """Return the pooled features of every image, from `folder` if they lie there under `key`.
+    """Return the pooled features of every image, of which only those are computed that do not lie in `folder` already.
 
-    `key` must name everything that the features depend on (backbone hash, data fingerprint, transform). A damaged
-    cache file is computed anew, with a line that says so; `folder` None turns the cache off.
+    `key` must name everything that the features depend on (backbone hash, data fingerprint, transform, view). Damaged
+    chunks are computed anew, with a line that says so; `folder` None turns the cache off.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = None if folder is None else folder / f"features-{digest}.safetensors"
-    if path is not None and path.is_file():
-        if (found := _read(path, len(dataset))) is not None:
-            return found
-        print(f"cached features {path} are damaged; computing them again")
-    features = compute_features(model, dataset, device, workers, name, progress)
-    if path is not None:
-        with atomic(path) as temporary:
-            save_file({"inputs": features.inputs, "labels": features.labels}, temporary)
-    return features
+
+    def pooled(images: torch.Tensor) -> torch.Tensor:
+        return model.forward_head(model.forward_features(images), pre_logits=True)
+
+    compute = _through(model, pooled, dataset, device, workers, f"features {name}", progress)
+    return _stored(Cache(folder, "features", key, len(dataset), ("inputs", "labels")), compute, share)
 
 
-@torch.no_grad()  # not inference mode, whose tensors a head could not be trained on
-def compute_features(
-    model: nn.Module, dataset: Dataset, device: torch.device, workers: int = 0, name: str = "", progress: bool = False,
-    batch_size: int = 32,
-) -> Features:
+def compute_features(model: nn.Module, dataset: Dataset, device: torch.device, workers: int = 0, name: str = "",
+                     progress: bool = False) -> Features:
     """Run the frozen backbone over every image once; the model is put into evaluation mode."""
-    model.eval().to(device)
-    inputs, labels = [], []
-    loader = DataLoader(dataset, batch_size, num_workers=workers)
-    for images, batch_labels in tqdm(loader, desc=f"features {name}", unit="batch", delay=2, leave=False,
-                                     disable=None if progress else True):
-        tokens = model.forward_features(images.to(device))
-        inputs.append(model.forward_head(tokens, pre_logits=True).float().cpu())
-        labels.append(batch_labels)
-    return Features(torch.cat(inputs), torch.cat(labels))
+    return cached_features(model, dataset, {}, None, device, workers, name, progress)
 
 
-def _read(path: Path, expected: int) -> Features | None:
+def cached_tokens(
+    model: nn.Module, first: int, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
+    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(),
+) -> Features:
+    """Return the tokens that enter block `first` for every image, like `cached_features`, stored as float16.
+
+    `first` comes from `first_trained_block` and need not be in the key. Raises UnstorableTokens, in all processes
+    alike, where a token is beyond the range of float16.
+    """
+    frozen = Frozen(model, first)
+    compute = _through(frozen, frozen, dataset, device, workers, f"tokens {name}", progress, _halved)
+    cache = Cache(folder, "tokens", {**key, "enter_block": first}, len(dataset), ("inputs", "labels"))
+    return _stored(cache, compute, share)
+
+
+def token_bytes(model: nn.Module, first: int, count: int) -> int:
+    """Return how many bytes the tokens of `count` images take on disk; they are of one size before every block."""
+    vit = timm_model(model)
+    tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+    return count * tokens * vit.embed_dim * torch.finfo(torch.float16).bits // 8
+
+
+def first_trained_block(model: nn.Module) -> int | None:
+    """Return the first block with a parameter that trains, or the number of blocks where only what follows trains.
+
+    None where nothing can be computed once: block 0 or what precedes it trains, the model is no VisionTransformer of
+    timm's, or its frozen part acts otherwise in training (dropout, patch dropout, drop path, batch norm).
+    """
+    vit = timm_model(model)
+    if type(vit) not in (VisionTransformer, VisionTransformerDistilled):
+        return None  # a subclass may run its blocks in another way
+    trained = [i for i, block in enumerate(vit.blocks) if any(p.requires_grad for p in block.parameters())]
+    first = min(trained, default=len(vit.blocks))
+    frozen = Frozen(model, first)
+    changes = any(p.requires_grad for p in frozen.parameters()) or any(map(_differs_in_training, frozen.modules()))
+    return None if changes or first == 0 else first
+
+
+class Frozen(nn.Module):
+    """Images (B, 3, H, W) -> the tokens (B, N, D) that enter block `first`: in evaluation mode, without gradient.
+
+    Modules and parameters are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, first: int) -> None:
+        super().__init__()
+        vit = timm_model(model)
+        for name in BEFORE_BLOCKS:
+            self.add_module(name, getattr(vit, name))
+        for name, parameter in vit.named_parameters(recurse=False):  # class and register tokens, positions
+            self.register_parameter(name, parameter)
+        self.blocks = vit.blocks[:first]
+        self._vit = (vit,)  # no submodule: this module's mode and device are not the other half's
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.eval()
+        tokens = self._vit[0]._pos_embed(self.patch_embed(images))
+        return self.blocks(self.norm_pre(self.patch_drop(tokens)))
+
+
+class Rest(nn.Module):
+    """The tokens (B, N, D) that enter block `first` -> logits (B, C).
+
+    Modules are the model's own, under their names there: to train this is to train the model.
+    """
+
+    def __init__(self, model: nn.Module, first: int) -> None:
+        super().__init__()
+        vit = timm_model(model)
+        self.blocks = nn.Sequential()
+        for number in range(first, len(vit.blocks)):
+            self.blocks.add_module(str(number), vit.blocks[number])
+        for name, module in vit.named_children():
+            if name not in (*BEFORE_BLOCKS, "blocks"):
+                self.add_module(name, module)
+        self._vit = (vit,)  # as in Frozen
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self._vit[0].forward_head(self.norm(self.blocks(tokens)))
+
+
+def _stored(cache: Cache, compute: Compute, share: Share) -> Features:
+    problem = None
     try:
-        tensors = load_file(path)
-        features = Features(tensors["inputs"], tensors["labels"])
-    except (SafetensorError, KeyError, OSError):
-        return None
-    fits = len(features.inputs) == len(features.labels) == expected and features.inputs.isfinite().all()
-    return features if fits else None
+        cache.fill(compute, share.rank, share.count)
+    except UnstorableTokens as error:
+        problem = str(error)
+    if problems := list(filter(None, share.exchange(problem))):  # after this, all chunks are there
+        raise UnstorableTokens(problems[0])
+    arrays = cache.open()
+    labels = arrays["labels"].rows(range(len(arrays["labels"])))
+    return Features(arrays["inputs"], labels, torch.arange(len(labels)))
+
+
+def _through(
+    module: nn.Module, forward: Callable, dataset: Dataset, device: torch.device, workers: int, title: str,
+    progress: bool, convert: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+) -> Compute:
+    """Return what runs images through a module by `forward`, chunk by chunk, as Cache.fill asks for it."""
+
+    @torch.no_grad()
+    def compute(spans: list[Span]) -> Iterator[dict[str, np.ndarray]]:
+        module.eval().to(device)
+        batches = [list(range(i, min(i + BATCH_SIZE, stop))) for start, stop in spans
+                   for i in range(start, stop, BATCH_SIZE)]
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)  # one for all: workers start slowly
+        results = iter(tqdm(loader, desc=title, unit="batch", delay=2, leave=False, disable=None if progress else True))
+        for start, stop in spans:
+            inputs, labels = [], []
+            for images, batch_labels in islice(results, math.ceil((stop - start) / BATCH_SIZE)):
+                with torch.autocast(device.type, enabled=False):  # runs that share a cache may differ in precision
+                    inputs.append(forward(images.to(device)).float().cpu())
+                labels.append(batch_labels)
+            yield {"inputs": convert(torch.cat(inputs).numpy()), "labels": torch.cat(labels).numpy()}
+
+    return compute
+
+
+def _halved(tokens: np.ndarray) -> np.ndarray:
+    largest = np.abs(tokens).max()
+    if LARGEST_HALF < largest < np.inf:  # what is not finite is refused as such
+        raise UnstorableTokens(f"tokens reach {largest:.4g}, beyond the {LARGEST_HALF:.0f} of half precision, so they "
+                               f"cannot be cached; --no-cache runs the frozen blocks in every epoch")
+    return tokens.astype(np.float16)
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    rates = {_DropoutNd: "p", DropPath: "drop_prob", PatchDropout: "prob"}
+    return isinstance(module, _BatchNorm) or any(
+        isinstance(module, kind) and getattr(module, rate) > 0 for kind, rate in rates.items())

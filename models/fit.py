@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from errors import ExplainedError
 from files import atomic
+from models.features import Features
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -57,12 +58,15 @@ class Batches:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Per image: true class, predicted class (int64), probability of the true class, cross-entropy; shape (N,)."""
+    """Per image, shape (N,): true class, predicted class (int64), probability of the true class, cross-entropy,
+    probability of the predicted class, and how many classes are more probable than the true one (int64)."""
 
     labels: np.ndarray
     predicted: np.ndarray
     probability: np.ndarray
     loss: np.ndarray
+    confidence: np.ndarray
+    rank: np.ndarray
 
     @property
     def correct(self) -> np.ndarray:
@@ -75,23 +79,24 @@ class Predictions:
 
 @dataclass
 class Fit:
-    """History (a row an epoch, counted from 1) and the chosen epoch, whose weights the model holds."""
+    """History (a row an epoch or a penalty) and the number of the chosen one, counted from 1, whose weights the model
+    holds."""
 
     history: list[dict] = field(default_factory=list)
-    chosen_epoch: int = 0
+    chosen: int = 0
 
 
 @torch.no_grad()
 def predict(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Predictions:
     """Evaluate a model without changing it but for its mode, which becomes evaluation."""
     model.eval()
-    columns: list[list[np.ndarray]] = [[], [], [], []]
+    columns: list[tuple[np.ndarray, ...]] = []
     for inputs, labels in batches:
         log_probability = F.log_softmax(model(inputs.to(device)).float(), dim=-1).cpu()
-        true = log_probability.gather(1, labels[:, None])[:, 0]
-        for column, value in zip(columns, (labels, log_probability.argmax(1), true.exp(), -true)):
-            column.append(value.numpy())
-    return Predictions(*(np.concatenate(column) for column in columns))
+        true, (best, predicted) = log_probability.gather(1, labels[:, None])[:, 0], log_probability.max(1)
+        rank = (log_probability > true[:, None]).sum(1)
+        columns.append(tuple(value.numpy() for value in (labels, predicted, true.exp(), -true, best.exp(), rank)))
+    return Predictions(*map(np.concatenate, zip(*columns)))
 
 
 def fit(
@@ -189,7 +194,7 @@ class _State:
         self.fit.history.append(row)
         best = max(self.fit.history, key=lambda r: (r["held_out_accuracy"], -r["held_out_loss"]))
         if best is row:
-            self.fit.chosen_epoch = row["epoch"]
+            self.fit.chosen = row["epoch"]
             self.best = {name: p.detach().cpu().clone() for name, p in self.trained.items()}
 
     @torch.no_grad()
@@ -202,7 +207,7 @@ class _State:
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value.detach().cpu() for key, value in entries.items()}
-        about = {"history": self.fit.history, "chosen_epoch": self.fit.chosen_epoch,
+        about = {"history": self.fit.history, "chosen": self.fit.chosen,
                  "steps": self.schedule.state_dict()["last_epoch"]}
         with atomic(path) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"fit": json.dumps(about)})
@@ -220,7 +225,7 @@ class _State:
             parameter.copy_(tensors[f"now/{name}"])
         self.best = {key.removeprefix("best/"): v for key, v in tensors.items() if key.startswith("best/")}
         self._load_optimizer(tensors)
-        self.fit = Fit(about["history"], about["chosen_epoch"])
+        self.fit = Fit(about["history"], about["chosen"])
         self.schedule.last_epoch = about["steps"]
         self.schedule._step_count = about["steps"] + 1
         for group, rate in zip(self.optimizer.param_groups, self._rates()):
@@ -237,6 +242,18 @@ class _State:
                 _, number, name = key.split("/")
                 entries.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
+
+
+def stored_batches(views: Sequence[Features], batch_size: int, seed: int | None = None) -> Batches:
+    """Return batches of features or tokens that lie in a cache, read as they are needed: one view after another of the
+    same images, an epoch each."""
+
+    def make(indices: list[int], epoch: int) -> Iterator[Batch]:
+        view = views[(epoch - 1) % len(views)]
+        for chunk in torch.tensor(indices).split(batch_size):
+            yield view.rows(chunk), view.labels[chunk]
+
+    return Batches(len(views[0]), batch_size, make, seed)
 
 
 def feature_batches(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int | None = None) -> Batches:

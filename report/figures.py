@@ -34,40 +34,52 @@ TITLE, NOTE = font(13, bold=True), font(9.5)
 
 
 def training_curves(
-    path: str | Path, history: Sequence[Mapping[str, Any]], chosen_epoch: int | None, title: str
+    path: str | Path, history: Sequence[Mapping[str, Any]], chosen: int | None, title: str
 ) -> None:
-    """Loss and accuracy (%) by epoch, 1100 x about 480 pixels, the chosen epoch marked by a line.
+    """Loss and accuracy (%) by epoch, or of a probe by penalty, 1100 x about 480 pixels, the chosen one marked by a line.
 
-    history: a record an epoch with `epoch` and, as far as known, `SPLIT_loss` and `SPLIT_accuracy` (a fraction) for
-    SPLIT in train, held_out, val, val_shuffled. What no record has is not drawn. Raises ValueError without records.
+    history: a record an epoch with `epoch`, or a penalty with `penalty`, and, as far as known, `SPLIT_loss` and
+    `SPLIT_accuracy` (a fraction) for SPLIT in train, held_out, val, val_shuffled. What no record has is not drawn.
+    chosen: counts records from 1. Raises ValueError without records.
     """
     if not history:
-        raise ValueError("training_curves: expected at least one epoch, got none")
+        raise ValueError("training_curves: expected at least one record, got none")
     width, panel_height, legend_height = 1100, 340, 56
     titles = wrap(title, width - 48, TITLE)
     top = 24 + len(titles) * line_height(TITLE) + 16
     height = top + panel_height + 52 + legend_height
+    along = "epoch" if "epoch" in history[0] else "penalty"
+    places = [record[along] for record in history]
     with picture(path, width, height) as figure:
         _heading(figure, titles)
         for column, (kind, scale, label) in enumerate((("loss", 1, "loss"), ("accuracy", 100, "accuracy (%)"))):
             axes = _panel(figure, 76 + column * 540, top, 470, panel_height)
-            _curves(axes, history, kind, scale)
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+            _curves(axes, places, history, kind, scale)
+            axes.set(xlabel=along, ylabel=label)
+            _along(axes, along, places)
             axes.set_ylim(bottom=0 if kind == "loss" else None)
-            if chosen_epoch is not None:
-                axes.axvline(chosen_epoch, color=INK, linewidth=1, label=f"chosen epoch ({chosen_epoch})", zorder=1)
+            if chosen is not None:
+                place = places[chosen - 1]
+                axes.axvline(place, color=INK, linewidth=1, label=f"chosen {along} ({place:.2g})", zorder=1)
         _legend(figure)
 
 
-def _curves(axes: Axes, history: Sequence[Mapping[str, Any]], kind: str, scale: float) -> None:
-    epochs = [record["epoch"] for record in history]
+def _along(axes: Axes, along: str, places: Sequence[float]) -> None:
+    """Epochs are counted; penalties are powers of ten, the largest first, as they were tried."""
+    if along == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(places[0] - 0.5, places[-1] + 0.5)
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(1.4 * max(places), min(places) / 1.4)
+
+
+def _curves(axes: Axes, places: Sequence[float], history: Sequence[Mapping[str, Any]], kind: str, scale: float) -> None:
     for split, (label, colour, line, marker) in SPLITS.items():
         values = scale * _column(history, f"{split}_{kind}")
         if np.isfinite(values).any():
-            every = max(1, len(epochs) // 12)
-            axes.plot(epochs, values, line, color=colour, marker=marker, markersize=5, markevery=every, label=label)
+            every = max(1, len(places) // 12)
+            axes.plot(places, values, line, color=colour, marker=marker, markersize=5, markevery=every, label=label)
     if not axes.lines:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=QUIET)
 

@@ -27,7 +27,8 @@ from models.runs import load_run
 from tiny import COLOURS, NAME, SIZE, colour_folder, write_weights
 
 TAGGED = f"{NAME}.r160_in1k"  # the same model by another name
-RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "summary.json", "timings.json"}
+RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "confusion.png", "summary.json",
+             "timings.json"}
 ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
 
 
@@ -41,6 +42,11 @@ def test_every_help_opens_with_a_purpose_and_an_example_that_parses():
         name, *argv = shlex.split(example)[1:]
         assert name == f"{script.__name__}.py" and script.__doc__.splitlines()[0] in " ".join(text.split())
         script.build_parser().parse_args(argv)
+
+
+def test_what_a_probe_has_no_use_for_is_refused(tmp_path, refused):
+    for option, value in (("--epochs", 5), ("--batch-size", 8), ("--learning-rate", 0.1), ("--weight-decay", 0.1)):
+        assert f"{option} belongs to methods that train by epochs" in refused(train, option, value, "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize("name, more", [("linear", set()), ("dora", ADAPTER_FILES)])
@@ -97,7 +103,10 @@ def test_another_training_seed_sees_the_same_images(shop, tmp_path):
         assert command(train, *shop.options, option, 1, "--out", tmp_path / out) == 0
     assert images(tmp_path / "seed") == images(shop.linear) != images(tmp_path / "data-seed")
     heads = [(run / "head.safetensors").read_bytes() for run in (tmp_path / "seed", shop.linear)]
-    assert heads[0] != heads[1]
+    assert heads[0] == heads[1], "a probe is the one solution of a convex problem"
+    assert command(train, *shop.dora_options, "--seed", 1, "--out", tmp_path / "dora") == 0
+    assert images(tmp_path / "dora") == images(shop.dora)
+    assert (tmp_path / "dora" / "head.safetensors").read_bytes() != (shop.dora / "head.safetensors").read_bytes()
 
 
 def test_an_export_is_what_plain_timm_loads(shop, tmp_path, capsys):
@@ -115,7 +124,7 @@ def test_broken_files_are_counted_and_training_goes_on(shop, tmp_path, capsys):
     (data / "train" / "red" / "zero.jpg").write_bytes(b"")
     Image.effect_noise((64, 64), 90).save(data / "val" / "blue" / "cut.jpg")
     (data / "val" / "blue" / "cut.jpg").write_bytes((data / "val" / "blue" / "cut.jpg").read_bytes()[:900])
-    assert command(train, "--data", data, *shop.model, "--epochs", 1, "--out", tmp_path / "run") == 0
+    assert command(train, "--data", data, *shop.model, "--out", tmp_path / "run") == 0
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"warning: 2 unreadable file(s) in {data / 'train'} skipped: red/page.jpg, red/zero.jpg"
     assert "1 unreadable file(s)" in second and "blue/cut.jpg" in second
@@ -350,7 +359,7 @@ def unexplainable(tmp_path_factory, colours) -> Path:
     """A finished linear probe on a residual network."""
     root = tmp_path_factory.mktemp("resnet")
     weights = write_weights(root / "w.safetensors", "test_resnet")
-    assert command(train, "--data", colours, "--model", "test_resnet", "--weights", weights, "--epochs", 2, "--no-cache",
+    assert command(train, "--data", colours, "--model", "test_resnet", "--weights", weights, "--no-cache",
                    "--out", root / "run") == 0
     return root / "run"
 
@@ -358,7 +367,7 @@ def unexplainable(tmp_path_factory, colours) -> Path:
 def test_a_model_that_cannot_be_explained_trains_with_a_warning(shop, tmp_path, capsys):
     weights = write_weights(tmp_path / "w.safetensors", "test_resnet")
     assert command(train, "--data", shop.colours, "--model", "test_resnet", "--weights", weights, "--train-images", 10,
-                   "--epochs", 1, "--no-cache", "--out", tmp_path / "run") == 0
+                   "--no-cache", "--out", tmp_path / "run") == 0
     error = capsys.readouterr().err
     assert error.startswith("warning: this model trains, but relevance cannot follow it") and error.count("\n") == 1
 
@@ -388,7 +397,7 @@ def test_study_refuses_a_model_that_cannot_be_explained_before_any_time_is_spent
 def test_compare_refuses_a_trained_swin(shop, tmp_path, refused):
     name, runs = "swin_tiny_patch4_window7_224", tmp_path / "swin"
     weights = write_weights(tmp_path / "w.safetensors", name)
-    assert command(train, "--data", shop.colours, "--model", name, "--weights", weights, "--epochs", 1, "--no-cache",
+    assert command(train, "--data", shop.colours, "--model", name, "--weights", weights, "--no-cache",
                    "--out", runs) == 0
     assert "SwinTransformer" in refused(compare, shop.linear, runs, "--out", tmp_path / "out")
 
@@ -426,7 +435,7 @@ def test_a_run_of_another_backbone(shop, tmp_path, refused, script):
 
 
 def test_runs_of_different_classes(shop, tmp_path, refused):
-    assert command(train, *shop.options, "--classes", "red", "blue", "--epochs", 1, "--out", tmp_path / "two") == 0
+    assert command(train, *shop.options, "--classes", "red", "blue", "--out", tmp_path / "two") == 0
     message = refused(compare, shop.linear, tmp_path / "two", "--out", tmp_path / "out")
     assert "know different classes (green)" in message
 

@@ -235,7 +235,7 @@ def test_images_must_be_named_when_no_model_recorded_its_own(shop, export, tmp_p
 
 def test_runs_of_different_classes_are_refused_beside_models_from_elsewhere(shop, export, tmp_path, refused):
     two = tmp_path / "two"
-    assert command(train, *shop.options, "--classes", "red", "blue", "--epochs", 1, "--out", two) == 0
+    assert command(train, *shop.options, "--classes", "red", "blue", "--out", two) == 0
     assert "know different classes (green)" in refused(compare, export, shop.linear, two, "--out", tmp_path / "out")
     message = refused(compare, export, two, "--data", shop.colours, "--out", tmp_path / "out")
     assert f"--data {shop.colours} has other classes than {two}" in message

@@ -1,16 +1,37 @@
-"""What is frozen is computed once, and never trusted when damaged."""
+"""What is frozen is computed once: features and tokens lead to the logits and gradients of the whole model."""
 
+import copy
+
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from models import cache as cache_module
+from models import features as features_module
+from models.adapt import Settings, adapt, parse_settings, timm_model, trainable_parameters
 from models.backbone import create_backbone
-from models.features import cached_features, compute_features
+from models.cache import CHUNK_ROWS
+from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
+                             compute_features, first_trained_block, token_bytes)
+from models.fit import Recipe, feature_batches, fit, predict
 from tiny import SIZE
 
 CPU = torch.device("cpu")
 KEY = {"backbone": "abc", "data": "def", "split": "train"}
+SMALL = {"img_size": SIZE, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 3}
+VITS = {
+    "plain": ("deit_tiny_patch16_224", {}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "registers": ("vit_small_patch14_reg4_dinov2", {"init_values": 0.5}),
+    "norm before the blocks": ("vit_base_patch16_clip_224", {}),
+    "average pooling": ("vit_base_patch16_gap_224", {}),
+    "attention pooling": ("vit_base_patch16_siglip_224", {}),
+    "images of any size": ("deit_tiny_patch16_224", {"dynamic_img_size": True}),
+}
 
 
 class Counting(nn.Module):
@@ -34,43 +55,108 @@ def dataset():
     return TensorDataset(inputs, torch.tensor([0, 1, 2, 0, 1]))
 
 
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(cache_module, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(features_module, "BATCH_SIZE", 1)
+
+
+def images(count: int = 5, size: int = SIZE) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def image_set(count: int = 5) -> TensorDataset:
+    return TensorDataset(images(count), torch.arange(count) % 3)
+
+
+def adapted(spec, text: str = "dora:blocks=4-5") -> nn.Module:
+    """An adapted model whose adapters have left their start, where they change nothing."""
+    torch.manual_seed(0)  # the fresh head and the adapters' first matrices too
+    model = adapt(create_backbone(spec, 3), parse_settings(text))
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def small_vit(kind: str) -> nn.Module:
+    """A small ViT of a family, random in all its parameters; its last two blocks and what follows train."""
+    torch.manual_seed(0)
+    name, options = VITS[kind]
+    size = {"img_size": 28} if "patch14" in name else {}
+    vit = timm.create_model(name, **SMALL | options | size).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    vit.requires_grad_(False)
+    for part in (vit.blocks[2:], vit.norm, vit.head):
+        part.requires_grad_(True)
+    return vit
+
+
+# ---- pooled features
+
+
 def test_features_are_computed_once(tmp_path, dataset):
     model = Counting()
     first = cached_features(model, dataset, KEY, tmp_path, CPU)
     again = cached_features(model, dataset, dict(reversed(KEY.items())), tmp_path, CPU)
     assert model.images == 5 and torch.equal(first.inputs, again.inputs) and torch.equal(first.labels, again.labels)
     assert torch.equal(first.inputs, 2 * dataset.tensors[0].flatten(1)) and first.labels.tolist() == [0, 1, 2, 0, 1]
+    assert len(first) == 5 and first.inputs.dtype == torch.float32 and first.labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", KEY)
-def test_another_key_is_another_computation(tmp_path, dataset, name):
+@pytest.mark.parametrize("change", [*({name: "other"} for name in KEY), {"view": 1}])
+def test_another_key_is_another_computation(tmp_path, dataset, change):
     model = Counting()
     cached_features(model, dataset, KEY, tmp_path, CPU)
-    cached_features(model, dataset, KEY | {name: "other"}, tmp_path, CPU)
+    cached_features(model, dataset, KEY | change, tmp_path, CPU)
     assert model.images == 10 and len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "fewer images", "not a number"])
-def test_a_damaged_cache_is_computed_anew_with_a_line(tmp_path, dataset, capsys, damage):
+def test_views_lie_side_by_side(tmp_path, dataset):
+    views = [TensorDataset(dataset.tensors[0] + i, dataset.tensors[1]) for i in range(3)]
+    for _ in range(2):
+        found = [cached_features(Counting(), view, KEY | {"view": i}, tmp_path, CPU) for i, view in enumerate(views)]
+        for i, features in enumerate(found):
+            assert torch.equal(features.inputs, 2 * (dataset.tensors[0] + i).flatten(1))
+
+
+def test_only_a_damaged_chunk_is_computed_anew_with_a_line(tmp_path, dataset, capsys, small_chunks):
     model = Counting()
     expected = cached_features(model, dataset, KEY, tmp_path, CPU)
-    (path,) = tmp_path.iterdir()
-    if damage in ("cut", "empty"):
-        path.write_bytes(path.read_bytes()[: -10 if damage == "cut" else 0])
-    elif damage == "fewer images":
-        cached_features(model, TensorDataset(*dataset[:4]), KEY, tmp_path / "other", CPU)
-        next((tmp_path / "other").iterdir()).replace(path)
-    else:
-        broken = TensorDataset(dataset.tensors[0] * float("nan"), dataset.tensors[1])
-        cached_features(model, broken, KEY, tmp_path / "other", CPU)
-        next((tmp_path / "other").iterdir()).replace(path)
-    capsys.readouterr()
+    path = sorted(tmp_path.glob("*/inputs-*.npy"))[1]
+    path.write_bytes(path.read_bytes()[:-10])
     found = cached_features(model, dataset, KEY, tmp_path, CPU)
-    assert torch.equal(found.inputs, expected.inputs)
+    assert torch.equal(found.inputs, expected.inputs) and torch.equal(found.labels, expected.labels)
     out = capsys.readouterr().out
-    assert "damaged; computing them again" in out and out.count("\n") == 1
-    assert torch.equal(cached_features(model, dataset, KEY, tmp_path, CPU).inputs, expected.inputs)
-    assert capsys.readouterr().out == ""
+    assert "1 of its 3 chunks are computed again" in out and out.count("\n") == 1 and model.images == 7
+
+
+def test_an_interrupted_computation_goes_on_with_the_same_bits(tmp_path, spec, monkeypatch):
+    """The real sizes: 300 images are a chunk of 256 and one of 44, in batches of 32."""
+    model, data = create_backbone(spec, 3), image_set(300)
+    expected = cached_features(model, data, KEY, None, CPU)
+    run, seen = model.forward_features, []
+
+    def counting(x):
+        seen.append(len(x))
+        if sum(seen) > 280:
+            raise KeyboardInterrupt
+        return run(x)
+
+    monkeypatch.setattr(model, "forward_features", counting)
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(model, data, KEY, tmp_path, CPU)
+    monkeypatch.setattr(model, "forward_features", lambda x: seen.append(len(x)) or run(x))
+    seen.clear()
+    found = cached_features(model, data, KEY, tmp_path, CPU)
+    assert seen == [32, 12]
+    assert torch.equal(found.inputs, expected.inputs) and torch.equal(found.labels, expected.labels)
+
+
+def test_batches_divide_a_chunk():
+    assert BATCH_SIZE == 32 and CHUNK_ROWS % BATCH_SIZE == 0
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, dataset, monkeypatch):
@@ -81,13 +167,271 @@ def test_without_a_folder_nothing_is_written(tmp_path, dataset, monkeypatch):
 
 def test_features_and_head_give_the_whole_models_logits(spec):
     model = create_backbone(spec, 3)
-    images = torch.randn(3, 3, SIZE, SIZE)
-    features = compute_features(model.train(), TensorDataset(images, torch.arange(3)), CPU)
-    assert torch.allclose(model.head(features.inputs), model.eval()(images), atol=1e-6)
+    model.blocks[0].drop_path1 = nn.Dropout(0.5)  # features are taken in evaluation mode
+    x = images(3)
+    features = compute_features(model.train(), TensorDataset(x, torch.arange(3)), CPU)
+    assert torch.allclose(model.head(features.inputs), model.eval()(x), atol=1e-6)
     model.head(features.inputs).sum().backward()  # a head can be trained on them
     assert model.head.weight.grad is not None
 
 
 def test_a_selection_keeps_inputs_and_labels_together(dataset):
-    part = compute_features(Counting(), dataset, CPU).select([3, 1])
-    assert part.labels.tolist() == [0, 1] and torch.equal(part.inputs, 2 * dataset.tensors[0].flatten(1)[[3, 1]])
+    part = compute_features(Counting(), dataset, CPU).select([3, 1, 4])
+    assert part.labels.tolist() == [0, 1, 1] and torch.equal(part.inputs, 2 * dataset.tensors[0].flatten(1)[[3, 1, 4]])
+    assert len(part) == 3 and torch.equal(part.rows([2, 0]), part.inputs[[2, 0]])
+    again = part.select(np.array([2, 0]))
+    assert again.labels.tolist() == [1, 0] and torch.equal(again.inputs, part.inputs[[2, 0]])
+
+
+def test_loader_workers_change_nothing(tmp_path, dataset, small_chunks):
+    found = cached_features(Counting(), dataset, KEY, tmp_path, CPU, workers=2)
+    assert torch.equal(found.inputs, 2 * dataset.tensors[0].flatten(1)) and found.labels.tolist() == [0, 1, 2, 0, 1]
+
+
+def test_autocast_around_a_run_does_not_reach_the_cache(spec):
+    model = create_backbone(spec, 3)
+    expected, tokens = compute_features(model, image_set(), CPU).inputs, model.forward_features(images())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.equal(model.forward_features(images()), tokens)
+        assert torch.equal(compute_features(model, image_set(), CPU).inputs, expected)
+
+
+# ---- where the frozen part ends
+
+
+@pytest.mark.parametrize("text, first", [
+    ("dora:blocks=4-5", 4), ("lora:blocks=5,targets=fc1", 5), ("dora:blocks=1+3", 1), ("linear", 6), ("dora", None),
+    ("lora:blocks=0", None), ("full", None)])
+def test_the_first_trained_block(spec, text, first):
+    assert first_trained_block(adapt(create_backbone(spec, 3), parse_settings(text))) == first
+
+
+def test_a_norm_behind_the_blocks_is_no_block(spec):
+    model = adapt(create_backbone(spec, 3), Settings())
+    model.norm.requires_grad_(True)
+    assert first_trained_block(model) == 6
+
+
+@pytest.mark.parametrize("kind, name", [("plain", "patch_embed.proj.bias"), ("plain", "cls_token"),
+                                        ("plain", "pos_embed"), ("registers", "reg_token"),
+                                        ("distilled", "dist_token"), ("norm before the blocks", "norm_pre.weight")])
+def test_nothing_is_computed_once_where_what_precedes_the_blocks_trains(kind, name):
+    vit = small_vit(kind)
+    assert first_trained_block(vit) == 2
+    vit.get_parameter(name).requires_grad_(True)
+    assert first_trained_block(vit) is None
+
+
+@pytest.mark.parametrize("option", ["patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate",
+                                    "drop_path_rate"])
+def test_nothing_is_computed_once_where_training_changes_the_frozen_part(option):
+    vit = timm.create_model("deit_tiny_patch16_224", **SMALL, **{option: 0.1}).requires_grad_(False)
+    vit.blocks[2].requires_grad_(True)
+    assert first_trained_block(vit) is None
+
+
+def test_batch_norm_in_the_frozen_part_would_go_on_learning():
+    vit = small_vit("plain")
+    vit.norm_pre = nn.BatchNorm1d(48).requires_grad_(False)
+    assert first_trained_block(vit) is None
+
+
+def test_dropout_in_the_part_that_trains_is_no_hindrance():
+    vit = small_vit("plain")
+    vit.blocks[2].drop_path1, vit.head_drop.p = nn.Dropout(0.5), 0.5
+    assert first_trained_block(vit) == 2
+
+
+@pytest.mark.parametrize("name, options", [("test_resnet", {}), ("eva02_tiny_patch14_224", {"depth": 2})])
+def test_other_models_have_no_such_block(name, options):
+    model = timm.create_model(name, num_classes=3, **options).requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    assert first_trained_block(model) is None
+
+
+def test_a_vit_with_a_forward_of_its_own_has_no_such_block():
+    class Own(timm.models.VisionTransformer):
+        pass
+
+    assert first_trained_block(Own(img_size=32, embed_dim=24, depth=2, num_heads=2).requires_grad_(False)) is None
+
+
+def test_asking_changes_no_mode(spec):
+    model = adapted(spec).train()
+    first_trained_block(model)
+    assert all(module.training for module in model.modules())
+
+
+# ---- two halves are the model
+
+
+@pytest.mark.parametrize("text", ["dora:blocks=4-5", "lora:blocks=3+5,targets=qkv+fc2", "linear"])
+def test_two_halves_give_an_adapted_models_logits(spec, text):
+    model = adapted(spec, text)
+    first = first_trained_block(model)
+    with torch.no_grad():
+        expected = model(images())
+        assert torch.allclose(Rest(model, first)(Frozen(model, first)(images())), expected, atol=1e-6)
+        assert not torch.allclose(Rest(model, first - 1)(Frozen(model, first)(images())), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", VITS)
+@pytest.mark.parametrize("mode", [True, False])
+def test_two_halves_give_every_familys_logits_and_gradients(kind, mode):
+    vit = small_vit(kind).train(mode)
+    x = images(size=28 if kind == "registers" else SIZE)
+    whole = copy.deepcopy(vit)
+    first = first_trained_block(vit)
+    logits, expected = Rest(vit, first)(Frozen(vit, first)(x)), whole(x)
+    assert first == 2 and torch.allclose(logits, expected, atol=1e-5)
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    assert_same_gradients(vit, whole)
+
+
+def test_adapters_get_the_gradients_of_the_whole_forward(spec):
+    model = adapted(spec).train()
+    whole, labels = copy.deepcopy(model), torch.arange(5) % 3
+    rest = Rest(model, 4).train()
+    F.cross_entropy(rest(Frozen(model, 4)(images())), labels).backward()
+    F.cross_entropy(whole(images()), labels).backward()
+    assert_same_gradients(model, whole)
+
+
+def assert_same_gradients(model: nn.Module, whole: nn.Module) -> None:
+    found, expected = trainable_parameters(model), trainable_parameters(whole)
+    assert found.keys() == expected.keys() and found
+    for name, parameter in expected.items():
+        assert parameter.grad.abs().max() > 0, name
+        assert torch.allclose(found[name].grad, parameter.grad, rtol=1e-3, atol=1e-6 * parameter.grad.abs().max()), name
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_training_the_rest_trains_the_model_and_leaves_the_frozen_part(spec):
+    model = adapted(spec)
+    rest, frozen = Rest(model, 4), Frozen(model, 4)
+    vit = timm_model(model)
+    named = trainable_parameters(rest)
+    assert {id(p) for p in named.values()} == {id(p) for p in trainable_parameters(model).values()}
+    assert named.keys() == trainable_parameters(vit).keys()
+    frozen_before = frozen(images())
+    rest.train()
+    assert vit.blocks[4].training and vit.head.training and not vit.blocks[3].training and not vit.patch_embed.training
+    optimizer = torch.optim.SGD(named.values(), lr=0.1)
+    rest(frozen_before).square().sum().backward()
+    optimizer.step()
+    assert vit.blocks[5].training  # the frozen half's evaluation mode is its own
+    assert torch.equal(frozen(images()), frozen_before) and not frozen(images()).requires_grad
+    assert torch.allclose(model.eval()(images()), rest.eval()(frozen_before), atol=1e-6)
+
+
+def test_the_frozen_part_stays_in_evaluation_mode_and_outside_of_gradients(spec):
+    frozen = Frozen(adapted(spec).train(), 6).train()  # the adapters of blocks 4 and 5 would have gradients
+    assert not frozen(images()).requires_grad
+    assert not any(module.training for module in frozen.modules())
+
+
+# ---- tokens on disk
+
+
+def test_cached_tokens_lead_to_the_uncached_logits(spec, tmp_path):
+    model = adapted(spec)
+    tokens = cached_tokens(model, 4, image_set(40), KEY, tmp_path, CPU)
+    exact = Frozen(model, 4)(images(40))
+    assert tokens.stored.dtype == torch.float16 and tokens.stored.shape == exact.shape
+    assert tokens.rows([39, 2]).dtype == torch.float32
+    assert torch.equal(tokens.rows([39, 2]), exact[[39, 2]].half().float())
+    assert tokens.labels.tolist() == [i % 3 for i in range(40)]
+    rest = Rest(model, 4)
+    part = tokens.select(range(10, 40))
+    found = predict(rest, [(part.rows(range(30)), part.labels)], CPU)
+    expected = predict(model, feature_batches(images(40)[10:], part.labels, 8).epoch(0), CPU)
+    assert np.abs(found.loss / expected.loss - 1).max() < 1e-2
+    with torch.no_grad():
+        logits = model(images(40))
+        assert (rest(tokens.inputs) - logits).abs().max() < 1e-2 * logits.abs().max()
+
+
+def test_training_on_cached_tokens_ends_where_training_on_images_does(spec, tmp_path):
+    recipe, labels = Recipe(epochs=3, batch_size=8), torch.arange(48) % 3
+    bright = images(48) + labels[:, None, None, None] - 1  # what the classes are told apart by
+    tokens = cached_tokens(adapted(spec), 4, TensorDataset(bright, labels), KEY, tmp_path, CPU).inputs
+    whole, model, fits = adapted(spec), adapted(spec), []
+    for module, inputs in ((timm_model(whole), bright), (Rest(model, 4), tokens)):
+        train, held_out = (feature_batches(inputs[part], labels[part], 8, seed)
+                           for part, seed in ((slice(0, 32), 0), (slice(32, 48), None)))
+        fits.append(fit(module, train, {"held_out": held_out}, recipe, CPU))
+    for row, other in zip(fits[0].history, fits[1].history, strict=True):
+        assert row["held_out_accuracy"] == other["held_out_accuracy"]
+        assert abs(row["held_out_loss"] - other["held_out_loss"]) < 1e-3
+    assert fits[0].history[-1]["held_out_loss"] < 0.8 * fits[0].history[0]["held_out_loss"]
+    with torch.no_grad():
+        assert (whole.eval()(bright) - model.eval()(bright)).abs().max() < 1e-2
+
+
+def test_frozen_blocks_are_run_once(spec, tmp_path):
+    model = adapted(spec)
+    first = cached_tokens(model, 4, image_set(), KEY, tmp_path, CPU)
+    with torch.no_grad():
+        timm_model(model).blocks[5].attn.qkv.base_layer.weight.zero_()  # another run's trained part
+        timm_model(model).blocks[0].attn.qkv.weight.fill_(float("nan"))
+    assert torch.equal(cached_tokens(model, 4, image_set(), KEY, tmp_path, CPU).inputs, first.inputs)
+
+
+def test_the_block_belongs_to_the_key(spec, tmp_path):
+    model = adapted(spec)
+    found = {first: cached_tokens(model, first, image_set(), KEY, tmp_path, CPU).inputs for first in (3, 4)}
+    for first, tokens in found.items():
+        assert torch.allclose(tokens, Frozen(model, first)(images()), atol=1e-2)
+    assert not torch.allclose(found[3], found[4], atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "distilled", "registers", "attention pooling", "images of any size"])
+def test_the_announced_size_is_the_size_on_disk(tmp_path, kind):
+    vit, size = small_vit(kind), 28 if kind == "registers" else SIZE
+    data = TensorDataset(images(size=size), torch.arange(5))
+    cached_tokens(vit, 2, data, KEY, tmp_path, CPU)
+    (path,) = tmp_path.glob("*/inputs-*.npy")
+    assert np.load(path).nbytes == token_bytes(vit, 2, 5) > 0
+
+
+def beyond_half(spec, value: float) -> nn.Module:
+    """A model one of whose tokens' values, before block 1, is about `value` in every image."""
+    model = adapted(spec, "lora:blocks=1")
+    with torch.no_grad():
+        timm_model(model).blocks[0].mlp.fc2.bias[0] = value
+    return model
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_tokens_beyond_half_precision_are_refused_with_a_line(spec, tmp_path, folder):
+    place = tmp_path if folder else None
+    for value in (7e4, -7e4):
+        with pytest.raises(UnstorableTokens, match=r"tokens reach 7e\+04, beyond the 65504 of half precision"):
+            cached_tokens(beyond_half(spec, value), 1, image_set(), KEY, place, CPU)
+    assert not list(tmp_path.glob("*/inputs*"))
+    found = cached_tokens(beyond_half(spec, 6e4), 1, image_set(), KEY, place, CPU)
+    assert found.inputs.isfinite().all() and found.inputs.abs().max() > 5.9e4
+
+
+def test_two_processes_share_the_work_and_agree(spec, tmp_path, small_chunks):
+    """The exchange of the first process lets the second do its share."""
+    model, messages = adapted(spec), []
+
+    def answer(message):
+        messages.append(message)
+        return [None, message]
+
+    def exchange(message):
+        assert len(list(tmp_path.glob("*/inputs-*"))) == 2  # of three
+        cached_tokens(model, 4, image_set(), KEY, tmp_path, CPU, share=Share(1, 2, answer))
+        return [message, *messages]
+
+    found = cached_tokens(model, 4, image_set(), KEY, tmp_path, CPU, share=Share(0, 2, exchange))
+    assert messages == [None] and torch.allclose(found.inputs, Frozen(model, 4)(images()), atol=1e-2)
+
+
+def test_what_one_process_cannot_store_no_process_uses(spec, tmp_path):
+    share = Share(0, 1, lambda message: [message, "tokens reach too far"])
+    with pytest.raises(UnstorableTokens, match="^tokens reach too far$"):
+        cached_tokens(adapted(spec), 4, image_set(), KEY, tmp_path, CPU, share=share)

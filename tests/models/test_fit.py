@@ -80,15 +80,15 @@ def test_the_chosen_epoch_is_the_best_on_the_held_out_images(batches):
     found = run(model, batches, report=lambda row: weights.append({k: v.clone() for k, v in model.state_dict().items()}))
     scores = [(row["held_out_accuracy"], -row["held_out_loss"]) for row in found.history]
     best = scores.index(max(scores)) + 1
-    assert found.chosen_epoch == best < 6
+    assert found.chosen == best < 6
     assert same_state(model.state_dict(), weights[best - 1])
 
 
 def test_validation_does_not_choose(batches):
     inputs, labels = points(20, 2)
-    first = run(new_model(), batches).chosen_epoch
+    first = run(new_model(), batches).chosen
     batches["val"] = feature_batches(inputs, 1 - labels, 20)
-    assert run(new_model(), batches).chosen_epoch == first
+    assert run(new_model(), batches).chosen == first
 
 
 def test_the_order_of_batches_depends_on_seed_and_epoch():

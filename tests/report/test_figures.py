@@ -123,8 +123,17 @@ def test_training_curves_show_percent_and_mark_the_epoch(tmp_path, drawn, histor
         line = drawn[0].axes[1].lines[0]
         assert line.get_ydata()[0] == pytest.approx(50.0)
     assert Image.open(tmp_path / "curves.png").size[0] == 1100
-    with pytest.raises(ValueError, match="at least one epoch"):
+    with pytest.raises(ValueError, match="at least one record"):
         training_curves(tmp_path / "none.png", [], 1, "t")
+
+
+def test_a_probes_curves_go_along_its_penalties(tmp_path, drawn):
+    history = [{"penalty": 10.0 ** -i, "train_loss": 1 / (i + 1), "train_accuracy": 0.5, "val_loss": 0.7} for i in range(5)]
+    training_curves(tmp_path / "curves.png", history, 3, "linear on scenes")
+    texts = {text.get_text() for text in check_texts(drawn[0])}
+    assert {"penalty", "chosen penalty (0.01)"} <= texts
+    left, right = drawn[0].axes[0].get_xlim()
+    assert left > 1 and right < 1e-4, "the largest penalty first"
 
 
 def regions(count: int) -> dict:

@@ -1,0 +1,105 @@
+"""train.py computes what is frozen once: features of a probe, tokens before late adapters, augmented views of both."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from commands import command, files
+from models import features
+
+LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """The images of every batch that goes through a frozen part, as they go."""
+    seen, forward = [], features.Frozen.forward
+
+    def counted(self, images):
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(features.Frozen, "forward", counted)
+    return seen
+
+
+def history(run: Path) -> list[dict]:
+    return list(csv.DictReader((run / "metrics.csv").open()))
+
+
+def accuracies(run: Path) -> dict[str, float]:
+    return {name: split["accuracy"] for name, split in json.loads((run / "summary.json").read_text())["accuracy"].items()}
+
+
+@pytest.mark.parametrize("augment", [["--augment", "none"], ["--augment", "crop"]])
+def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, capsys, augment):
+    for name, cache in (("with", []), ("without", ["--no-cache"])):
+        assert command(train, *shop.options, *LATE, *augment, *cache, "--out", tmp_path / name) == 0
+        assert ("blocks before 4 are frozen and run once" in capsys.readouterr().out) == (not cache)
+    assert accuracies(tmp_path / "with") == accuracies(tmp_path / "without")
+    for row, other in zip(history(tmp_path / "with"), history(tmp_path / "without"), strict=True):
+        for column in ("train_loss", "held_out_loss", "val_loss"):
+            assert float(row[column]) == pytest.approx(float(other[column]), rel=0.01), column
+
+
+def test_frozen_blocks_are_never_run_twice(shop, tmp_path, passes):
+    argv = [*shop.options, *LATE, "--cache", tmp_path / "cache", "--augment-views", 2]
+    assert command(train, *argv, "--out", tmp_path / "first") == 0
+    assert sum(passes) == 36 * 3 + 18, "training images as they are and in two views, and validation"
+    assert command(train, *argv, "--seed", 1, "--out", tmp_path / "second") == 0
+    assert sum(passes) == 36 * 3 + 18, "another seed shares them"
+    assert command(train, *argv, "--data-seed", 1, "--out", tmp_path / "third") == 0
+    assert sum(passes) == 36 * 5 + 18, "another data seed draws other views"
+
+
+def test_images_that_are_augmented_anew_go_through_the_frozen_part_each_epoch(shop, tmp_path, passes):
+    assert command(train, *shop.options, *LATE, "--cache", tmp_path / "cache", "--out", tmp_path / "run") == 0
+    assert sum(passes) == 36 + 18 + 2 * 32
+
+
+def test_views_of_a_probe_are_more_images_and_shared(shop, tmp_path, monkeypatch):
+    argv = [*shop.options, "--augment-views", 3, "--cache", tmp_path / "cache"]
+    assert command(train, *argv, "--out", tmp_path / "run") == 0
+    kept = len(list((tmp_path / "cache").glob("features-*")))
+    assert kept == 3 + 2, "three views, training images as they are, validation"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"]["augment_views"] == 3 and config["recipe"]["augment"] == "crop"
+    assert command(train, *argv, "--seed", 1, "--out", tmp_path / "other") == 0
+    assert len(list((tmp_path / "cache").glob("features-*"))) == kept
+
+
+def test_a_cache_beyond_the_limit_is_not_begun(shop, tmp_path, capsys):
+    assert command(train, *shop.options, *LATE, "--cache", tmp_path / "cache", "--cache-limit", 1e-6, "--out", tmp_path / "run") == 0
+    assert "beyond --cache-limit 1e-06: blocks before it are run in every epoch" in capsys.readouterr().err
+    assert not list((tmp_path / "cache").glob("tokens-*"))
+
+
+def test_a_damaged_cache_is_mended_and_changes_nothing(shop, tmp_path, capsys):
+    argv = [*shop.options, *LATE, "--augment-views", 1, "--cache", tmp_path / "cache"]
+    assert command(train, *argv, "--out", tmp_path / "first") == 0
+    for path in (tmp_path / "cache").glob("tokens-*/inputs-*.npy"):
+        path.write_bytes(path.read_bytes()[:-4] + b"\x00\x01\x02\x03")
+    capsys.readouterr()
+    assert command(train, *argv, "--out", tmp_path / "second") == 0
+    assert capsys.readouterr().out.count("is damaged") == 3, "a line a cache: images, view, validation"
+    first, second = files(tmp_path / "first"), files(tmp_path / "second")
+    assert {name for name in first if first[name] != second[name]} <= {"timings.json"}
+
+
+def test_a_run_begun_with_a_cache_goes_on_without_one(shop, tmp_path, capsys):
+    argv = [*shop.options, *LATE, "--augment", "none", "--out", tmp_path / "run"]
+    stopped = train.Training.write
+    try:
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        train.Training.write = stop
+        assert command(train, *argv) == 130
+    finally:
+        train.Training.write = stopped
+    assert command(train, *argv, "--no-cache") == 0
+    assert "continuing after epoch 2 of 2" in capsys.readouterr().out and torch.isfinite(torch.tensor(list(accuracies(tmp_path / "run").values()))).all()
