@@ -171,7 +171,8 @@ def write(runs: Sequence[Run], results: Sequence[Explained], split: Split, chose
 def configuration_of(runs: Sequence[Run], data: ImageData, args: argparse.Namespace) -> dict:
     """Return all that the result depends on."""
     return {
-        "runs": [[label, run.identity] for label, run in zip(labels_of(runs), runs)],  # the first is what others are set against
+        "runs": {label: run.identity for label, run in zip(labels_of(runs), runs)},
+        "order": labels_of(runs),   # the first is what others are set against
         "data": data.fingerprint, "split": args.split, "images": args.images, "rows": args.rows,
         "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args),
         "input_noise": INPUT_NOISE, "normalise": args.normalise, "colour_map": args.colour_map,
