@@ -32,7 +32,7 @@ from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
 SEEDS = 2**32
-BY_EPOCHS = ("epochs", "batch_size", "learning_rate", "weight_decay")
+BY_EPOCHS = ("epochs", "batch_size", "learning_rate", "weight_decay", "layer_decay", "clip")
 RECIPES: dict[str, Recipe | ProbeRecipe] = {
     "linear": ProbeRecipe(),
     "dora": Recipe(epochs=3, learning_rate=1e-3),
@@ -56,6 +56,11 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--learning-rate", type=float, metavar="X",
                        help="default: 1e-3 dora and lora, 3e-4 full")
     group.add_argument("--weight-decay", type=float, metavar="X", help="of matrices (default: 0.05)")
+    group.add_argument("--layer-decay", type=commandline.positive_number, metavar="X",
+                       help="the learning rate's factor from each layer to the one before it, for full fine-tuning say "
+                            "0.75 (default: 1)")
+    group.add_argument("--clip", type=commandline.positive_number, metavar="X",
+                       help="largest norm of all gradients together (default: any)")
     group.add_argument("--label-smoothing", type=commandline.share_below_one, default=0.1, metavar="X",
                        help="keep it the same for runs whose probabilities are compared")
     group.add_argument("--augment", choices=AUGMENTATIONS, default="crop",

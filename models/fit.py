@@ -17,13 +17,18 @@ from tqdm import tqdm
 from errors import ExplainedError
 from files import atomic
 from models.features import Features
+from models.optim import parameter_groups, warmup_cosine
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimisation: AdamW, linear warm-up over a share of all steps, then a cosine to zero."""
+    """Optimisation: AdamW, linear warm-up over a share of all steps, then a cosine to zero.
+
+    layer_decay: factor of the learning rate from each layer to the one before. clip: largest norm of all gradients
+    together, 0 for any.
+    """
 
     epochs: int = 3
     batch_size: int = 32
@@ -31,6 +36,8 @@ class Recipe:
     weight_decay: float = 0.05
     warmup: float = 0.1
     label_smoothing: float = 0.1
+    layer_decay: float = 1.0
+    clip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,8 @@ def fit(
     """
     model.to(device)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(_decay_groups(trained, recipe), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(recipe, len(train)))
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.epochs * len(train), recipe.warmup))
     state = _State(trained, optimizer, schedule)
     if resume is not None and resume.is_file():
         state.load(resume)
@@ -154,6 +161,8 @@ def _train_epoch(model, train: Batches, epoch, optimizer, schedule, recipe, devi
                                  f"is kept; try a smaller --learning-rate with another --out")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
         optimizer.step()
         schedule.step()
         # the curves show plain cross-entropy, so that train, held-out and validation can be compared
@@ -162,25 +171,6 @@ def _train_epoch(model, train: Batches, epoch, optimizer, schedule, recipe, devi
         count += len(labels)
         bar.set_postfix(loss=f"{loss_sum / count:.3f}", accuracy=f"{correct / count:.3f}", refresh=False)
     return {"train_loss": loss_sum / count, "train_accuracy": correct / count}
-
-
-def _decay_groups(trained: dict[str, nn.Parameter], recipe: Recipe) -> list[dict]:
-    """Weight decay for matrices only; biases, norms and DoRA's magnitudes have a scale of their own."""
-    matrices = [p for name, p in trained.items() if p.ndim > 1 and "magnitude" not in name]
-    others = [p for name, p in trained.items() if not (p.ndim > 1 and "magnitude" not in name)]
-    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _warmup_cosine(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
-    total = max(1, recipe.epochs * steps_per_epoch)
-    warm = max(1, round(recipe.warmup * total))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-    return factor
 
 
 class _State:
