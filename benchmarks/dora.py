@@ -156,7 +156,7 @@ peft computes the weight norms of all layers once a forward pass: {1000 * norms:
 """
     print(text)
     if args.out:
-        write_text(args.out, f"# What a DoRA step costs\n\n{text}")
+        write_text(args.out, f"# What a DoRA step costs\n\nWritten by\n\n    python benchmarks/dora.py --out FILE\n\n{text}")
 
 
 if __name__ == "__main__":
