@@ -216,6 +216,16 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
 
 
+def seconds(text: str) -> float:
+    """Read a number of seconds, 0 or more."""
+    try:
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+
+
 def share_below_one(text: str) -> float:
     """Read a share from 0 up to, not including, 1."""
     try:

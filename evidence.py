@@ -307,7 +307,8 @@ def region_rows(study: Study, relevance: str, split: str) -> list[dict]:
 
 def _region(split: str, region: str, method: str, values: np.ndarray) -> dict:
     return {"split": split, "region": region, "method": method, "ratio [95 %]": mean_of(values, 2),
-            "seed by seed": ", ".join(number(float(np.nanmean(v)), 2) for v in values), "images": values.shape[1]}
+            "seed by seed": ", ".join(number(float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else None, 2)
+                                      for v in values), "images": values.shape[1]}
 
 
 def mean_of(values: np.ndarray, digits: int = 3) -> str:

@@ -1,6 +1,7 @@
 """Write files so that a killed or failing program never leaves half of one under its real name."""
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,24 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `atomic` left below a folder when its process was killed in the middle; what a living one writes stays."""
+    for path in list(folder.rglob(".*")):
+        name = re.fullmatch(r"\..+\.(\d+)(\.[^.]+)?", path.name)
+        if name and not _lives(int(name[1])):
+            _remove(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:     # another user's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

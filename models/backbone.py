@@ -29,17 +29,19 @@ class BackboneSpec:
     image_size: int | None = None
 
 
-def create_backbone(spec: BackboneSpec, num_classes: int) -> nn.Module:
+def create_backbone(spec: BackboneSpec, num_classes: int, drop_path: float = 0.0) -> nn.Module:
     """Return the pretrained model in float32 with a fresh head for `num_classes` (0: the model's own classes).
 
+    drop_path: rate of stochastic depth in the last block while training, growing linearly with depth.
     Raises UsageError for unknown names and missing files, ExplainedError for weights that do not fit and for a
     hub that cannot be reached.
     """
+    dropping = {"drop_path_rate": drop_path} if drop_path else {}
     if spec.name == BUNDLED and spec.weights is None:
-        return _with_head(_load_file(_build(spec), BUNDLED_FOLDER / "backbone.safetensors"), num_classes)
+        return _with_head(_load_file(_build(spec, **dropping), BUNDLED_FOLDER / "backbone.safetensors"), num_classes)
     if spec.weights is not None:
-        return _with_head(_load_file(_build(spec), Path(spec.weights)), num_classes)
-    return _with_head(_from_hub(spec), num_classes)
+        return _with_head(_load_file(_build(spec, **dropping), Path(spec.weights)), num_classes)
+    return _with_head(_from_hub(spec, **dropping), num_classes)
 
 
 def create_with_head(spec: BackboneSpec) -> nn.Module:
@@ -125,7 +127,7 @@ def content_hash(model: nn.Module, head: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _build(spec: BackboneSpec) -> nn.Module:
+def _build(spec: BackboneSpec, **options) -> nn.Module:
     """Return the architecture with random weights; a weights file that is not there is refused at once."""
     name, overrides, overlay = spec.name, {}, None
     if name == BUNDLED:
@@ -136,6 +138,7 @@ def _build(spec: BackboneSpec) -> nn.Module:
         raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {near_names(name)}")
     if spec.weights is not None and not Path(spec.weights).is_file():
         raise UsageError(f"--weights {spec.weights} is no file; expected a .safetensors (or .pth) file for {spec.name}")
+    overrides |= options
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size
     try:
@@ -216,9 +219,9 @@ def _check_image_size(model: nn.Module, state: dict, path: Path) -> None:
                      f"--image-size to resample them")
 
 
-def _from_hub(spec: BackboneSpec) -> nn.Module:
-    model = _build(spec)  # refuses unknown names before the network is asked
-    overrides = {} if spec.image_size is None else {"img_size": spec.image_size}
+def _from_hub(spec: BackboneSpec, **options) -> nn.Module:
+    model = _build(spec, **options)  # refuses unknown names before the network is asked
+    overrides = options | ({} if spec.image_size is None else {"img_size": spec.image_size})
     try:
         with _short_patience():
             return timm.create_model(spec.name, pretrained=True, **overrides).eval()

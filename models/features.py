@@ -20,6 +20,7 @@ from tqdm import tqdm
 from errors import ExplainedError
 from models.adapt import timm_model
 from models.cache import CHUNK_ROWS, Cache, Compute, Rows, Span
+from models.share import Share
 
 BATCH_SIZE = CHUNK_ROWS // 8  # divides a chunk, so that an interrupted computation goes on in the same batches
 LARGEST_HALF = torch.finfo(torch.float16).max  # 65504
@@ -28,15 +29,6 @@ BEFORE_BLOCKS = ("patch_embed", "pos_drop", "patch_drop", "norm_pre")
 
 class UnstorableTokens(ExplainedError):
     """Tokens are beyond half precision, so they are not cached; training on images is still possible."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """This process's number among those that fill a cache together, and how it sends all a value and gets theirs."""
-
-    rank: int = 0
-    count: int = 1
-    exchange: Callable[[str | None], list] = lambda value: [value]
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,46 @@
-"""Epochs: training, evaluation, the choice of the epoch, and resuming at the last finished one."""
+"""Epochs of AdamW: the loop, the choice of the epoch, and resuming at any step to the same bits.
 
-import json
-import math
+Everything random in a step depends on (seed, epoch, step, part) alone, and the state of a fit is saved between steps: so a
+fit that was killed anywhere continues as if nothing had happened. Several processes share each step's images, and
+together do what one would do.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import nn
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.data import Mixup
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from errors import ExplainedError
-from files import atomic
-from models.features import Features
+from models.batches import Batch, Batches, deal
+from models.evaluate import predict
 from models.optim import parameter_groups, warmup_cosine
+from models.share import ALONE, Share
+from models.state import Position, State
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+PRECISIONS = {"no": "no", "bfloat16": "bf16", "float16": "fp16"}
+SAVE_EVERY = 300.0      # seconds between saved states within an epoch
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Optimisation: AdamW, linear warm-up over a share of all steps, then a cosine to zero.
 
-    layer_decay: factor of the learning rate from each layer to the one before. clip: largest norm of all gradients
-    together, 0 for any.
+    batch_size: images of a step, over all processes and accumulated parts. accumulate: parts of a process's images of a
+    step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the one
+    before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains, which
+    is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience: epochs
+    without a better one that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
+    "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
     """
 
     epochs: int = 3
@@ -38,72 +51,25 @@ class Recipe:
     label_smoothing: float = 0.1
     layer_decay: float = 1.0
     clip: float = 0.0
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Batches in a random order that depends on (seed, epoch) alone, or in the given order where `seed` is None.
-
-    `make(indices, epoch)` returns an iterable of (inputs, labels) for the images in that order.
-    """
-
-    count: int
-    batch_size: int
-    make: Callable[[list[int], int], Iterable[Batch]]
-    seed: int | None = None
-
-    def __len__(self) -> int:
-        return math.ceil(self.count / self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterable[Batch]:
-        if self.seed is None:
-            order = range(self.count)
-        else:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return self.make([int(i) for i in order], epoch)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Per image, shape (N,): true class, predicted class (int64), probability of the true class, cross-entropy,
-    probability of the predicted class, and how many classes are more probable than the true one (int64)."""
-
-    labels: np.ndarray
-    predicted: np.ndarray
-    probability: np.ndarray
-    loss: np.ndarray
-    confidence: np.ndarray
-    rank: np.ndarray
-
-    @property
-    def correct(self) -> np.ndarray:
-        return self.predicted == self.labels
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.correct.mean())
+    accumulate: int = 1
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    patience: int = 0
+    precision: str = "no"
+    balance: str = "none"
 
 
 @dataclass
 class Fit:
     """History (a row an epoch or a penalty) and the number of the chosen one, counted from 1, whose weights the model
-    holds."""
+    holds. seconds: of training steps, waiting for images among them; not of evaluation."""
 
     history: list[dict] = field(default_factory=list)
     chosen: int = 0
-
-
-@torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[Batch], device: torch.device) -> Predictions:
-    """Evaluate a model without changing it but for its mode, which becomes evaluation."""
-    model.eval()
-    columns: list[tuple[np.ndarray, ...]] = []
-    for inputs, labels in batches:
-        log_probability = F.log_softmax(model(inputs.to(device)).float(), dim=-1).cpu()
-        true, (best, predicted) = log_probability.gather(1, labels[:, None])[:, 0], log_probability.max(1)
-        rank = (log_probability > true[:, None]).sum(1)
-        columns.append(tuple(value.numpy() for value in (labels, predicted, true.exp(), -true, best.exp(), rank)))
-    return Predictions(*map(np.concatenate, zip(*columns)))
+    seconds: float = field(default=0.0, compare=False)
+    waiting: float = field(default=0.0, compare=False)
 
 
 def fit(
@@ -114,143 +80,226 @@ def fit(
     device: torch.device,
     *,
     seed: int = 0,
+    classes: int = 0,
+    weights: Tensor | None = None,
     resume: Path | None = None,
+    save_every: float = SAVE_EVERY,
     report: Callable[[dict], None] = lambda row: None,
     progress: bool = False,
+    share: Share = ALONE,
 ) -> Fit:
     """Train what requires grad; after every epoch evaluate; keep the epoch that is best on `held_out`.
 
     `evaluations` holds "held_out", on which the epoch is chosen (accuracy, then loss), and others that are only
-    reported. The state after every epoch goes to `resume`, so that a killed fit continues there and ends with
-    the same bits. Raises ExplainedError at the first loss that is not finite.
+    reported. classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch and every `save_every`
+    seconds, so that a killed fit continues there and ends with the same bits. With several processes, `share`, the first
+    one writes. Raises ExplainedError at the first loss that is not finite, its step saved before, and OSError.
     """
-    model.to(device)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(recipe.epochs * len(train), recipe.warmup))
-    state = _State(trained, optimizer, schedule)
+    loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
+    state, share = loop.state, loop.share
     if resume is not None and resume.is_file():
         state.load(resume)
-        print(f"continuing after epoch {state.fit.history[-1]['epoch']} of {recipe.epochs} ({resume})")
-    for epoch in range(len(state.fit.history) + 1, recipe.epochs + 1):
-        torch.manual_seed(seed * 1_000_003 + epoch)  # dropout, where a model has it
-        row = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-        row |= _train_epoch(model, train, epoch, optimizer, schedule, recipe, device, progress)
-        for name, batches in evaluations.items():
-            predictions = predict(model, batches.epoch(epoch), device)
-            row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
-        state.finish_epoch(row)
-        if resume is not None:
-            state.save(resume)
-        report(row)
-    state.restore_best()
-    return state.fit
+        print(f"continuing after {_reached(state.position, len(state.history), len(train))} of {recipe.epochs} ({resume})")
+    with loop.bar():
+        while len(state.history) < recipe.epochs and not _is_over(state, recipe):
+            row = loop.epoch()
+            kept = state.put(state.ema)
+            for name, batches in evaluations.items():
+                predictions = predict(model, batches, device, row["epoch"], share)
+                row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
+            _finish(state, row)
+            state.put(kept)
+            loop.save()
+            report(row)
+    state.put(state.best)
+    return Fit(state.history, state.chosen, loop.seconds, loop.waiting)
 
 
-def _train_epoch(model, train: Batches, epoch, optimizer, schedule, recipe, device, progress) -> dict:
-    model.train()
-    loss_sum = correct = count = 0.0
-    bar = tqdm(train.epoch(epoch), total=len(train), desc=f"epoch {epoch}/{recipe.epochs}", unit="batch", delay=2,
-               leave=False, disable=None if progress else True)
-    for step, (inputs, labels) in enumerate(bar):
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = model(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        if not torch.isfinite(loss):
-            raise ExplainedError(f"the loss became {loss.item()} in epoch {epoch}, batch {step}; the last finished epoch "
-                                 f"is kept; try a smaller --learning-rate with another --out")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
-        optimizer.step()
-        schedule.step()
-        # the curves show plain cross-entropy, so that train, held-out and validation can be compared
-        loss_sum += F.cross_entropy(logits.detach(), labels, reduction="sum").item()
-        correct += (logits.argmax(1) == labels).sum().item()
-        count += len(labels)
-        bar.set_postfix(loss=f"{loss_sum / count:.3f}", accuracy=f"{correct / count:.3f}", refresh=False)
-    return {"train_loss": loss_sum / count, "train_accuracy": correct / count}
+def _reached(position: Position, finished: int, steps: int) -> str:
+    return f"step {position.step} of {steps} in epoch {position.epoch}" if position.step else f"epoch {finished}"
 
 
-class _State:
-    """All that the rest of a fit depends on, as tensors and JSON: no pickles."""
+def _finish(state: State, row: dict) -> None:
+    """Take an epoch into the history, and its weights if it is the best."""
+    state.history.append(row)
+    best = max(state.history, key=lambda r: (r["held_out_accuracy"], -r["held_out_loss"]))
+    if best is row:
+        state.chosen = row["epoch"]
+        state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
+    state.position = Position(epoch=len(state.history) + 1)
 
-    def __init__(self, trained: dict[str, nn.Parameter], optimizer, schedule) -> None:
-        self.trained, self.optimizer, self.schedule, self.fit = trained, optimizer, schedule, Fit()
-        self.best: dict[str, torch.Tensor] = {}
 
-    def finish_epoch(self, row: dict) -> None:
-        self.fit.history.append(row)
-        best = max(self.fit.history, key=lambda r: (r["held_out_accuracy"], -r["held_out_loss"]))
-        if best is row:
-            self.fit.chosen = row["epoch"]
-            self.best = {name: p.detach().cpu().clone() for name, p in self.trained.items()}
+def _is_over(state: State, recipe: Recipe) -> bool:
+    return bool(recipe.patience) and len(state.history) - state.chosen >= recipe.patience
 
-    @torch.no_grad()
-    def restore_best(self) -> None:
-        for name, value in self.best.items():
-            self.trained[name].copy_(value)
 
-    def save(self, path: Path) -> None:
-        tensors = {f"now/{name}": p.detach().cpu() for name, p in self.trained.items()}
-        tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        for number, entries in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{key}": value.detach().cpu() for key, value in entries.items()}
-        about = {"history": self.fit.history, "chosen": self.fit.chosen,
-                 "steps": self.schedule.state_dict()["last_epoch"]}
-        with atomic(path) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"fit": json.dumps(about)})
+class _Loop:
+    """The steps of a fit, by one of the processes that share it."""
 
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["fit"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ExplainedError(f"{path} is damaged and cannot be continued from; remove it to train from the "
-                                 f"start") from error
-        for name, parameter in self.trained.items():
-            parameter.copy_(tensors[f"now/{name}"])
-        self.best = {key.removeprefix("best/"): v for key, v in tensors.items() if key.startswith("best/")}
-        self._load_optimizer(tensors)
-        self.fit = Fit(about["history"], about["chosen"])
-        self.schedule.last_epoch = about["steps"]
-        self.schedule._step_count = about["steps"] + 1
-        for group, rate in zip(self.optimizer.param_groups, self._rates()):
+    def __init__(self, model, train: Batches, recipe: Recipe, device, seed, classes, weights, resume, save_every, progress, share: Share):
+        self.model, self.train, self.recipe, self.seed, self.share = model.to(device), train, recipe, seed, share
+        self.device, self.resume, self.save_every, self.progress = device, resume, save_every, progress
+        self.accelerator = accelerator(recipe.precision, device)
+        optimizer = torch.optim.AdamW(parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay))
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.factor = warmup_cosine(recipe.epochs * len(train), recipe.warmup)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.state = State(trained, optimizer, scaler=self.accelerator.scaler)
+        if recipe.ema:
+            self.state.ema = {name: p.detach().clone() for name, p in trained.items()}
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.shared = self.accelerator.prepare_model(model) if share.count > 1 else model
+        self.weights = None if weights is None else weights.to(device)
+        self.mixup = _Mixing(recipe, classes) if recipe.mixup or recipe.cutmix else None
+        self.seconds, self.waiting, self.saved = 0.0, 0.0, time.monotonic()
+
+    def bar(self) -> tqdm:
+        done = min(len(self.state.history) * self.train.count + self.state.position.step * self.train.batch_size,
+                   self.recipe.epochs * self.train.count)
+        hidden = None if self.progress and self.share.first else True
+        self.shown = tqdm(total=self.recipe.epochs * self.train.count, initial=done, unit="image", delay=2, leave=False,
+                          disable=hidden)
+        return self.shown
+
+    def epoch(self) -> dict:
+        """Train the rest of the epoch that the state stands in; return its row."""
+        position, steps = self.state.position, self.train.steps(self.state.position.epoch)
+        row = {"epoch": position.epoch, "learning_rate": max(self._rates(0))}
+        self.model.train()
+        plan = [self._mine(step) for step in steps[position.step:]]
+        batches = iter(self.train.make([part or step[:1] for step, parts in zip(steps[position.step:], plan)
+                                        for part in parts], position.epoch))
+        for step, parts in zip(steps[position.step:], plan):
+            self._step(step, parts, batches)
+        return row | {"train_loss": position.loss / position.images, "train_accuracy": position.correct / position.images}
+
+    def _mine(self, step: list[int]) -> list[list[int]]:
+        """This process's images of a step, in as many parts as are accumulated; a part may be empty."""
+        parts = self.share.count * self.recipe.accumulate
+        return [deal(step, self.share.rank + self.share.count * part, parts) for part in range(self.recipe.accumulate)]
+
+    def _rates(self, step: int) -> list[float]:
+        """The learning rate of each of the optimiser's groups in a step of this epoch."""
+        factor = self.factor((self.state.position.epoch - 1) * len(self.train) + step)
+        return [rate * factor for rate in self.rates]
+
+    def _step(self, step: list[int], parts: list[list[int]], batches: Iterator[Batch]) -> None:
+        """One step of the optimiser; the state moves on only when its losses are finite."""
+        start, position = time.monotonic(), self.state.position
+        for group, rate in zip(self.state.optimizer.param_groups, self._rates(position.step)):
             group["lr"] = rate
-        self.schedule._last_lr = self._rates()
+        sums, waited = np.zeros(3), 0.0
+        for number, part in enumerate(parts):
+            asked = time.monotonic()
+            inputs, labels = next(batches)
+            waited += time.monotonic() - asked
+            drawn = _mixed(self.seed, position.epoch, position.step, number, self.share.rank)
+            torch.manual_seed(drawn)
+            last = number == len(parts) - 1
+            with nullcontext() if last or self.share.count == 1 else self.accelerator.no_sync(self.shared):
+                sums += self._part(inputs.to(self.device), labels.to(self.device), bool(part), len(step), drawn)
+        late = time.monotonic() - self.saved > self.save_every
+        found = self.share.exchange((sums.tolist(), late))
+        total = np.sum([values for values, _ in found], axis=0)
+        self._refuse_if_not_finite(total[0], step)
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+        position.step, position.loss = position.step + 1, position.loss + total[0]
+        position.correct, position.images = position.correct + total[1], position.images + total[2]
+        if found[0][1] and position.step < len(self.train):   # the epoch's end has a saved state of its own
+            self.save()
+        self.seconds, self.waiting = self.seconds + time.monotonic() - start, self.waiting + waited
+        self.shown.update(len(step))
+        self.shown.set_postfix(loss=f"{position.loss / position.images:.3f}", accuracy=f"{position.correct / position.images:.3f}",
+                               epoch=position.epoch, refresh=False)
 
-    def _rates(self) -> list[float]:
-        return [base * f(self.schedule.last_epoch) for base, f in zip(self.schedule.base_lrs, self.schedule.lr_lambdas)]
+    def _part(self, inputs: Tensor, labels: Tensor, counts: bool, step: int, drawn: int) -> np.ndarray:
+        """Forward and backward pass of one part; return its sums of losses, right predictions and images.
 
-    def _load_optimizer(self, tensors: dict[str, torch.Tensor]) -> None:
-        entries: dict[int, dict] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, number, name = key.split("/")
-                entries.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
+        A process without an image of its own takes part with another's, of weight 0: all have to meet in the gradients.
+        """
+        targets: Tensor | None = None
+        if self.mixup:
+            inputs, targets = self.mixup(inputs, labels, drawn)
+        with self.accelerator.autocast():
+            logits = self.shared(inputs)
+        logits = logits.float()
+        losses = self._losses(logits, labels, targets)
+        # gradients are averaged over processes: the sum over all of a step's images, over their number
+        self.accelerator.backward(losses.sum() * (float(counts) * self.share.count / step))
+        if not counts:
+            return np.zeros(3)
+        # curves show plain cross-entropy, so that train, held-out and validation can be compared
+        plain = F.cross_entropy(logits.detach(), labels, reduction="sum").item()
+        right = (logits.argmax(1) == (labels if targets is None else targets.argmax(1))).sum().item()
+        bad = losses.detach().sum().item()
+        return np.array([plain if np.isfinite(bad) else bad, right, len(labels)])
+
+    def _losses(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        if targets is None:
+            weight = 1.0 if self.weights is None else self.weights[labels]
+            return weight * F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
+        weight = 1.0 if self.weights is None else targets @ self.weights
+        return weight * -(targets * F.log_softmax(logits, -1)).sum(-1)
+
+    def _refuse_if_not_finite(self, loss: float, step: list[int]) -> None:
+        if np.isfinite(loss):
+            return
+        self.save()
+        position, names = self.state.position, ", ".join(map(self.train.name, step[:8]))
+        more = f" and {len(step) - 8} more" if len(step) > 8 else ""
+        kept = f"the state before it is in {self.resume}; " if self.resume else ""
+        raise ExplainedError(f"the loss became {loss} in epoch {position.epoch}, step {position.step} (images: {names}{more}); "
+                             f"{kept}try a smaller --learning-rate with another --out")
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the running mean, early on as the mean of few steps (as in timm)."""
+        if self.state.ema:
+            taken = (self.state.position.epoch - 1) * len(self.train) + self.state.position.step
+            decay = min(self.recipe.ema, (1 + taken) / (10 + taken))
+            for name, mean in self.state.ema.items():
+                mean.lerp_(self.state.trained[name].detach(), 1 - decay)
+
+    def save(self) -> None:
+        """Save the state, by the first process; all learn whether that failed before they go on."""
+        if self.resume is not None and self.share.first:
+            self.state.save(self.resume)
+        self.share.exchange(None)
+        self.saved = time.monotonic()
 
 
-def stored_batches(views: Sequence[Features], batch_size: int, seed: int | None = None) -> Batches:
-    """Return batches of features or tokens that lie in a cache, read as they are needed: one view after another of the
-    same images, an epoch each."""
+class _Mixing:
+    """timm's mixup and cutmix, drawn from a seed for each part; an odd image out stays as it is."""
 
-    def make(indices: list[int], epoch: int) -> Iterator[Batch]:
-        view = views[(epoch - 1) % len(views)]
-        for chunk in torch.tensor(indices).split(batch_size):
-            yield view.rows(chunk), view.labels[chunk]
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        self.classes, self.smoothing = classes, recipe.label_smoothing
+        self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
 
-    return Batches(len(views[0]), batch_size, make, seed)
+    def __call__(self, inputs: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return mixed inputs and soft targets (B, C)."""
+        even = len(inputs) // 2 * 2
+        rest = F.one_hot(labels[even:], self.classes) * (1 - self.smoothing) + self.smoothing / self.classes
+        if not even:
+            return inputs, rest
+        before = np.random.get_state()  # timm draws from numpy's global generator
+        np.random.seed(seed % 2**32)
+        try:
+            mixed, targets = self.mixup(inputs[:even].clone(), labels[:even])
+        finally:
+            np.random.set_state(before)
+        return torch.cat([mixed, inputs[even:]]), torch.cat([targets.to(inputs.device), rest])
 
 
-def feature_batches(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int | None = None) -> Batches:
-    """Return batches of tensors that lie in memory, as for a linear probe on cached features."""
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def make(indices: list[int], epoch: int) -> Iterator[Batch]:
-        for chunk in torch.tensor(indices).split(batch_size):
-            yield inputs[chunk], labels[chunk]
 
-    return Batches(len(inputs), batch_size, make, seed)
+def accelerator(precision: str, device: torch.device) -> Accelerator:
+    """Return an accelerator for a device. accelerate keeps one precision for a whole process: another fit may want another."""
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=PRECISIONS[precision])

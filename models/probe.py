@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fit import Batches, Fit, predict
+from models.batches import Batches
+from models.evaluate import predict
+from models.fit import Fit
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(0, -13, -1))  # 1 to 1e-6, two a decade
 MEMORY = 10             # pairs of steps that L-BFGS remembers
@@ -22,11 +24,13 @@ WORSE = 3               # penalties in a row that do no better on held-out image
 @dataclass(frozen=True)
 class ProbeRecipe:
     """penalties: weights of half the squared norm of the standardised features' weight matrix, largest first; the bias
-    bears none. iterations: the most for each, of which warm starts leave most unused."""
+    bears none. iterations: the most for each, of which warm starts leave most unused. balance: "weights" weighs losses by
+    the inverse of their class's size."""
 
     penalties: tuple[float, ...] = PENALTIES
     iterations: int = 200
     label_smoothing: float = 0.1
+    balance: str = "none"
 
 
 def fit_probe(head: nn.Linear, inputs: Tensor, labels: Tensor, evaluations: dict[str, Batches], recipe: ProbeRecipe,
@@ -51,7 +55,7 @@ def fit_probe(head: nn.Linear, inputs: Tensor, labels: Tensor, evaluations: dict
         _put(head, weight.detach() / deviation, bias.detach() - weight.detach() @ (mean / deviation))
         row = {"penalty": penalty, "iterations": iterations} | _train_figures(head, inputs, labels)
         for name, batches in evaluations.items():
-            predictions = predict(head, batches.epoch(1), device)
+            predictions = predict(head, batches, device)
             row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
         found.history.append(row)
         report(row)

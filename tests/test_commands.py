@@ -20,6 +20,7 @@ import compare
 import comparison
 import study
 import train
+import training
 import visualize
 from commands import command, files, process
 from explain import METHODS
@@ -542,7 +543,7 @@ def test_checking_a_folder_leaves_nothing_behind(tmp_path):
 
 def test_without_a_cache_a_probe_runs_the_backbone_once_a_split(shop, tmp_path, monkeypatch):
     seen = []
-    compute = train.cached_features
-    monkeypatch.setattr(train, "cached_features", lambda *args, **named: seen.append(args[-1]) or compute(*args, **named))
+    compute = training.cached_features
+    monkeypatch.setattr(training, "cached_features", lambda *args: seen.append(args[6]) or compute(*args))
     assert command(train, *shop.options, "--no-cache", "--out", tmp_path / "run") == 0
     assert sorted(seen) == ["train", "val"]

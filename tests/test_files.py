@@ -1,8 +1,12 @@
 """A real name never holds half of anything."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from files import atomic
+from files import atomic, remove_leftovers
 
 
 def names(folder):
@@ -53,3 +57,17 @@ def test_a_file_where_a_folder_is_needed_is_the_file_systems_error(tmp_path):
     with pytest.raises(OSError), atomic(tmp_path / "file" / "a.txt"):
         pass
     assert names(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "adapter").mkdir()
+    gone = [tmp_path / f".resume.{dead.pid}.safetensors", tmp_path / "adapter" / f".a.b.{dead.pid}.json", tmp_path / f".adapter.{dead.pid}"]
+    gone[2].mkdir()
+    kept = [tmp_path / f".resume.{os.getpid()}.safetensors", tmp_path / ".hidden", tmp_path / "resume.1.safetensors",
+            tmp_path / f"run.{dead.pid}.txt"]
+    for path in (*gone[:2], *kept):
+        path.write_text("")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)

@@ -17,7 +17,9 @@ from models.backbone import create_backbone
 from models.cache import CHUNK_ROWS
 from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
                              compute_features, first_trained_block, token_bytes)
-from models.fit import Recipe, feature_batches, fit, predict
+from models.batches import feature_batches
+from models.evaluate import predict
+from models.fit import Recipe, fit
 from tiny import SIZE
 
 CPU = torch.device("cpu")
@@ -344,8 +346,8 @@ def test_cached_tokens_lead_to_the_uncached_logits(spec, tmp_path):
     assert tokens.labels.tolist() == [i % 3 for i in range(40)]
     rest = Rest(model, 4)
     part = tokens.select(range(10, 40))
-    found = predict(rest, [(part.rows(range(30)), part.labels)], CPU)
-    expected = predict(model, feature_batches(images(40)[10:], part.labels, 8).epoch(0), CPU)
+    found = predict(rest, feature_batches(part.rows(range(30)), part.labels, 64), CPU)
+    expected = predict(model, feature_batches(images(40)[10:], part.labels, 8), CPU)
     assert np.abs(found.loss / expected.loss - 1).max() < 1e-2
     with torch.no_grad():
         logits = model(images(40))

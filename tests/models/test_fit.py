@@ -1,5 +1,7 @@
 """A fit learns, keeps its best epoch, and continues after an interruption as if there had been none."""
 
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,9 @@ from safetensors import safe_open
 from torch import nn
 
 from errors import ExplainedError
-from models.fit import Recipe, feature_batches, fit, predict
+from models.batches import feature_batches
+from models.evaluate import predict
+from models.fit import Recipe, fit
 from tiny import same_state
 
 CPU = torch.device("cpu")
@@ -37,7 +41,7 @@ def new_model() -> nn.Module:
 
 def run(model, batches, recipe=RECIPE, **options):
     evaluations = {name: b for name, b in batches.items() if name != "train"}
-    return fit(model, batches["train"], evaluations, recipe, CPU, **options)
+    return fit(model, batches["train"], evaluations, recipe, CPU, classes=2, **options)
 
 
 # Learning
@@ -49,12 +53,12 @@ def test_a_separable_problem_is_learned(batches):
     assert [row["epoch"] for row in found.history] == list(range(1, 7))
     last = found.history[-1]
     assert last["train_loss"] < found.history[0]["train_loss"] / 2
-    assert predict(model, batches["val"].epoch(0), CPU).accuracy == 1.0 == last["val_accuracy"]
+    assert predict(model, batches["val"], CPU).accuracy == 1.0 == last["val_accuracy"]
 
 
 def test_predictions_agree_with_the_models_own_probabilities(batches):
     model, (inputs, labels) = new_model(), points(20, 2)
-    found = predict(model, batches["val"].epoch(0), CPU)
+    found = predict(model, batches["val"], CPU)
     probability = model.eval()(inputs).softmax(1).detach()
     assert np.allclose(found.probability, probability[torch.arange(20), labels], atol=1e-6)
     assert np.allclose(found.loss, -np.log(found.probability), atol=1e-5)
@@ -147,6 +151,92 @@ def test_an_interruption_within_an_epoch_repeats_that_epoch(batches, tmp_path):
     assert same_state(model.state_dict(), whole.state_dict()) and found == expected
 
 
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "clip": 0.5}, {"accumulate": 3}, {"mixup": 0.4}])
+@pytest.mark.parametrize("stop", [1, 12, 23, 47])
+def test_a_fit_stopped_at_any_step_continues_to_the_same_bits(batches, tmp_path, stop, options):
+    recipe = replace(RECIPE, label_smoothing=0.1, **options)
+    whole = new_model()
+    expected = run(whole, batches, recipe, seed=5)
+    make, given = batches["train"].make, []
+
+    def interrupted(steps, epoch):
+        for batch in make(steps, epoch):
+            given.append(batch)
+            if len(given) == stop * recipe.accumulate:
+                raise KeyboardInterrupt
+            yield batch
+
+    with pytest.raises(KeyboardInterrupt):
+        run(new_model(), batches | {"train": replace(batches["train"], make=interrupted)}, recipe, seed=5,
+            resume=tmp_path / "resume.safetensors", save_every=-1.0)
+    np.random.rand(3), torch.rand(3)  # the second process has another past
+    model, rest = new_model(), []
+
+    def counted(steps, epoch):
+        rest.extend(steps)
+        return make(steps, epoch)
+
+    found = run(model, batches | {"train": replace(batches["train"], make=counted)}, recipe, seed=5,
+                resume=tmp_path / "resume.safetensors")
+    assert same_state(model.state_dict(), whole.state_dict()) and found == expected
+    assert len(rest) == (6 * 8 - stop + 1) * recipe.accumulate, "no step is taken twice"
+
+
+def test_accumulated_parts_are_one_step(batches):
+    """Gradients of parts add up to those of the whole, uneven last parts included; dropout would draw otherwise."""
+    heads = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        run(model, batches, replace(RECIPE, batch_size=8, accumulate=accumulate))
+        heads.append(model.weight.detach())
+    assert torch.allclose(*heads, atol=1e-5)
+
+
+def test_patience_ends_a_fit_that_gets_no_better(batches):
+    inputs, labels = points(20, 1)
+    batches["held_out"] = feature_batches(inputs, 1 - labels, 20)
+    found = run(new_model(), batches, replace(RECIPE, epochs=30, patience=2))
+    assert len(found.history) == found.chosen + 2 < 30
+
+
+def test_the_running_mean_is_what_is_evaluated_and_kept(batches):
+    """By hand, from the weights after every step."""
+    model, values = nn.Linear(2, 2), []
+    start = model.weight.detach().clone()
+    step = torch.optim.AdamW.step
+    try:
+        torch.optim.AdamW.step = lambda self, *a, **k: (step(self, *a, **k), values.append(model.weight.detach().clone()))[0]
+        found = run(model, batches, replace(RECIPE, epochs=1, ema=0.7))
+    finally:
+        torch.optim.AdamW.step = step
+    mean = start
+    for taken, value in enumerate(values):
+        decay = min(0.7, (1 + taken) / (10 + taken))
+        mean = decay * mean + (1 - decay) * value
+    assert torch.allclose(model.weight, mean, atol=1e-6) and not torch.allclose(model.weight, values[-1], atol=1e-4)
+    assert float(predict(model, batches["val"], CPU).loss.mean()) == pytest.approx(found.history[-1]["val_loss"])
+
+
+@pytest.mark.parametrize("weights, share", [(None, 0.5), ([1.0, 1.0], 0.5), ([1.0, 3.0], 0.75)])
+def test_weights_of_classes_are_weights_of_losses(batches, weights, share):
+    """Images that show nothing: what is left to learn is how much each class counts."""
+    model, nothing = nn.Linear(2, 2), torch.zeros(64, 2)
+    labels = torch.tensor([0, 1] * 2 if share == 0.5 else [0, 1, 1, 1])     # the share itself is best on these
+    blind = batches | {"train": feature_batches(nothing, torch.arange(64) % 2, 8, seed=1),
+                       "held_out": feature_batches(nothing[:4], labels, 4)}
+    run(model, blind, replace(RECIPE, epochs=20), weights=None if weights is None else torch.tensor(weights))
+    found = predict(model, feature_batches(nothing[:1], torch.tensor([1]), 1), CPU)
+    assert found.probability[0] == pytest.approx(share, abs=0.05)
+
+
+def test_drawing_by_chance_draws_rare_images_as_often_as_their_chance_says():
+    batches = replace(feature_batches(torch.zeros(1000, 1), torch.zeros(1000), 10, seed=1), chances=np.r_[[0.9], [0.1 / 999] * 999])
+    drawn = np.concatenate(batches.steps(1))
+    assert len(drawn) == 1000 and 850 < (drawn == 0).sum() < 950 and (batches.steps(1) == batches.steps(1))
+    assert batches.steps(1) != batches.steps(2)
+
+
 def test_what_is_kept_for_resuming_is_no_pickle(batches, tmp_path):
     run(new_model(), batches, resume=tmp_path / "resume.safetensors")
     with safe_open(tmp_path / "resume.safetensors", framework="pt") as file:
@@ -160,18 +250,24 @@ def test_a_damaged_state_is_one_line(batches, tmp_path):
         run(new_model(), batches, resume=tmp_path / "resume.safetensors")
 
 
-def test_a_loss_that_is_no_number_ends_the_fit_and_keeps_the_last_epoch(batches, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_step_before(batches, tmp_path):
     make = batches["train"].make
 
-    def poisoned(indices, epoch):
-        for inputs, labels in make(indices, epoch):
-            yield (inputs * float("nan") if epoch == 3 else inputs), labels
+    def poisoned(steps, epoch):
+        for number, (inputs, labels) in enumerate(make(steps, epoch)):
+            yield (inputs * float("nan") if (epoch, number) == (3, 5) else inputs), labels
 
-    broken = batches | {"train": type(batches["train"])(64, 8, poisoned, 3)}
-    with pytest.raises(ExplainedError, match="nan in epoch 3, batch 0.*smaller --learning-rate"):
+    broken = batches | {"train": replace(batches["train"], make=poisoned, name="photo {}".format)}
+    images = ", ".join(f"photo {i}" for i in batches["train"].steps(3)[5])
+    with pytest.raises(ExplainedError, match=re.escape(f"nan in epoch 3, step 5 (images: {images}); the state before it")):
         run(new_model(), broken, resume=tmp_path / "resume.safetensors")
     with safe_open(tmp_path / "resume.safetensors", framework="pt") as file:
-        assert '"steps": 16' in file.metadata()["fit"]
+        position = json.loads(file.metadata()["fit"])["position"]
+    assert (position["epoch"], position["step"]) == (3, 5)
+    whole, model = new_model(), new_model()
+    expected = run(whole, batches)
+    assert run(model, batches, resume=tmp_path / "resume.safetensors") == expected, "with the cause gone it goes on there"
+    assert same_state(model.state_dict(), whole.state_dict())
 
 
 # Optimisation

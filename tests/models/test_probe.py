@@ -8,7 +8,8 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from models.fit import feature_batches, predict
+from models.batches import feature_batches
+from models.evaluate import predict
 from models.probe import PENALTIES, ProbeRecipe, fit_probe
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def test_the_penalty_is_chosen_by_the_loss_on_held_out_features_and_the_head_hol
     assert found.chosen == 1 + int(np.argmin(losses)) and 1 < found.chosen < len(PENALTIES), "neither end of the path"
     assert len(found.history) == min(found.chosen + 3, len(PENALTIES)), "three that do no better end it"
     assert [row["penalty"] for row in found.history] == list(PENALTIES[:len(found.history)])
-    predictions = predict(head, feature_batches(*features(120, 2), 64).epoch(1), CPU)
+    predictions = predict(head, feature_batches(*features(120, 2), 64), CPU)
     row = found.history[found.chosen - 1]
     assert float(predictions.loss.mean()) == pytest.approx(row["val_loss"]) and predictions.accuracy == row["val_accuracy"]
 

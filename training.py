@@ -1,0 +1,253 @@
+"""One run while it trains: its images, what is computed of them once, its fit, and what it leaves."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import commandline
+from data.datasets import ImageData, stratified
+from data.transforms import Prepared, evaluation_transform, training_transform
+from models.adapt import Settings, adapt, plain, timm_model, trainable_parameters
+from models.batches import Batch, Batches, feature_batches, stored_batches
+from models.evaluate import Predictions, predict
+from models.features import Features, Frozen, Rest, cached_features, cached_tokens, first_trained_block, token_bytes
+from models.fit import Fit, Recipe, fit
+from models.probe import ProbeRecipe, fit_probe
+from models.runs import RESUME, SUMMARY, save_trained
+from models.share import Share
+from report.classification import classification_summary
+from report.confusion_matrix import confusion_matrix
+from report.figures import training_curves
+from report.tables import percent, write_csv, write_json
+
+HELD_OUT_SHARE = 0.1
+SLOW = 5.0  # seconds of training, half of which may be spent waiting, before the loader is worth a warning
+
+
+@dataclass
+class Training:
+    """What was asked for, the data, and where results go; `share`: this process among those that train together."""
+
+    args: argparse.Namespace
+    settings: Settings
+    recipe: Recipe
+    data: ImageData
+    config: dict
+    device: torch.device
+    share: Share
+
+    def __post_init__(self) -> None:
+        labels = self.data.splits["train"].labels
+        self.held_out = stratified(labels, max(1, round(HELD_OUT_SHARE * len(labels))), self.args.data_seed)
+        self.kept = np.setdiff1d(np.arange(len(labels)), self.held_out)
+        self.workers = commandline.workers_of(self.args, self.device)
+        self.features: dict[tuple, Features] = {}
+        self.class_weights = _inverse_sizes(labels[self.kept], len(self.data.class_names))
+
+    def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
+        """Return the trained model, holding its chosen epoch, and the history."""
+        if self.settings.method == "linear":
+            return model, self._fit_probe(model, self.recipe, say=print_row)
+        if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
+            best = self._fit_probe(model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing, balance=self.recipe.balance))
+            row = best.history[best.chosen - 1]
+            print(f"the head starts from a linear probe: {percent(row['val_accuracy'])} on val")
+        torch.manual_seed(self.args.seed)  # the adapter's first matrix, wherever the head came from
+        model = adapt(model, self.settings)
+        return model, self._fit_images(model)
+
+    def _fit_probe(self, model: nn.Module, recipe: ProbeRecipe, say=lambda row: None) -> Fit:
+        """Fit the classifier to cached features; only `train` and `val` are needed."""
+        found = self._views(lambda *view: self._features(model, "train", *view))
+        evaluations = {"held_out": self._features(model, "train").select(self.held_out), "val": self._features(model, "val")}
+        adapt(model, Settings("linear"))
+        views = [one.select(self.kept) for one in found]
+        inputs, labels = (torch.cat([getattr(view, name) for view in views]) for name in ("inputs", "labels"))
+        batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in evaluations.items()}
+        return fit_probe(model.get_classifier(), inputs, labels, batches, recipe, self.device, self._weights(), report=say)
+
+    def _views(self, find: Callable[..., Features]) -> list[Features]:
+        """Return the training images as they are, or as many augmented views as were asked for."""
+        return [find(view) for view in range(self.args.augment_views)] or [find()]
+
+    def _features(self, model: nn.Module, split: str, *view: int) -> Features:
+        """Return a split's features, computed or read once: the probe is trained on them and evaluated on them."""
+        if (split, *view) not in self.features:
+            self.features[split, *view] = self._find_features(model, split, *view)
+        return self.features[split, *view]
+
+    def _find_features(self, model: nn.Module, split: str, view: int | None = None) -> Features:
+        dataset, key, name = self._seen(split, view)
+        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share)
+
+    def _seen(self, split: str, view: int | None) -> tuple[Prepared, dict, str]:
+        """Return a split as it is or in one augmented view, the key of what is computed from it, and its name.
+
+        Views depend on --data-seed alone, so that runs of all seeds share them.
+        """
+        key = {"backbone": self.config["backbone"]["sha256"], "data": self.data.fingerprint, "split": split,
+               "transform": self.config["data_config"]}
+        if view is None:
+            return Prepared(self.data.splits[split], evaluation_transform(self.config["data_config"])), key, split
+        transform = training_transform(self.config["data_config"], self.args.augment, self.args.crop_scale)
+        key |= {"view": view, "augment": self.args.augment, "crop_scale": self.args.crop_scale, "seed": self.args.data_seed}
+        return Prepared(self.data.splits[split], transform, self.args.data_seed, view), key, f"{split}, view {view}"
+
+    def _fit_images(self, model: nn.Module) -> Fit:
+        trainable = sum(p.numel() for p in trainable_parameters(model).values())
+        print(f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
+              f"{len(self.held_out)} held out")
+        train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed)
+        evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
+        trained, first = timm_model(model), first_trained_block(model)
+        if first is not None and self._may_keep(model, first):
+            trained, train, evaluations = self._on_tokens(model, first, train)
+        if self.recipe.balance == "sampling":
+            chances = self.class_weights[self.data.splits["train"].labels[self.kept]]
+            train = replace(train, chances=(chances / chances.sum()).numpy())
+        found = fit(trained, train, evaluations, self.recipe, self.device, seed=self.args.seed,
+                    classes=len(self.data.class_names), weights=self._weights(), resume=self.args.out / RESUME,
+                    save_every=self.args.save_every, report=self._reporter(), progress=True, share=self.share)
+        if found.waiting > found.seconds / 2 > SLOW:
+            commandline.warn(f"training waited {found.waiting / found.seconds:.0%} of its time for images: the loader, not the model, "
+                             f"is the limit; give --workers {max(2, 2 * self.workers)}")
+        return found
+
+    def _weights(self) -> torch.Tensor | None:
+        return self.class_weights if self.recipe.balance == "weights" else None
+
+    def _reporter(self) -> Callable[[dict], None]:
+        """Return what is told of every epoch: a line, and TensorBoard if it was asked for."""
+        if not (self.args.tensorboard and self.share.first):
+            return print_row
+        from torch.utils.tensorboard import SummaryWriter  # only here: it takes seconds, and need not be installed
+
+        writer = SummaryWriter(self.args.out / "tensorboard")
+
+        def report(row: dict) -> None:
+            print_row(row)
+            for name in set(row) - {"epoch"}:
+                writer.add_scalar(name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name, row[name], row["epoch"])
+            writer.flush()
+
+        return report
+
+    def _may_keep(self, model: nn.Module, first: int) -> bool:
+        """Announce how much the tokens before the first adapted block take; tell whether they may be kept."""
+        if self.args.cache is None:
+            return False
+        images = len(self.data.splits["val"]) + len(self.data.splits["train"]) * (1 + self.args.augment_views)
+        size = token_bytes(model, first, images) / 2**30
+        if size > self.args.cache_limit:
+            commandline.warn(f"what enters block {first} would take {size:.1f} GiB, beyond --cache-limit "
+                             f"{self.args.cache_limit:g}: blocks before it are run in every epoch")
+            return False
+        print(f"blocks before {first} are frozen and run once: up to {size:.2f} GiB in {self.args.cache}")
+        return True
+
+    def _on_tokens(self, model: nn.Module, first: int, train: Batches) -> tuple[nn.Module, Batches, dict[str, Batches]]:
+        """Return the part that trains, and batches of what enters it; training images that are augmented anew in every
+        epoch still go through the frozen part, without a gradient."""
+        model.to(self.device)  # the frozen part too, which `fit` does not see
+        plain_ones = {split: self._tokens(model, first, split) for split in ("train", "val")}
+        evaluations = {"held_out": plain_ones["train"].select(self.held_out), "val": plain_ones["val"]}
+        batches = {name: stored_batches([one], 64) for name, one in evaluations.items()}
+        if self.args.augment_views or self.args.augment == "none":
+            views = self._views(lambda *view: self._tokens(model, first, "train", *view))
+            stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed)
+            return Rest(model, first), stored, batches
+        frozen = Frozen(model, first)
+
+        def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
+            return ((frozen(images.to(self.device)), labels) for images, labels in train.make(batches, epoch))
+
+        return Rest(model, first), replace(train, make=make), batches
+
+    def _tokens(self, model: nn.Module, first: int, split: str, view: int | None = None) -> Features:
+        dataset, key, name = self._seen(split, view)
+        return cached_tokens(model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share)
+
+    def _batches(self, split: str, indices=None, augment="none", batch_size=64, seed: int | None = None) -> Batches:
+        chosen = self.data.splits[split] if indices is None else self.data.splits[split].select(indices)
+        transform = training_transform(self.config["data_config"], augment, self.args.crop_scale)
+
+        def make(batches: list[list[int]], epoch: int) -> DataLoader:
+            dataset = Prepared(chosen, transform, self.args.seed, epoch)
+            return DataLoader(dataset, batch_sampler=batches, num_workers=self.workers)
+
+        return Batches(len(chosen), batch_size, make, seed, name=chosen.name)
+
+    def write(self, model: nn.Module, trained: Fit) -> None:
+        """Write the run, by the first process; the summary, which marks it as finished, comes last."""
+        out, predictions = self.args.out, self._predict(model)
+        if not self.share.first:
+            return
+        save_trained(out, model, self.settings)
+        write_csv(out / "metrics.csv", trained.history)
+        write_csv(out / "predictions.csv", self._prediction_rows(predictions))
+        title = f"{self.settings.label()} on {self.data.name}, {self.args.model}"
+        training_curves(out / "curves.png", trained.history, trained.chosen, title)
+        val = predictions["val"]
+        confusion_matrix(out / "confusion.png", val.labels, val.predicted, self.data.class_names, f"{title}: validation")
+        summary = summarise(predictions, trained, model, self.data.class_names)
+        write_json(out / SUMMARY, summary)
+        print(f"{out}: " + ", ".join(f"{name} {percent(s['accuracy'])}" for name, s in summary["accuracy"].items()))
+
+    def _predict(self, model: nn.Module) -> dict[str, Predictions]:
+        """Predict everything, unaugmented and merged, but `test`, which only a sweep's last step may touch."""
+        names = [name for name in self.data.splits if name not in ("train", "test")]
+        if self.settings.method == "linear":  # the features are there already
+            features = {name: self._features(model, name) for name in ("train", *names)}
+            parts = {"train": features["train"].select(self.kept), "held_out": features["train"].select(self.held_out)}
+            parts |= {name: features[name] for name in names}
+            batches = {name: feature_batches(f.inputs, f.labels, 1024) for name, f in parts.items()}
+            merged = model.get_classifier()
+        else:
+            batches = {"train": self._batches("train", self.kept), "held_out": self._batches("train", self.held_out)}
+            batches |= {name: self._batches(name) for name in names}
+            merged = plain(model).to(self.device)
+        return {name: predict(merged, b, self.device, share=self.share) for name, b in batches.items()}
+
+    def _prediction_rows(self, predictions: dict[str, Predictions]) -> list[dict]:
+        subsets = {"train": self.kept, "held_out": self.held_out}
+        rows = []
+        for name, p in predictions.items():
+            split = self.data.splits["train" if name in subsets else name]
+            indices = subsets.get(name, range(len(split)))
+            rows += [
+                {"split": name, "image": split.name(int(i)), "label": self.data.class_names[y],
+                 "predicted": self.data.class_names[g], "probability": q, "correct": int(y == g)}
+                for i, y, g, q in zip(indices, p.labels, p.predicted, p.probability)
+            ]
+        return rows
+
+
+def _inverse_sizes(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """A weight for each class (C,), by the inverse of its number of images, 1 on average over images."""
+    sizes = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return torch.tensor(len(labels) / (classes * sizes), dtype=torch.float32)
+
+
+def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Module, class_names: Sequence[str]) -> dict:
+    """Return what is known of each split (see report.classification), the chosen epoch or penalty and parameter counts."""
+    row = trained.history[trained.chosen - 1]
+    return {
+        "accuracy": {name: classification_summary(p.labels, p.predicted, p.confidence, p.rank, class_names)
+                     | {"loss": float(p.loss.mean())} for name, p in predictions.items()},
+        "chosen": {key: row[key] for key in ("epoch", "penalty") if key in row},
+        "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
+        "parameters": sum(p.numel() for p in plain(model).parameters()),
+    }
+
+
+def print_row(row: dict) -> None:
+    """Print one epoch, or one penalty of a probe."""
+    what = f"epoch {row['epoch']:3d}" if "epoch" in row else f"penalty {row['penalty']:7.2g}"
+    print(f"{what}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out {row['held_out_loss']:.3f} "
+          f"{percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} {percent(row['val_accuracy'])}", flush=True)
