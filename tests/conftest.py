@@ -12,6 +12,13 @@ from tiny import NAME, SIZE, colour_folder, write_weights
 torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """Whatever a command or a test does to them, the next one starts with Python's own arithmetic."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     return write_weights(tmp_path_factory.mktemp("weights") / "test_vit.safetensors")
