@@ -1,6 +1,7 @@
 """One run while it trains: its images, what is computed of them once, its fit, and what it leaves."""
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ class Training:
         self.kept = np.setdiff1d(np.arange(len(labels)), self.held_out)
         self.workers = commandline.workers_of(self.args, self.device)
         self.features: dict[tuple, Features] = {}
+        self.frozen_seconds = 0.0  # of frozen blocks, which batches of tokens wait for
+        self.tokens: tuple[int, Features] | None = None  # the first adapted block, and what enters it of each training image
         self.class_weights = _inverse_sizes(labels[self.kept], len(self.data.class_names))
 
     def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
@@ -114,6 +117,7 @@ class Training:
         found = fit(trained, train, evaluations, self.recipe, self.device, seed=self.args.seed,
                     classes=len(self.data.class_names), weights=self._weights(), resume=self.args.out / RESUME,
                     save_every=self.args.save_every, report=self._reporter(), progress=True, share=self.share)
+        found.waiting = max(0.0, found.waiting - self.frozen_seconds)
         if found.waiting > found.seconds / 2 > SLOW:
             commandline.warn(f"training waited {found.waiting / found.seconds:.0%} of its time for images: the loader, not the model, "
                              f"is the limit; give --workers {max(2, 2 * self.workers)}")
@@ -156,6 +160,7 @@ class Training:
         epoch still go through the frozen part, without a gradient."""
         model.to(self.device)  # the frozen part too, which `fit` does not see
         plain_ones = {split: self._tokens(model, first, split) for split in ("train", "val")}
+        self.tokens = first, plain_ones["train"]
         evaluations = {"held_out": plain_ones["train"].select(self.held_out), "val": plain_ones["val"]}
         batches = {name: stored_batches([one], 64) for name, one in evaluations.items()}
         if self.args.augment_views or self.args.augment == "none":
@@ -165,7 +170,11 @@ class Training:
         frozen = Frozen(model, first)
 
         def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
-            return ((frozen(images.to(self.device)), labels) for images, labels in train.make(batches, epoch))
+            for images, labels in train.make(batches, epoch):
+                start = time.monotonic()
+                tokens = frozen(images.to(self.device))
+                self.frozen_seconds += time.monotonic() - start
+                yield tokens, labels
 
         return Rest(model, first), replace(train, make=make), batches
 
@@ -200,19 +209,27 @@ class Training:
         print(f"{out}: " + ", ".join(f"{name} {percent(s['accuracy'])}" for name, s in summary["accuracy"].items()))
 
     def _predict(self, model: nn.Module) -> dict[str, Predictions]:
-        """Predict everything, unaugmented and merged, but `test`, which only a sweep's last step may touch."""
+        """Predict everything, unaugmented and merged, but `test`, which only a sweep's last step may touch.
+
+        What is stored of the training images is used again; other splits are predicted from their pixels.
+        """
         names = [name for name in self.data.splits if name not in ("train", "test")]
-        if self.settings.method == "linear":  # the features are there already
-            features = {name: self._features(model, name) for name in ("train", *names)}
-            parts = {"train": features["train"].select(self.kept), "held_out": features["train"].select(self.held_out)}
-            parts |= {name: features[name] for name in names}
-            batches = {name: feature_batches(f.inputs, f.labels, 1024) for name, f in parts.items()}
-            merged = model.get_classifier()
+        parts = {"train": self.kept, "held_out": self.held_out}
+        if self.settings.method == "linear":
+            merged = trained = model.get_classifier()
+            stored = {name: self._features(model, "train").select(part) for name, part in parts.items()}
+            stored |= {name: self._features(model, name) for name in names}
+            batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in stored.items()}
         else:
-            batches = {"train": self._batches("train", self.kept), "held_out": self._batches("train", self.held_out)}
+            merged = trained = plain(model).to(self.device)
+            batches = {name: self._batches("train", part) for name, part in parts.items()}
             batches |= {name: self._batches(name) for name in names}
-            merged = plain(model).to(self.device)
-        return {name: predict(merged, b, self.device, share=self.share) for name, b in batches.items()}
+            if self.tokens is not None:
+                first, tokens = self.tokens
+                trained = Rest(merged, first)
+                batches |= {name: stored_batches([tokens.select(part)], 64) for name, part in parts.items()}
+        return {name: predict(trained if name in parts else merged, one, self.device, share=self.share)
+                for name, one in batches.items()}
 
     def _prediction_rows(self, predictions: dict[str, Predictions]) -> list[dict]:
         subsets = {"train": self.kept, "held_out": self.held_out}

@@ -31,8 +31,12 @@ def history(run: Path) -> list[dict]:
     return list(csv.DictReader((run / "metrics.csv").open()))
 
 
+def summary(run: Path) -> dict[str, dict]:
+    return json.loads((run / "summary.json").read_text())["accuracy"]
+
+
 def accuracies(run: Path) -> dict[str, float]:
-    return {name: split["accuracy"] for name, split in json.loads((run / "summary.json").read_text())["accuracy"].items()}
+    return {name: split["accuracy"] for name, split in summary(run).items()}
 
 
 @pytest.mark.parametrize("augment", [["--augment", "none"], ["--augment", "crop"]])
@@ -41,6 +45,8 @@ def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, caps
         assert command(train, *shop.options, *LATE, *augment, *cache, "--out", tmp_path / name) == 0
         assert ("blocks before 4 are frozen and run once" in capsys.readouterr().out) == (not cache)
     assert accuracies(tmp_path / "with") == accuracies(tmp_path / "without")
+    for name, split in summary(tmp_path / "with").items():
+        assert split["loss"] == pytest.approx(summary(tmp_path / "without")[name]["loss"], rel=0.01), name
     for row, other in zip(history(tmp_path / "with"), history(tmp_path / "without"), strict=True):
         for column in ("train_loss", "held_out_loss", "val_loss"):
             assert float(row[column]) == pytest.approx(float(other[column]), rel=0.01), column

@@ -123,6 +123,18 @@ def test_a_slow_loader_is_named(shop, tmp_path, monkeypatch, capsys):
     assert 0.6 < timings["waiting_for_images_seconds"] < timings["steps_seconds"]
 
 
+def test_frozen_blocks_are_not_taken_for_the_loader(shop, tmp_path, monkeypatch, capsys):
+    import training
+
+    monkeypatch.setattr(training, "SLOW", 0.05)
+    forward = training.Frozen.forward
+    monkeypatch.setattr(training.Frozen, "forward", lambda self, images: (time.sleep(0.5), forward(self, images))[1])
+    assert command(train, *shop.options, "--method", "dora:blocks=5", "--epochs", 1, "--out", tmp_path) == 0
+    assert "is the limit" not in capsys.readouterr().err
+    timings = json.loads((tmp_path / "timings.json").read_text())
+    assert timings["waiting_for_images_seconds"] < 0.5 < timings["steps_seconds"]
+
+
 def test_tensorboard_is_written_where_it_is_installed_and_named_where_it_is_not(shop, tmp_path, refused, monkeypatch):
     monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
     assert "pip install tensorboard" in refused(train, "--tensorboard", "--method", "dora", "--out", tmp_path / "run")

@@ -31,13 +31,22 @@ CPU = torch.device("cpu")
 TINY = ["--model", NAME, "--batch", 2, "--targets", 2, "--rounds", 1]
 
 
-@pytest.fixture(scope="module")
-def explain():
-    """benchmarks/explain.py, under a name of its own."""
-    spec = importlib.util.spec_from_file_location("benchmark_explain", ROOT / "benchmarks" / "explain.py")
-    module = importlib.util.module_from_spec(spec)
+def loaded(name: str):
+    """A benchmark that is called like another module, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def explain():
+    return loaded("explain")
+
+
+@pytest.fixture(scope="module")
+def training():
+    return loaded("train")
 
 
 class Ticks:
@@ -162,7 +171,40 @@ def test_perturbation_counts_each_second_once(monkeypatch):
     assert (passes, unit) == (6.0, 2.0)
 
 
+@pytest.mark.slow
+def test_train_times_whole_processes(training, weights, colours, tmp_path):
+    out = tmp_path / "training.md"
+    assert command(training, "--data", colours, "--model", NAME, "--weights", weights, "--epochs", 2, "--blocks", "4-5", "--out", out) == 0
+    text = out.read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows if row[0][:4] in ("plai", "trai")] == [
+        "plain loop, 2 epochs", "train.py", "train.py, with the features kept from before", "plain loop, 2 epochs",
+        "train.py, 2 epochs", "train.py, 1 epoch", "train.py, 2 epochs, with the tokens kept from before"]
+    assert all(float(row[1]) > 0 and float(row[4]) > 0.1 for row in rows if row[0][:4] in ("plai", "trai"))
+    assert text.count("\nM") == 2 and text.count("- linear probe: 100.0 %, 100.0 %\n") == 1
+
+
+def test_train_passes_on_what_a_process_ends_with(training, tmp_path, capsys):
+    assert command(training, "--data", tmp_path / "nowhere", "--model", NAME) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "plain_loop.py" in error and "ended with status 1: FileNotFoundError" in error
+
+
 # ---- what they compute
+
+def test_training_is_counted_in_the_plain_loop(training):
+    def run(seconds: float, accuracy: float, *epochs: tuple[float, float]):
+        rows = [{"epoch": i + 1, "accuracy": a, "seconds": s} for i, (a, s) in enumerate(epochs)]
+        return training.Finished(seconds, 2**30, rows, accuracy)
+
+    runs = [("plain", run(100, 0.8, (0.5, 40), (0.8, 70), (0.7, 100))), ("own", run(40, 0.81)), ("short", run(20, 0.8)),
+            ("kept", run(10, 0.9))]
+    assert "| own | 40 | 2.5 | 81.0 % | 1.00 |" in training.table(runs)
+    assert training.mark(runs, 2.5).startswith("Met: ") and training.mark(runs, 2.6).startswith("Missed: ")
+    assert training.to_same_accuracy(runs).endswith("in epoch 2, after 70 s; `short` is there, and ends, after 20 s: 3.50 times as fast.")
+    worse = [runs[0], ("own", run(40, 0.79))]
+    assert training.mark(worse, 2.5).startswith("Missed: ") and training.to_same_accuracy(worse).endswith("ours does not reach it.")
+
 
 def test_cost_counts_in_forward_passes_of_the_same_round():
     clock = Ticks()
