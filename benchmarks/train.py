@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="PHOTOS", help="a folder with train/ and val/ or valid/")
     parser.add_argument("--model", default="deit_tiny_patch16_224", metavar="NAME", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="local weights (default: the model hub's)")
-    parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N", help="of the plain loop, and of DoRA")
+    parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N", help="of the plain loop with a frozen backbone; a probe of ours has none")
+    parser.add_argument("--dora-epochs", type=commandline.positive, default=3, metavar="N",
+                        help="of DoRA, in both, whose default in train.py is this")
     parser.add_argument("--batch-size", type=commandline.positive, default=8, metavar="N", help="of the plain loop")
     parser.add_argument("--blocks", default="9-11", metavar="A-B", help="blocks that DoRA adapts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
@@ -76,8 +78,8 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def plain(args: argparse.Namespace, method: str) -> Finished:
-    argv = [BESIDE / "plain_loop.py", "--data", args.data, "--model", args.model, "--method", method, "--epochs", args.epochs,
+def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
+    argv = [BESIDE / "plain_loop.py", "--data", args.data, "--model", args.model, "--method", method, "--epochs", epochs,
             "--batch-size", args.batch_size]
     if method == "dora":
         argv += ["--targets", target_pattern(architecture(BackboneSpec(args.model)), parse_settings(late(args)))]
@@ -106,20 +108,20 @@ def late(args: argparse.Namespace) -> str:
 
 def main(args: argparse.Namespace) -> None:
     commandline.check_writable(args.out and args.out.parent)
-    common = ["--augment", "none", "--epochs"]
+    common, epochs = ["--augment", "none", "--epochs"], args.dora_epochs
     with tempfile.TemporaryDirectory() as folder:
         one, two, three = (Path(folder) / name for name in "abc")  # caches: the last run of each list finds one filled
         probe = measured("linear probe", {
-            f"plain loop, {args.epochs} epochs": lambda: plain(args, "linear"),
+            f"plain loop, {args.epochs} epochs": lambda: plain(args, "linear", args.epochs),
             "train.py": lambda: ours(args, "linear", one / "run", one),
             "train.py, with the features kept from before": lambda: ours(args, "linear", one / "again", one),
         })
         dora = measured(f"DoRA in blocks {args.blocks}", {
-            f"plain loop, {args.epochs} epochs": lambda: plain(args, "dora"),
-            f"train.py, {args.epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, args.epochs),
+            f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
+            f"train.py, {epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, epochs),
             "train.py, 1 epoch": lambda: ours(args, late(args), three / "run", three, *common, 1),
-            f"train.py, {args.epochs} epochs, with the tokens kept from before": lambda: ours(
-                args, late(args), two / "again", two, *common, args.epochs, "--seed", 1),
+            f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
+                args, late(args), two / "again", two, *common, epochs, "--seed", 1),
         })
     text = document(args, list(probe.items()), list(dora.items()))
     print(text)
@@ -128,11 +130,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> dict[str, Finished]:
-    """Run one after another, saying which."""
+    """Run one after another, saying what each took."""
     found = {}
     for name, run in runs.items():
-        print(f"{what}: {name}", file=sys.stderr, flush=True)
-        found[name] = run()
+        found[name] = one = run()
+        print(f"{what}: {name}: {number(one.seconds, 0)} s, {percent(one.accuracy)}", file=sys.stderr, flush=True)
     return found
 
 
@@ -176,8 +178,8 @@ def document(args: argparse.Namespace, probe: Runs, dora: Runs) -> str:
                        for name, runs in (("linear probe", probe), ("DoRA", dora)))
     return f"""# What training costs beside a plain loop
 
-    python benchmarks/train.py --data PHOTOS --model {args.model}{weights} --epochs {args.epochs} --batch-size {args.batch_size} \
---blocks {args.blocks} --out FILE
+    python benchmarks/train.py --data PHOTOS --model {args.model}{weights} --epochs {args.epochs} --dora-epochs {args.dora_epochs} \\
+        --batch-size {args.batch_size} --blocks {args.blocks} --out FILE
 
 {args.model}; whole processes with one thread each, in CPU time, one after another; {packages}. The plain loop is
 `benchmarks/plain_loop.py`: batches of {args.batch_size}, SGD with momentum, images read and frozen blocks run in every epoch, peft's DoRA. Its

@@ -174,7 +174,7 @@ def test_perturbation_counts_each_second_once(monkeypatch):
 @pytest.mark.slow
 def test_train_times_whole_processes(training, weights, colours, tmp_path):
     out = tmp_path / "training.md"
-    assert command(training, "--data", colours, "--model", NAME, "--weights", weights, "--epochs", 2, "--blocks", "4-5", "--out", out) == 0
+    assert command(training, "--data", colours, "--model", NAME, "--weights", weights, "--epochs", 2, "--dora-epochs", 2, "--blocks", "4-5", "--out", out) == 0
     text = out.read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows if row[0][:4] in ("plai", "trai")] == [
