@@ -39,9 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, metavar="PHOTOS", help="a folder with train/ and val/ or valid/")
     parser.add_argument("--model", default="deit_tiny_patch16_224", metavar="NAME", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="local weights (default: the model hub's)")
-    parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N", help="of the plain loop with a frozen backbone; a probe of ours has none")
+    parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N",
+                        help="of the plain loop with a frozen backbone; a probe of ours has none")
     parser.add_argument("--dora-epochs", type=commandline.positive, default=3, metavar="N",
-                        help="of DoRA, in both, whose default in train.py is this")
+                        help="of DoRA on both sides (default: %(default)s, as in train.py)")
     parser.add_argument("--batch-size", type=commandline.positive, default=8, metavar="N", help="of the plain loop")
     parser.add_argument("--blocks", default="9-11", metavar="A-B", help="blocks that DoRA adapts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
@@ -50,12 +51,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Finished:
-    """A process that has ended: CPU seconds, most memory in bytes, and the accuracy of each epoch with its CPU seconds."""
+    """A process that has ended: CPU seconds, most memory in bytes, and the accuracy of each epoch with its CPU seconds.
+
+    fresh: whether it found nothing that an earlier one had computed.
+    """
 
     seconds: float
     peak: int
     epochs: list[dict] = field(default_factory=list)
     accuracy: float = float("nan")
+    fresh: bool = True
 
 
 def ended(argv: list) -> tuple[Finished, str]:
@@ -91,9 +96,10 @@ def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
 
 def ours(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more) -> Finished:
     """Train by train.py into a folder of its own; its accuracy is that of the epoch it chose without looking at it."""
+    fresh = not cache.exists()
     found, _ = ended([ROOT / "train.py", "--data", args.data, "--model", args.model, *weights_of(args), "--method", method,
                       "--cache", cache, "--out", folder, "--device", "cpu", "--workers", 0, *more])
-    found.accuracy = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["accuracy"]["val"]["accuracy"]
+    found.fresh, found.accuracy = fresh, json.loads((folder / "summary.json").read_text(encoding="utf-8"))["accuracy"]["val"]["accuracy"]
     return found
 
 
@@ -123,22 +129,23 @@ def main(args: argparse.Namespace) -> None:
             f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
                 args, late(args), two / "again", two, *common, epochs, "--seed", 1),
         })
-    text = document(args, list(probe.items()), list(dora.items()))
+    text = document(args, probe, dora)
     print(text)
     if args.out:
         write_text(args.out, text)
 
 
-def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> dict[str, Finished]:
-    """Run one after another, saying what each took."""
-    found = {}
-    for name, run in runs.items():
-        found[name] = one = run()
-        print(f"{what}: {name}: {number(one.seconds, 0)} s, {percent(one.accuracy)}", file=sys.stderr, flush=True)
-    return found
-
-
 Runs = list[tuple[str, Finished]]   # the plain loop first, then ours, with an empty cache
+
+
+def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> Runs:
+    """Run one after another, saying what each took."""
+    found = []
+    for name, run in runs.items():
+        one = run()
+        print(f"{what}: {name}: {number(one.seconds, 0)} s, {percent(one.accuracy)}", file=sys.stderr, flush=True)
+        found.append((name, one))
+    return found
 
 
 def table(runs: Runs) -> str:
@@ -164,7 +171,7 @@ def to_same_accuracy(runs: Runs) -> str:
     (_, loop), *others = runs
     best = next(row for row in loop.epochs if row["accuracy"] == loop.accuracy)
     what = f"The plain loop reaches its best, {percent(loop.accuracy)}, in epoch {best['epoch']}, after {number(best['seconds'], 0)} s"
-    there = [(run.seconds, name) for name, run in others if run.accuracy >= loop.accuracy and "kept" not in name]
+    there = [(run.seconds, name) for name, run in others if run.accuracy >= loop.accuracy and run.fresh]
     if not there:
         return f"{what}; ours does not reach it."
     seconds, name = min(there)

@@ -14,8 +14,7 @@ torch.set_num_threads(1)  # on tensors this small, threads only wait for one ano
 
 @pytest.fixture(autouse=True)
 def denormals():
-    """Whatever a command or a test does to them, the next one starts with Python's own arithmetic."""
-    yield
+    """Every test starts with Python's own arithmetic, whatever commands did in the one before or in its shared fixtures."""
     torch.set_flush_denormal(False)
 
 

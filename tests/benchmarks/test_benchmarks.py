@@ -174,7 +174,8 @@ def test_perturbation_counts_each_second_once(monkeypatch):
 @pytest.mark.slow
 def test_train_times_whole_processes(training, weights, colours, tmp_path):
     out = tmp_path / "training.md"
-    assert command(training, "--data", colours, "--model", NAME, "--weights", weights, "--epochs", 2, "--dora-epochs", 2, "--blocks", "4-5", "--out", out) == 0
+    assert command(training, "--data", colours, "--model", NAME, "--weights", weights, "--epochs", 2, "--dora-epochs", 2,
+                   "--blocks", "4-5", "--out", out) == 0
     text = out.read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows if row[0][:4] in ("plai", "trai")] == [
@@ -193,12 +194,12 @@ def test_train_passes_on_what_a_process_ends_with(training, tmp_path, capsys):
 # ---- what they compute
 
 def test_training_is_counted_in_the_plain_loop(training):
-    def run(seconds: float, accuracy: float, *epochs: tuple[float, float]):
+    def run(seconds: float, accuracy: float, *epochs: tuple[float, float], fresh: bool = True):
         rows = [{"epoch": i + 1, "accuracy": a, "seconds": s} for i, (a, s) in enumerate(epochs)]
-        return training.Finished(seconds, 2**30, rows, accuracy)
+        return training.Finished(seconds, 2**30, rows, accuracy, fresh)
 
     runs = [("plain", run(100, 0.8, (0.5, 40), (0.8, 70), (0.7, 100))), ("own", run(40, 0.81)), ("short", run(20, 0.8)),
-            ("kept", run(10, 0.9))]
+            ("kept", run(10, 0.9, fresh=False))]
     assert "| own | 40 | 2.5 | 81.0 % | 1.00 |" in training.table(runs)
     assert training.mark(runs, 2.5).startswith("Met: ") and training.mark(runs, 2.6).startswith("Missed: ")
     assert training.to_same_accuracy(runs).endswith("in epoch 2, after 70 s; `short` is there, and ends, after 20 s: 3.50 times as fast.")

@@ -110,7 +110,6 @@ def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, imag
 
         return look
 
-    torch.set_flush_denormal(False)
     for name in ("kept", "dropped"):
         with monkeypatch.context() as patch, torch.no_grad():
             patch.setattr(gradients, "_below_mlp", spy(name))
@@ -123,10 +122,7 @@ def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, imag
 @pytest.mark.parametrize("flush", [False, True])
 def test_explaining_leaves_the_processors_mode_alone(model, images, targets, flush):
     denormal = torch.tensor([1e-20])
-    try:
-        torch.set_flush_denormal(flush)
-        for method in METHODS:
-            relevance(model, images.float(), targets, method)
-            assert float(denormal * denormal) == 0 if flush else float(denormal * denormal) > 0
-    finally:
-        torch.set_flush_denormal(False)
+    torch.set_flush_denormal(flush)
+    for method in METHODS:
+        relevance(model, images.float(), targets, method)
+        assert float(denormal * denormal) == 0 if flush else float(denormal * denormal) > 0
