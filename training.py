@@ -1,6 +1,7 @@
 """One run while it trains: its images, what is computed of them once, its fit, and what it leaves."""
 
 import argparse
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,13 +51,16 @@ class Training:
         self.workers = commandline.workers_of(self.args, self.device)
         self.features: dict[tuple, Features] = {}
         self.frozen_seconds = 0.0  # of frozen blocks, which batches of tokens wait for
-        self.tokens: tuple[int, Features] | None = None  # the first adapted block, and what enters it of each training image
+        self.first: int | None = None  # the first adapted block, where what enters it is kept
+        self.tokens: Features | None = None  # what enters it, of each training image
         self.class_weights = _inverse_sizes(labels[self.kept], len(self.data.class_names))
 
     def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
         """Return the trained model, holding its chosen epoch, and the history."""
         if self.settings.method == "linear":
             return model, self._fit_probe(model, self.recipe, say=print_row)
+        first = first_trained_block(adapt(copy.deepcopy(model), self.settings))
+        self.first = first if first is not None and self._may_keep(model, first) else None
         if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
             best = self._fit_probe(model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing, balance=self.recipe.balance))
             row = best.history[best.chosen - 1]
@@ -87,7 +91,7 @@ class Training:
 
     def _find_features(self, model: nn.Module, split: str, view: int | None = None) -> Features:
         dataset, key, name = self._seen(split, view)
-        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share)
+        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share, self.first)
 
     def _seen(self, split: str, view: int | None) -> tuple[Prepared, dict, str]:
         """Return a split as it is or in one augmented view, the key of what is computed from it, and its name.
@@ -108,9 +112,9 @@ class Training:
               f"{len(self.held_out)} held out")
         train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed)
         evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
-        trained, first = timm_model(model), first_trained_block(model)
-        if first is not None and self._may_keep(model, first):
-            trained, train, evaluations = self._on_tokens(model, first, train)
+        trained = timm_model(model)
+        if self.first is not None:
+            trained, train, evaluations = self._on_tokens(model, self.first, train)
         if self.recipe.balance == "sampling":
             chances = self.class_weights[self.data.splits["train"].labels[self.kept]]
             train = replace(train, chances=(chances / chances.sum()).numpy())
@@ -160,7 +164,7 @@ class Training:
         epoch still go through the frozen part, without a gradient."""
         model.to(self.device)  # the frozen part too, which `fit` does not see
         plain_ones = {split: self._tokens(model, first, split) for split in ("train", "val")}
-        self.tokens = first, plain_ones["train"]
+        self.tokens = plain_ones["train"]
         evaluations = {"held_out": plain_ones["train"].select(self.held_out), "val": plain_ones["val"]}
         batches = {name: stored_batches([one], 64) for name, one in evaluations.items()}
         if self.args.augment_views or self.args.augment == "none":
@@ -225,9 +229,8 @@ class Training:
             batches = {name: self._batches("train", part) for name, part in parts.items()}
             batches |= {name: self._batches(name) for name in names}
             if self.tokens is not None:
-                first, tokens = self.tokens
-                trained = Rest(merged, first)
-                batches |= {name: stored_batches([tokens.select(part)], 64) for name, part in parts.items()}
+                trained = Rest(merged, self.first)
+                batches |= {name: stored_batches([self.tokens.select(part)], 64) for name, part in parts.items()}
         return {name: predict(trained if name in parts else merged, one, self.device, share=self.share)
                 for name, one in batches.items()}
 

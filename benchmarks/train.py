@@ -1,6 +1,6 @@
 """What training costs beside the loop that most notebooks have: whole processes, one thread each, one after another.
 
-    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about half an hour
+    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about 40 minutes
     python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5
 
 Both sides see every image as the model's data config has it, without augmentation, in the same number of epochs (a probe of
@@ -41,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="local weights (default: the model hub's)")
     parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N",
                         help="of the plain loop with a frozen backbone; a probe of ours has none")
-    parser.add_argument("--dora-epochs", type=commandline.positive, default=3, metavar="N",
-                        help="of DoRA on both sides (default: %(default)s, as in train.py)")
+    parser.add_argument("--dora-epochs", type=commandline.positive, default=5, metavar="N",
+                        help="of DoRA on both sides (default: %(default)s)")
     parser.add_argument("--batch-size", type=commandline.positive, default=8, metavar="N", help="of the plain loop")
     parser.add_argument("--blocks", default="9-11", metavar="A-B", help="blocks that DoRA adapts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")

@@ -110,6 +110,14 @@ class Cache:
                 path.unlink(missing_ok=True)
             self._write(span, self._finite(arrays))
 
+    def keep(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
+        """Write one chunk that was computed along with something else, unless it is there. Raises as `fill`."""
+        for path in self._check([span]).get(span, ()):
+            path.unlink(missing_ok=True)
+        if span not in self.whole:
+            self._check_card([], say=False)
+            self._write(span, self._finite(arrays))
+
     def open(self) -> dict[str, Rows]:
         """Return the arrays by name, once all processes have filled; raises ExplainedError where a chunk is missing."""
         missing = self._check([span for span in self.spans if span not in self.whole])

@@ -61,18 +61,21 @@ class Features:
 
 def cached_features(
     model: nn.Module, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
-    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(),
+    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(), entering: int | None = None,
 ) -> Features:
     """Return the pooled features of every image, of which only those are computed that do not lie in `folder` already.
 
     `key` must name everything that the features depend on (backbone hash, data fingerprint, transform, view). Damaged
-    chunks are computed anew, with a line that says so; `folder` None turns the cache off.
+    chunks are computed anew, with a line that says so; `folder` None turns the cache off. entering: a block; while
+    features are computed, the tokens that enter it are stored as well, for `cached_tokens` to find.
     """
 
     def pooled(images: torch.Tensor) -> torch.Tensor:
         return model.forward_head(model.forward_features(images), pre_logits=True)
 
     compute = _through(model, pooled, dataset, device, workers, f"features {name}", progress)
+    if entering is not None and folder is not None:
+        compute = _keeping(compute, timm_model(model).blocks[entering], _token_cache(folder, key, entering, len(dataset)))
     return _stored(Cache(folder, "features", key, len(dataset), ("inputs", "labels")), compute, share)
 
 
@@ -93,8 +96,7 @@ def cached_tokens(
     """
     frozen = Frozen(model, first)
     compute = _through(frozen, frozen, dataset, device, workers, f"tokens {name}", progress, _halved)
-    cache = Cache(folder, "tokens", {**key, "enter_block": first}, len(dataset), ("inputs", "labels"))
-    return _stored(cache, compute, share)
+    return _stored(_token_cache(folder, key, first, len(dataset)), compute, share)
 
 
 def token_bytes(model: nn.Module, first: int, count: int) -> int:
@@ -175,6 +177,31 @@ def _stored(cache: Cache, compute: Compute, share: Share) -> Features:
     arrays = cache.open()
     labels = arrays["labels"].rows(range(len(arrays["labels"])))
     return Features(arrays["inputs"], labels, torch.arange(len(labels)))
+
+
+def _token_cache(folder: Path | None, key: dict, first: int, rows: int) -> Cache:
+    return Cache(folder, "tokens", {**key, "enter_block": first}, rows, ("inputs", "labels"))
+
+
+def _keeping(compute: Compute, block: nn.Module, tokens: Cache) -> Compute:
+    """Return `compute`, which also stores what enters a block of the model that it runs."""
+
+    def kept(spans: list[Span]) -> Iterator[dict[str, np.ndarray]]:
+        entered: list[torch.Tensor] = []
+        hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].float().cpu()))
+        try:
+            for span, arrays in zip(spans, compute(spans)):
+                if entered:
+                    try:
+                        tokens.keep(span, {"inputs": _halved(torch.cat(entered).numpy()), "labels": arrays["labels"]})
+                    except UnstorableTokens:  # which `cached_tokens` says, when it is asked
+                        hook.remove()
+                entered.clear()
+                yield arrays
+        finally:
+            hook.remove()
+
+    return kept
 
 
 def _through(

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from models import cache as cache_module
 from models import features as features_module
-from models.adapt import Settings, adapt, parse_settings, timm_model, trainable_parameters
+from models.adapt import Settings, adapt, parse_settings, plain, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.cache import CHUNK_ROWS
 from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
@@ -378,6 +378,33 @@ def test_frozen_blocks_are_run_once(spec, tmp_path):
         timm_model(model).blocks[5].attn.qkv.base_layer.weight.zero_()  # another run's trained part
         timm_model(model).blocks[0].attn.qkv.weight.fill_(float("nan"))
     assert torch.equal(cached_tokens(model, 4, image_set(), KEY, tmp_path, CPU).inputs, first.inputs)
+
+
+def test_tokens_are_stored_along_with_features(spec, tmp_path, small_chunks):
+    """One pass over the images gives both, with the bits that each would have alone; a damaged chunk is mended by either."""
+    model, seen = create_backbone(spec, 3), []
+    model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    alone = [cached_features(model, image_set(), KEY, tmp_path / "a", CPU), cached_tokens(model, 4, image_set(), KEY, tmp_path / "a", CPU)]
+    assert sum(seen) == 10
+    for broken, computed in ((None, 15), ("features", 17), ("tokens", 19)):
+        if broken:
+            path = sorted((tmp_path / "b").glob(f"{broken}-*/inputs-*.npy"))[1]
+            path.write_bytes(path.read_bytes()[:-10])
+        found = [cached_features(model, image_set(), KEY, tmp_path / "b", CPU, entering=4),
+                 cached_tokens(model, 4, image_set(), KEY, tmp_path / "b", CPU)]
+        assert sum(seen) == computed
+        for one, other in zip(found, alone):
+            assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
+    assert not model.blocks[4]._forward_pre_hooks
+
+
+def test_features_are_stored_where_tokens_cannot_be(spec, tmp_path, small_chunks):
+    model = plain(beyond_half(spec, 7e4))
+    found = cached_features(model, image_set(), KEY, tmp_path, CPU, entering=1)
+    assert torch.equal(found.inputs, cached_features(model, image_set(), KEY, None, CPU).inputs)
+    with pytest.raises(UnstorableTokens):
+        cached_tokens(model, 1, image_set(), KEY, tmp_path, CPU)
+    assert not model.blocks[1]._forward_pre_hooks
 
 
 def test_the_block_belongs_to_the_key(spec, tmp_path):
