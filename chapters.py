@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evidence import (CLASS_DEPENDENCE, MOSAICS, SCATTER, Difference, Metric, Study, compared, confused_pairs, curves_of,
+from evidence import (CLASS_DEPENDENCE, MOSAICS, ROUGHNESS, SCATTER, Difference, Metric, Study, compared, confused_pairs, curves_of,
                       faithfulness, leaning, mean_of, region_rows, rows_of)
 from explain import METHODS as RELEVANCES
 from measures import CELLS, TRUE
@@ -45,6 +45,8 @@ def findings(study: Study, groups: dict[tuple[str, str], list[Claim]]) -> Iterat
                   _short(differences))
     yield Section("The picture", ["What speaks for the true class and for another one, for some images, first seed."],
                   figure=study.out / "compare" / "grid.png", caption="Heatmaps of the runs, side by side.")
+    yield Section("Accuracy", ["Each seed's; train is what was trained on, held_out the tenth that chose the epoch or the penalty. "
+                               "Intervals and losses: details.md."], accuracies(study))
     likeness = compared(study, [*CLASS_DEPENDENCE[:2], SCATTER[0]], main)
     if likeness:
         yield Section("Class-dependence and noise", [noise_sentence(study, main), TARGETS],
@@ -54,7 +56,19 @@ def findings(study: Study, groups: dict[tuple[str, str], list[Claim]]) -> Iterat
     if compared(study, faithfulness(removal)[:1], main):
         yield Section("Faithfulness", [], figure=curves(study, main, removal),
                       caption="Probability of the true class as patches are removed.")
+    if places := compared(study, [metric for metric in key_metrics(study, claimed) if metric in MOSAICS or metric.place], main):
+        yield Section("Localisation", ["In a mosaic of images of different classes, relevance of a class belongs into its own image; "
+                                       "where images have masks, on what the class is told by, and not on what lies around."],
+                      figure=clouds(study, places, f"Where relevance lies, {main}", "localisation.png"),
+                      caption="Paired differences, mosaic by mosaic or image by image; higher is on more of it.")
     yield from _depth_in_short(study)
+
+
+def accuracies(study: Study) -> list[dict]:
+    """A row a method: its accuracy on each split, seed by seed."""
+    splits = dict.fromkeys(split for run in study.runs.values() for split in run.summary["accuracy"])
+    return [{"method": method, **{split: ", ".join(percent(study.runs[method, seed].summary["accuracy"][split]["accuracy"])
+                                                   for seed in study.seeds) for split in splits}} for method in study.methods]
 
 
 def _what_was_claimed(study: Study, groups: dict[tuple[str, str], list[Claim]]) -> Section:
@@ -77,7 +91,7 @@ def key_metrics(study: Study, claimed: bool) -> list[Metric]:
     figure that is corrected in two families may get two verdicts."""
     regions = [metric for split in SPLITS for metric in leaning(split) if metric.metric == "ratio"]
     judged = [CLASS_DEPENDENCE[0], SCATTER[0]]
-    found = [*CLASS_DEPENDENCE[:3], *SCATTER[:2], faithfulness(study.removals[0])[0], *MOSAICS, *regions]
+    found = [*CLASS_DEPENDENCE[:3], *SCATTER[:2], ROUGHNESS, faithfulness(study.removals[0])[0], *MOSAICS, *regions]
     return [metric for metric in found if not (claimed and metric in judged)]
 
 

@@ -53,12 +53,16 @@ CLASS_DEPENDENCE = (
     Metric("likeness to the runner-up class's map (Spearman)", "spearman", RUNNER_UP),
     Metric("likeness to the runner-up class's map, head centred (Spearman)", "spearman_centred", RUNNER_UP),
     Metric("likeness to random classes' maps (SSIM)", "ssim", RANDOM),
+    Metric("likeness to random classes' maps (cosine)", "cosine", RANDOM),
+    Metric("likeness to the runner-up class's map (SSIM)", "ssim", RUNNER_UP),
+    Metric("likeness to the runner-up class's map (cosine)", "cosine", RUNNER_UP),
 )
+ROUGHNESS = Metric("total variation, random classes (higher: rougher)", "total_variation", RANDOM)
 SCATTER = (
     Metric("normalised entropy, random classes", "entropy", RANDOM),
     Metric("normalised entropy, true class", "entropy"),
     Metric("Gini index, random classes (higher: more concentrated)", "gini", RANDOM),
-    Metric("total variation, random classes (higher: rougher)", "total_variation", RANDOM),
+    ROUGHNESS,
     Metric("mass outside the top 20 % of patches, random classes", "mass_outside_top", RANDOM),
 )
 MOSAICS = (Metric(f"share of relevance in the class's own cell of a mosaic (chance {1 / CELLS ** 2:g})", "mosaic_share"),)

@@ -37,7 +37,6 @@ from report.tables import write_json
 INPUT_NOISE = 1e-3      # standard deviation added to the normalised image: invisible
 STEPS = 10              # of removal; as many as patches where they are fewer
 CELLS = 2               # mosaics of 2 x 2 images
-SANITY_IMAGES = 16      # cascading randomisation costs depth + 3 maps an image
 FOLDER = "measures"     # beside the runs' folders
 DEPTH_VERSION = 1
 TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
@@ -263,7 +262,7 @@ def measure_mosaics(subject: Subject, name: str, keep: Path) -> Iterator[Observa
 def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Does the map depend on what the model learned: cascading randomisation and eMPRT. (The third check, random logit,
     is the likeness to random classes' maps that `measure_maps` measures.)"""
-    images, x, labels = subject.tensors(_sanity_images(subject.args))
+    images, x, labels = subject.tensors(subject.args.metric_images)
     maps = relevance(subject.model, x, labels, name)
     cascade = cascading_randomisation(subject.model, x, labels, name, maps=maps)
     for stage, values in zip(cascade.stages, cascade.similarity):
@@ -271,15 +270,11 @@ def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observat
     yield from subject.rows(images, name, TRUE, {"emprt": emprt(subject.model, x, labels, name, maps=maps)[:, 0]})
 
 
-def _sanity_images(args: argparse.Namespace) -> int:
-    return min(SANITY_IMAGES, args.metric_images)
-
-
 @dataclass(frozen=True)
 class Measurement:
     """compute: (subject, relevance method's name, a file for what is kept beside, and a removal where there are
     several) -> observations; settings: all that it depends on beside run and images, constants included; version:
-    counted up when the code comes to measure something else; quick: cheap enough for all of validation."""
+    counted up when the code comes to measure something else; quick: cheap."""
 
     compute: Callable[..., Iterator[Observation]]
     settings: Callable[[argparse.Namespace], dict]
@@ -292,7 +287,7 @@ MEASUREMENTS = {
     "noise": Measurement(measure_noise, lambda args: {"images": args.metric_images, "noise": INPUT_NOISE}, quick=True),
     "perturbation": Measurement(measure_perturbation, lambda args: {"images": args.metric_images, "steps": STEPS}, version=2),
     "mosaics": Measurement(measure_mosaics, lambda args: {"images": args.metric_images, "cells": CELLS}),
-    "sanity": Measurement(measure_sanity, lambda args: {"images": _sanity_images(args)}, version=2),
+    "sanity": Measurement(measure_sanity, lambda args: {"images": args.metric_images}, version=2),
 }
 
 

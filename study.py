@@ -120,27 +120,30 @@ def methods_of(args: argparse.Namespace) -> list[Settings]:
 def study(args: argparse.Namespace, data: ImageData, methods: list[Settings]) -> Study:
     """Study one data set; return all that was found."""
     labels, seeds, device = [one.label() for one in methods], list(range(args.seeds)), commandline.device_of(args.device)
-    steps = Steps(len(methods) * len(seeds) * (1 + sum(len(tasks_on(args, split)) for split in explained_splits(data))))
+    splits, tuned = explained_splits(data), len([one for one in methods if one.method != "linear"])
+    steps = Steps(len(methods) * len(seeds) * (1 + sum(len(tasks_on(args, split)) for split in splits))
+                  + tuned * len(seeds) + len(splits) + 2)
     runs, subjects, observations = {}, {}, []
     for seed in seeds:
         for settings in methods:
             label = settings.label()
             steps.say(f"train {label}, seed {seed}")
             run = runs[label, seed] = train_one(args, data, settings, seed)
-            for split in explained_splits(data):
+            for split in splits:
                 subject = subjects[label, seed, split] = Subject(run, label, data, split, args, device)
                 observations += measure(subject, steps)
     result = Study(args.out, data, labels, methods, seeds, args.relevance, args.removal, runs, Results(()),
                    asked=frozenset(task.measurement for task in tasks_on(args, "val")))
-    observations += look_inside(result, subjects)
+    observations += look_inside(result, subjects, steps)
     rows = with_baseline(unique(observations))
     result.results = Results(rows)
     for (label, seed, split), subject in subjects.items():
         if split == "val":
             result.runners_up[label, seed] = runners_up(subject, args.relevance[0])
-    for split in explained_splits(data):
+    for split in splits:
+        steps.say(f"the picture, {split}")
         compare_on(args, data, [runs[label, 0] for label in labels], split, "compare")
-    write(args, result, rows, subjects)
+    write(args, result, rows, subjects, steps)
     return result
 
 
@@ -203,7 +206,7 @@ def runners_up(subject: Subject, relevance: str) -> dict[str, tuple[int, int]]:
     return dict(zip(subject.names(images), pairs))
 
 
-def look_inside(result: Study, subjects: dict) -> list[Observation]:
+def look_inside(result: Study, subjects: dict, steps: Steps) -> list[Observation]:
     """Measure attention and relevance by depth of every fine-tuned backbone against the one before.
 
     That is the linear probe's of the same seed, which also has a head for these classes; without one among the methods,
@@ -215,7 +218,7 @@ def look_inside(result: Study, subjects: dict) -> list[Observation]:
     for (method, seed, split), subject in subjects.items():
         if split != "val" or method == probe:
             continue
-        print(f"-- {method}, seed {seed}: depth", flush=True)
+        steps.say(f"{method}, seed {seed}, val: depth")
         before = subjects[probe, seed, split] if probe else untuned(subject)
         result.depth[method, seed] = measured_depth(before, subject, relevance if probe else None)
         for one, run in zip((before, subject), result.depth[method, seed]):
@@ -256,14 +259,14 @@ def compare_on(args: argparse.Namespace, data: ImageData, runs: list[Run], split
     given = arguments_for(compare, own, args)
     given.images, given.pick = PICTURE_IMAGES, pick
     given.overwrite = True  # a picture of the study's own, which follows its settings
-    print(f"== {folder} on {split}", flush=True)
     compare.compare(runs, data, given, commandline.device_of(args.device))
 
 
 # ---- what is said
 
-def write(args: argparse.Namespace, result: Study, rows: list[Observation], subjects: dict) -> None:
+def write(args: argparse.Namespace, result: Study, rows: list[Observation], subjects: dict, steps: Steps) -> None:
     """Write results.csv, claims.md, findings.md, details.md and their figures; print the claims."""
+    steps.say("the reports")
     groups = evidence.claims_of(result)
     facts = chapters.facts_of(result, args.model, args.data_seed, result.data.warnings)
     accuracies = [chapters.accuracy_row(result, *run, split) for run in result.runs
@@ -273,7 +276,9 @@ def write(args: argparse.Namespace, result: Study, rows: list[Observation], subj
     title = f"What fine-tuning did: {result.name}"
     beside = [*facts, "Everything else, seed by seed and metric by metric: details.md, claims.md, results.csv"]
     write_text(args.out / "findings.md", findings_markdown(title, [], chapters.findings(result, groups), args.out, beside))
-    sections = [*chapters.details(result, groups), *worth_a_look(args, result, subjects)]
+    sections = [*chapters.details(result, groups)]
+    steps.say("the picture, images worth a look")
+    sections += worth_a_look(args, result, subjects)
     write_text(args.out / "details.md", findings_markdown(f"{title}, in full", [], sections, args.out, facts))
     count = write_results(args.out / "results.csv", rows)
     print(f"{args.out}: findings.md, details.md, claims.md, results.csv ({count} rows), and the picture in "

@@ -57,14 +57,17 @@ class Curves:
 
     @property
     def deletion(self) -> np.ndarray:
-        """Area under MoRF from 0 to 1. 0 to 1, lower is better. Source: RISE, Petsiuk et al., BMVC 2018."""
+        """Area under MoRF from 0 to 1. 0 to 1, lower is better; chance is a random map's.
+
+        Source: RISE, Petsiuk et al., BMVC 2018.
+        """
         return trapezoid(self.morf, self.fractions, axis=-1)
 
     @property
     def insertion(self) -> np.ndarray:
         """Area under the curve of adding the most relevant patches first to an image without any.
 
-        0 to 1, higher is better. Adding the first k of N leaves the N - k least relevant removed, so the
+        0 to 1, higher is better; chance is a random map's. Adding the first k of N leaves the N - k least relevant removed, so the
         curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who start from a blur).
         """
         return trapezoid(self.lerf, self.fractions, axis=-1)

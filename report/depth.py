@@ -211,10 +211,20 @@ def which_blocks(before: str, after: str, seeds: Sequence[Sequence[Change]]) -> 
     what = "attention or relevance" if any(measure == "relevance" for _, measure in cells) else "attention"
     parts = [f"{what} changed in {changed}" if changed else f"{what} was not found to have changed in any block"]
     parts += [f"nothing changed by the smallest size that counts in {same}"] if same else []
-    least = max((SMALLEST * one.paired.smallest_detectable / one.smallest for (block, _), found in cells.items()
-                 for one in found if block in groups["undecided"]), default=0.0)
-    parts += [f"undecided: {undecided} (smallest detectable: up to {number(least)} of a measure's scale)"] if undecided else []
+    open_ones = [found for (block, _), found in cells.items() if block in groups["undecided"]]
+    parts += [f"undecided: {undecided} ({_why(open_ones, len(seeds))})"] if undecided else []
     return f"{start}, {'; '.join(parts)}."
+
+
+def _why(cells: Sequence[Sequence[Change]], seeds: int) -> str:
+    """Say why blocks are undecided, of whose measures `cells` holds each seed's change."""
+    found = [cell for cell in cells if _agreed(cell, seeds) == "undecided"]
+    single = [one for cell in found for one in cell if one.verdict == "undecided"]
+    size = [one for one in single if one.paired.low > 0 or one.paired.high < 0]
+    least = [SMALLEST * one.paired.smallest_detectable / one.smallest for one in single if one not in size]
+    return "; ".join(["seeds disagree"] * any(all(one.verdict != "undecided" for one in cell) for cell in found)
+                     + ["about the smallest size that counts, or not certain after correction"] * bool(size)
+                     + [f"smallest detectable: {number(value)} of a measure's scale" for value in sorted(least)[-1:]])
 
 
 def _agreed(found: Sequence[Change], seeds: int) -> Verdict:

@@ -64,10 +64,10 @@ def claim_sentence(claim: Claim) -> str:
 
     The side is named only where the interval, the seeds and the corrected p-value leave one; otherwise the sentence
     says that it is undecided, with the difference as tables have it, first less second method, and what would have been
-    found. A claim that is not judged gets no verdict; its side is told by interval and seeds alone.
+    found. A claim that is not judged gets no verdict; its side is told by the same rule.
     """
     m, w = claim.measured, claim.wording
-    judgement = claim.judgement or judge(m, claim.sign, corrected_p=0.0)  # no family of claims, nothing to correct for
+    judgement = claim.judgement or judge(m, claim.sign, claim.corrected_p)
     behind = f"{m.n} images, {agreement(m.seeds) if len(m.seeds.differences) > 1 else ONE_SEED}"
     if judgement.word == "undecided":
         beside = replace(claim, judgement=judgement).beside

@@ -18,7 +18,7 @@ from commands import command, files
 from data.datasets import load_data
 from evidence import confused_pairs
 from explain import DEFAULT_METHOD
-from measures import MEASUREMENTS, Subject, load_maps, targets_of
+from measures import MEASUREMENTS, Maps, Subject, load_maps, targets_of
 from models.runs import load_run
 from report.results import Results, read_results
 from scene_folder import scene_folder
@@ -51,7 +51,7 @@ def test_a_study_leaves_claims_findings_and_tidy_results(finished):
     claims, findings, details = ((finished / name).read_text() for name in ("claims.md", "findings.md", "details.md"))
     assert all(f"| {letter} |" in claims for letter in ("a", "b", "b'", "c", "d", "e")) and "linear against dora" in claims
     for heading in ("What an earlier study claimed", "What changed between methods, and what did not", "The picture",
-                    "Class-dependence and noise", "Faithfulness", "What changed inside"):
+                    "Accuracy", "Class-dependence and noise", "Faithfulness", "What changed inside"):
         assert f"## {heading}" in findings
     for heading in ("Claims in words", "Accuracy", "Are maps of different classes alike?", "Are maps scattered?",
                     "Do the maps say what the models use?", "What changed inside: dora", "Head by head: dora",
@@ -109,6 +109,18 @@ def test_maps_are_measured_as_their_definitions_say(finished):
         assert np.allclose(row("entropy", "true"), entropy, atol=1e-5)
 
 
+def test_images_worth_a_look_are_chosen_by_rule():
+    right, wrong = (0.9, 0.1), (0.2, 0.8)
+    before, after = (Maps(np.zeros(0), np.zeros((4, 1), int), np.array(found))
+                     for found in ((right, right, wrong, wrong), (right, wrong, wrong, right)))
+    found = study.rules_of("linear", "dora", before, after, np.array([0.5, 0.1, 0.9, 0.3]), data_seed=0)
+    drawn = found.pop("drawn at random")
+    assert {rule: images.tolist() for rule, images in found.items()} == {
+        "maps differ most": [1, 3, 0, 2], "maps differ least": [2, 0, 3, 1], "right in linear, wrong in dora": [1],
+        "wrong in linear, right in dora": [3]}
+    assert sorted(drawn) == [0, 1, 2, 3] and np.array_equal(drawn, np.random.default_rng(0).permutation(4))
+
+
 def test_a_second_call_reuses_everything_and_gives_the_same_bytes(shop, finished, capsys, monkeypatch):
     def never(*_):
         raise AssertionError("measured again")
@@ -121,7 +133,8 @@ def test_a_second_call_reuses_everything_and_gives_the_same_bytes(shop, finished
     assert files(finished) == written
     out = capsys.readouterr().out
     steps = [line for line in out.splitlines() if line.startswith("[")]
-    assert steps[0].startswith("[1/28, 27 left] train linear") and steps[-1].startswith("[28/28, 0 left]")
+    assert steps[0].startswith("[1/33, 32 left] train linear") and steps[-1].startswith("[33/33, 0 left]")
+    assert sum("depth" in line for line in steps) == 2 and sum("picture" in line for line in steps) == 2
     assert sum("kept from before" in line for line in steps) == 24
 
 

@@ -1,5 +1,6 @@
 """report.depth, report.depth_figures: what counts as a change, words that the numbers support, figures that show it."""
 
+import re
 from dataclasses import replace
 
 import matplotlib
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
 
-from report.depth import MEASURES, SMALLEST, DepthRun, block_names, change_rows, depth_changes, depth_words
+from report.depth import MEASURES, SMALLEST, DepthRun, block_names, change_rows, depth_changes, depth_words, which_blocks
 from report.depth_figures import depth_heads, depth_profiles
 from report.statistics import holm, paired
 from texts import check_texts
@@ -134,8 +135,8 @@ def test_words_say_which_blocks_changed_how_and_nothing_else():
     after = moved(after, "distance", 1, 0.12)
     words = depth_words(before, after, depth_changes(before, after))
     assert words[0] == ("From linear to lora (24 images, 1 training seed), attention or relevance changed in blocks 2 and 3; nothing "
-                        "changed by the smallest size that counts in block 0; undecided: block 1 (smallest detectable: up "
-                        "to < 0.001 of a measure's scale).")
+                        "changed by the smallest size that counts in block 0; undecided: block 1 (about the "
+                        "smallest size that counts, or not certain after correction).")
     assert words[1].startswith("Attention is more focused in blocks 2 and 3, most in block 3: -0.0897")
     assert words[2].startswith("The reading row moved most in block ") and len(words) == 4
     assert words[3] == ("Tokens are least alike after block 3, with a linear CKA of 0.800 (1: the same up to "
@@ -149,6 +150,20 @@ def test_words_of_no_change():
                      "block; nothing changed by the smallest size that counts in blocks 0 to 3."]
     without = [replace(one, measures={"entropy": one.measures["entropy"]}) for one in (before, after)]
     assert "attention was not found" in depth_words(*without, depth_changes(*without))[0]
+
+
+def test_seeds_have_to_agree_about_a_block():
+    """Changed in every seed to one side: changed; else undecided, and the sentence says why."""
+    def words(*by):
+        return which_blocks("before", "dora", [depth_changes(run(), moved(tuned(), "entropy", 1, one)) for one in by])
+
+    assert "changed in block 1;" in words(0.05, 0.08) and "undecided" not in words(0.05, 0.08)
+    for by in ((0.05, -0.05), (0.05, 0.0)):
+        assert words(*by).endswith("nothing changed by the smallest size that counts in blocks 0, 2 and 3; undecided: block 1 "
+                                   "(seeds disagree).")
+    assert words(0.05, 0.02).endswith("undecided: block 1 (about the smallest size that counts, or not certain after correction).")
+    noise = np.random.default_rng(5).normal(0, 0.3, (IMAGES, 1))
+    assert re.search(r"undecided: block 1 \(smallest detectable: 0\.1\d\d of a measure's scale\)\.$", words(0.05, noise))
 
 
 def test_words_give_the_divergence_of_blocks_and_its_interval():
