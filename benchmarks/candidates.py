@@ -251,10 +251,11 @@ def why(reporting: dict[str, np.ndarray], costs: dict[str, float]) -> str:
 that of `{REFERENCE}` excludes 0 and its noise (median in methods.md) is below 1 %. `{DEFAULT}`
 ({difference(reporting[DEFAULT], reporting[REFERENCE])}) and `{CONTRAST}` ({difference(reporting[CONTRAST], reporting[REFERENCE])})
 are one way down from two starts; what the second adds is `--contrast softmax`, which every method that starts from a logit
-can be given. The way down became the default, the start did not: for a model that is sure, the strongest competitor of every other class is the predicted one, so that their
-maps turn into the negative of the predicted class's map (likeness of two classes in methods.md: clearly negative, where that
-of `{DEFAULT}` is about 0). What speaks for another class, and whether it is the same as what speaks for the true one, is
-what this project asks, and cannot be asked of such maps. For the predicted class alone, `{CONTRAST}` is the one to take.
+can be given. The way down became the default, the start did not: for a model that is sure, the strongest competitor of
+every other class is the predicted one, so that their maps turn into the negative of the predicted class's map (likeness of
+two classes in methods.md: clearly negative, where that of `{DEFAULT}` is about 0). What speaks for another class, and
+whether it is the same as what speaks for the true one, is what this project asks, and cannot be asked of such maps. For the
+predicted class alone, `{CONTRAST}` is the one to take.
 
 The nearest that was published before is {LIBRAGRAD} (Mehri et al., CVPR 2025), which also sums over blocks, and adds
 what every bias brings, without gamma. Its SRG less that of `{DEFAULT}` is {difference(reporting[LIBRAGRAD], reporting[DEFAULT])},
