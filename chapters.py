@@ -57,7 +57,7 @@ def findings(study: Study, groups: dict[tuple[str, str], list[Claim]]) -> Iterat
         yield Section("Faithfulness", [], figure=curves(study, main, removal),
                       caption="Probability of the true class as patches are removed.")
     if places := compared(study, [metric for metric in key_metrics(study, claimed) if metric in MOSAICS or metric.place], main):
-        yield Section("Localisation", ["In a mosaic of images of different classes, relevance of a class belongs into its own image; "
+        yield Section("Localisation", ["In a mosaic of images of different classes, relevance of a class belongs in its own image; "
                                        "where images have masks, on what the class is told by, and not on what lies around."],
                       figure=clouds(study, places, f"Where relevance lies, {main}", "localisation.png"),
                       caption="Paired differences, mosaic by mosaic or image by image; higher is on more of it.")
