@@ -55,9 +55,8 @@ def sum_of(*candidates: Candidate) -> Candidate:
 
 
 def smoothed(candidate: Candidate) -> Candidate:
-    kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
-
     def compute(model, images, targets):
+        kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
         maps = candidate(model, images, targets).flatten(0, 1).unsqueeze(1)
         return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), kernel).view(*targets.shape, *maps.shape[-2:])
     return compute

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .methods import DEFAULT_METHOD, METHODS, Method
-from .precision import HalfProducts, check_precision
+from .precision import HalfProducts, check_images_of, check_method
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
@@ -50,9 +50,9 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
 
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
-    chosen, network = find_method(method, options), Network(model)
+    chosen, network = find_method(method, {**options, "precision": precision}), Network(model)
     _check_inputs(model, images, targets)
-    check_precision(precision, chosen.name, images)
+    check_images_of(precision, images)
     products = HalfProducts() if precision == "float16" else nullcontext()
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
         step = images_at_once(network, images, targets.shape[1])
@@ -76,15 +76,17 @@ def conservation_gap(model: nn.Module, images: Tensor, targets: Tensor, method: 
 
 
 def find_method(name: str, options: dict | None = None) -> Method:
-    """Return a method by name; raises ValueError for an unknown name or an option that it lacks."""
+    """Return a method by name; raises ValueError for an unknown name, an option that it lacks, or a precision."""
     if name not in METHODS:
         near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"all: {', '.join(METHODS)}."
         raise ValueError(f"unknown relevance method {name!r}; {hint}")
     parameters = inspect.signature(METHODS[name].compute).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options or ():
-        if option not in known:
+    for option, value in (options or {}).items():
+        if option == "precision":
+            check_method(value, name)
+        elif option not in known:
             raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}.")
     return METHODS[name]
 

@@ -86,7 +86,8 @@ def attnlrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float =
         epsilon rule was more faithful (SRG 0.45 against 0.41 on 59 photos, at the tokens), and
         costs a product less each way: see `attnlrp_epsilon`.
     gap: absorbed by biases (of linear layers and of norms), the class token, registers, positions (at
-        the pixels) and the softmax, whose own point of expansion keeps a part.
+        the pixels) and the softmax, whose own point of expansion keeps a part; under attention pooling also
+        by the pool's query, a parameter, which shares the scores' half with the keys.
     """
     way = Way(constant_deviation=True, secant=True, halved=True, gamma=gamma)
     return _relevance(network, images, targets, way, gamma_patch, at, contrast, centre_head, layers, gap)

@@ -25,7 +25,7 @@ class Method:
         explained, so that the map of a difference of logits is the difference of their maps
     uses_target: maps differ between targets for what the model computes (not for a random seed)
     passes: cost of a map in forward passes of its image, about, at K = 2 (DeiT-Tiny 224, one CPU
-        thread, float32, default options; benchmarks/explain.py measures it)
+        thread, float32, default options; docs/benchmark.md measures it)
     """
 
     name: str
@@ -58,13 +58,13 @@ def generator_for(image: Tensor, *numbers: int) -> torch.Generator:
 
 
 METHODS: dict[str, Method] = {method.name: method for method in (
-    Method("lrp", lrp, False, True, 4.6, "Chefer, Gur, Wolf, CVPR 2021",
+    Method("lrp", lrp, False, True, 4.7, "Chefer, Gur, Wolf, CVPR 2021",
            "transformer attribution as published: gradient times LRP relevance of attention"),
     Method("lrp_magnitude", lrp_magnitude, False, True, 4.5, "after Chefer, Gur, Wolf, CVPR 2021",
            "transformer attribution with sums split by magnitudes: repeatable under noise"),
-    Method("attnlrp", attnlrp, True, True, 2.8, "Achtibat et al., ICML 2024",
+    Method("attnlrp", attnlrp, True, True, 2.9, "Achtibat et al., ICML 2024",
            "AttnLRP with the paper's composite: input times gradient, changed to keep relevance"),
-    Method("attnlrp_epsilon", attnlrp_epsilon, True, True, 1.6, "Achtibat et al., ICML 2024",
+    Method("attnlrp_epsilon", attnlrp_epsilon, True, True, 1.8, "Achtibat et al., ICML 2024",
            "AttnLRP with the epsilon rule alone"),
     Method("cp_lrp", cp_lrp, True, True, 2.4, "Ali et al., ICML 2022; gamma of Achtibat et al., ICML 2024",
            "LRP with attention held constant"),
@@ -72,13 +72,13 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "CP-LRP's relevance of each token, averaged over depth"),
     Method("lrp_contrast", lrp_contrast, True, True, 2.4, "ours; start after Iwana et al., ICCV workshops 2019",
            "lrp_depth against competing classes: what moves the probability"),
-    Method("gradient_attention", gradient_attention, False, True, 1.7, "Chefer, Gur, Wolf, ICCV 2021",
+    Method("gradient_attention", gradient_attention, False, True, 1.8, "Chefer, Gur, Wolf, ICCV 2021",
            "gradient times attention, aggregated over blocks"),
     Method("gradcam", gradcam, False, True, 0.6, "Selvaraju et al., ICCV 2017; on attention: Chefer et al., CVPR 2021",
            "the last attention, its heads weighted by their mean gradient"),
-    Method("input_x_gradient", input_x_gradient, True, True, 1.7, "Shrikumar et al., 2016 (arXiv:1605.01713)",
+    Method("input_x_gradient", input_x_gradient, True, True, 1.8, "Shrikumar et al., 2016 (arXiv:1605.01713)",
            "pixels times gradient"),
-    Method("integrated_gradients", integrated_gradients, True, True, 27.0, "Sundararajan, Taly, Yan, ICML 2017",
+    Method("integrated_gradients", integrated_gradients, True, True, 30.5, "Sundararajan, Taly, Yan, ICML 2017",
            "pixels times the gradient's mean on the way from the data's mean; cost by its steps, 16"),
     Method("rollout", rollout, False, False, 0.6, "Abnar and Zuidema, ACL 2020",
            "attention multiplied over blocks; knows no target"),

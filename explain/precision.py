@@ -25,12 +25,16 @@ PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 COMPOSED = (torch.ops.aten.matmul.default, torch.ops.aten.linear.default)  # arrive whole in inference mode
 
 
-def check_precision(precision: str | None, method: str, images: Tensor) -> None:
-    """Raise ValueError for an unknown precision, or where float16 is asked for and cannot be had."""
+def check_method(precision: str | None, method: str) -> None:
+    """Raise ValueError for an unknown precision, or for one that a method is not offered in."""
     if precision not in (None, "float16"):
         raise ValueError(f"precision is {precision!r}; expected None (the images' own) or 'float16'.")
     if precision and method in NOT_IN_HALF:
         raise ValueError(f"{method} differs by more than 2 % in float16: {NOT_IN_HALF[method]}. Leave precision out.")
+
+
+def check_images_of(precision: str | None, images: Tensor) -> None:
+    """Raise ValueError where float16 products are asked for, and the images' are no float32 ones."""
     if precision and images.dtype != torch.float32:
         raise ValueError(f"images are {images.dtype}; precision='float16' replaces float32 products: leave it out.")
 

@@ -148,6 +148,17 @@ def test_a_contrast_is_named_in_the_picture_and_in_its_file(shop, red, tmp_path,
                     ["cp_lrp, contrast log_p, centre head", "lrp, contrast log_p, centre head"]]
 
 
+def test_a_precision_is_named_and_refused_where_it_would_change_maps(shop, red, tmp_path, drawn, refused):
+    for options in ([], ["--precision", "float16"]):
+        assert command(visualize, shop.dora, red, "--relevance", "lrp_depth", *options, "--out", tmp_path) == 0
+    assert [one["out"].name for one in drawn] == ["00.png", "00-precision-float16.png"]
+    assert drawn[1]["rows"][0][0].title == "lrp_depth, precision float16"
+    pixels = [np.asarray(one["rows"][0][1].image, float) for one in drawn]
+    assert 0 < np.abs(pixels[0] - pixels[1]).max() and np.abs(pixels[0] - pixels[1]).mean() < 2
+    message = refused(visualize, tmp_path / "run", red, "--relevance", "lrp_depth", "lrp", "--precision", "float16", "--out", tmp_path)
+    assert "lrp differs by more than 2 % in float16" in message and "Of those given, lrp_depth can" in message
+
+
 def test_a_contrast_is_named_in_pictures_of_heads(shop, red, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append(args))

@@ -40,6 +40,7 @@ def test_relevance_is_finite_and_depends_on_the_class(name):
     for method in METHODS.values():
         maps = relevance(model, images, targets, method.name)
         assert maps.shape == (2, CLASSES, *GRID) and maps.isfinite().all(), method.name
+        assert method.signed == bool((maps < 0).any()), method.name
         differs = float((maps - maps.flip(1)).norm() / maps.norm()) > 1e-6
         assert differs == (method.uses_target or method.name == "random"), method.name
 
