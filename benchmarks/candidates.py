@@ -32,11 +32,11 @@ from explain.vit import Network
 from report.statistics import paired
 from report.tables import markdown_table, number, write_text
 
-REFERENCE, DEFAULT, CONTRAST = "lrp_magnitude", "lrp_depth", "lrp_contrast"
+REFERENCE, DEFAULT, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
 BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
 LIBRAGRAD = "LibraGrad FullGrad+"
 REPORTED = 3  # of the best, beside these:
-ALSO_REPORTED = (DEFAULT, CONTRAST, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
+ALSO_REPORTED = (DEFAULT, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
 ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
 CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
 GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
@@ -52,6 +52,10 @@ def sum_of(*candidates: Candidate) -> Candidate:
         maps = [one(model, images, targets) for one in candidates]
         return sum(one / one.abs().sum((-2, -1), keepdim=True) for one in maps)
     return compute
+
+
+def mean_of(*candidates: Candidate) -> Candidate:
+    return lambda model, images, targets: sum(one(model, images, targets) for one in candidates) / len(candidates)
 
 
 def smoothed(candidate: Candidate) -> Candidate:
@@ -125,6 +129,12 @@ CANDIDATES: dict[str, Candidate] = {
     "lrp_contrast, positive part of each block": by_block(GAMMA, "softmax", slice(None), positive=True),
     "lrp_contrast smoothed over 3 x 3 patches": smoothed(method("lrp_contrast")),
     "lrp_contrast + lrp_magnitude (log p)": sum_of(method("lrp_contrast"), method("lrp_magnitude", contrast="log_p")),
+    BLEND: method("lrp_blend"),
+    "lrp_blend (logit)": mean_of(method("attnlrp_epsilon", at="depth"), method("lrp_depth")),
+    "AttnLRP over depth (softmax) + lrp_contrast": sum_of(
+        method("attnlrp_epsilon", at="depth", contrast="softmax"), method("lrp_contrast")),
+    "AttnLRP over depth (softmax) + LibraGrad FullGrad+ (softmax)": sum_of(
+        method("attnlrp_epsilon", at="depth", contrast="softmax"), libra(plus=True, contrast="softmax")),
     "LibraGrad FullGrad": libra(),
     "LibraGrad FullGrad (softmax)": libra(contrast="softmax"),
     LIBRAGRAD: libra(plus=True),

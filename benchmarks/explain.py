@@ -28,7 +28,7 @@ from timing import clock_of, cost, name_of, plain_forward, seconds
 
 import commandline
 from explain import METHODS, relevance
-from explain.precision import HalfProducts
+from explain.precision import NOT_IN_HALF, HalfProducts
 from report.tables import markdown_table, number, percent, write_text
 
 PHOTOS = 16
@@ -99,22 +99,25 @@ def costs(model: nn.Module, args: argparse.Namespace, device: torch.device) -> t
 # ---- precision
 
 def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) -> list[dict]:
-    """Return how far float16 factors of matrix products move each method's maps, whether or not it offers them."""
+    """Return how far factors of 16 bits in matrix products move each method's maps, whether or not it offers them."""
     images = photos(args.precision, model, PHOTOS, "--precision").to(device)
     with torch.inference_mode():
         predicted = model(images).argmax(1)
     targets = torch.stack([predicted, torch.randint(0, model.num_classes, predicted.shape).to(device)], 1)
     rows = []
-    print(f"distance of maps in float16 from float32: {len(images)} photos, the predicted class and a random one")
+    print(f"distance of maps in float16 and bfloat16 from float32: {len(images)} photos, the predicted class and a random one")
     for method in args.methods:
         exact = relevance(model, images, targets, method).flatten(2)
-        with HalfProducts():
-            half = relevance(model, images, targets, method).flatten(2)
-        distance = ((half - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten()
-        distance = distance[~distance.isnan()]  # a map that is 0 has no scale
-        median, worst = percent(float(distance.median()), 2), percent(float(distance.max()), 2)
-        rows.append({"": method, "median": median, "worst": worst})
-        print(f"{method:<30}{median:>10}{worst:>10}", flush=True)
+        found = {}
+        for dtype in (torch.float16, torch.bfloat16):
+            with HalfProducts(dtype):
+                half = relevance(model, images, targets, method).flatten(2)
+            distance = ((half - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten()
+            distance = distance[~distance.isnan()]  # a map that is 0 has no scale
+            name = str(dtype).removeprefix("torch.")
+            found |= {f"{name}: median": percent(float(distance.median()), 2), f"{name}: worst": percent(float(distance.max()), 2)}
+        rows.append({"": method, **found, "offered": "no" if method in NOT_IN_HALF else "float16"})
+        print(f"{method:<30}" + "".join(f"{value:>10}" for value in found.values()), flush=True)
     return rows
 
 
@@ -167,10 +170,11 @@ Peak of {whose}, in GiB: {args.memory}, random images that come in batches of
 def precision_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:
     return f"""## float16
 
-Relative distance (L2) of each map to float32's when matrix products take float16 factors: {PHOTOS} photos, the
-predicted class and a random one. `relevance(..., precision="float16")` offers it to methods that stay within 2 %.
+Relative distance (L2) of each map to float32's when matrix products take factors of 16 bits: {PHOTOS} photos, the predicted
+class and a random one. `--precision float16` and `relevance(..., precision="float16")` offer it to methods that stay within
+2 % whatever the other class (input_x_gradient does not with other seeds); bfloat16 is offered to none.
 
-{markdown_table(precision(model, args, device), align='lrr')}"""
+{markdown_table(precision(model, args, device), align='lrrrrr')}"""
 
 
 def throughput_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:

@@ -31,27 +31,33 @@ from .vit import Network, Record
 PLACES = ("pixels", "tokens", "depth")
 
 
-def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way, gamma_patch: float, at: str,
+def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way | tuple[Way, ...], gamma_patch: float, at: str,
                contrast: str, centre_head: bool, layers: bool, gap: bool) -> Tensor | tuple[Tensor, ...]:
-    """Input times a way's gradient, in one of PLACES."""
+    """Input times a way's gradient, in one of PLACES; of several ways, from one recorded forward pass, the mean."""
+    ways = way if isinstance(way, tuple) else (way,)
     if at not in PLACES:
         raise ValueError(f"at is {at!r}; expected one of {', '.join(PLACES)}.")
-    for name, value in (("gamma", way.gamma), ("gamma_patch", gamma_patch)):
+    for name, value in (*(("gamma", one.gamma) for one in ways), ("gamma_patch", gamma_patch)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is {value}; expected a finite number from 0 up (0 is the epsilon rule).")
     record = network.record(images)
     weights = class_weights(record.logits, targets, contrast, centre_head)
-    at_blocks: list[Tensor] | None = None if at == "pixels" else []
-    carried: list[Tensor] | None = [] if layers else None
-    at_patches = patch_gradient(network, record, head_rows(network, weights), way, at_blocks, carried)
-    if at == "pixels":
-        relevance = (at_patches * _patch_factor(network, images, record, gamma_patch)).sum(-1)
-    else:
-        relevance = at_blocks[-1] if at == "tokens" else torch.stack(at_blocks).mean(0)
+    rows, relevance, by_head = head_rows(network, weights), 0.0, 0.0
+    for one in ways:
+        at_blocks: list[Tensor] | None = None if at == "pixels" else []
+        carried: list[Tensor] | None = [] if layers else None
+        at_patches = patch_gradient(network, record, rows, one, at_blocks, carried)
+        if at == "pixels":
+            at_patches = (at_patches * _patch_factor(network, images, record, gamma_patch)).sum(-1)
+        else:
+            at_patches = at_blocks[-1] if at == "tokens" else torch.stack(at_blocks).mean(0)
+        relevance = relevance + at_patches / len(ways)
+        if layers:
+            by_head = by_head + torch.stack(carried[::-1], dim=2) / len(ways)
     maps = relevance.unflatten(-1, record.grid)
     found = [maps]
     if layers:
-        found.append(torch.stack(carried[::-1], dim=2).unflatten(-1, record.grid))
+        found.append(by_head.unflatten(-1, record.grid))
     if gap:
         found.append(explained_value(record.logits, weights) - maps.sum((-2, -1)))
     return maps if len(found) == 1 else tuple(found)
@@ -147,6 +153,20 @@ def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: fl
         have either sign; absorbed as in `lrp_depth`. What all classes share, in a bias too, is in neither.
     """
     return lrp_depth(network, images, targets, gamma=gamma, contrast="softmax", layers=layers, gap=gap)
+
+
+def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, layers: bool = False,
+              gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+    """The mean of `lrp_contrast` and of AttnLRP (epsilon) over depth from the same start: ours.
+
+    CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each errs in
+    its own way, and both say how much of the same quantity a token brings, so that their mean still adds up to it. It
+    takes one recorded forward pass and two ways down. docs/candidates.md has its figures.
+    gap: the mean of the gaps of both.
+    """
+    ways = (Way(constant_deviation=True, secant=True, halved=True),
+            Way(constant_deviation=True, secant=True, constant_attention=True, gamma=gamma))
+    return _relevance(network, images, targets, ways, 0.0, "depth", "softmax", False, layers, gap)
 
 
 def input_x_gradient(network: Network, images: Tensor, targets: Tensor, *, at: str = "pixels",

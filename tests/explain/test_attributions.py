@@ -93,6 +93,15 @@ def test_ours_are_cp_lrp_over_depth(vit, images, targets):
                        relevance(vit, images, targets, "cp_lrp", at="depth", contrast="softmax"))
 
 
+def test_a_blend_is_the_mean_of_two_methods(vit, images, targets):
+    """Of their maps, their heads' relevance and their gaps, from one recorded forward pass."""
+    asked = {"layers": True, "gap": True}
+    parts = [relevance(vit, images, targets, "attnlrp_epsilon", at="depth", contrast="softmax", **asked),
+             relevance(vit, images, targets, "lrp_contrast", **asked)]
+    for found, one, other in zip(relevance(vit, images, targets, "lrp_blend", **asked), *parts, strict=True):
+        assert relative(found, (one + other) / 2) < 1e-12 and relative(one, other) > 1e-3
+
+
 def test_padded_images(targets):
     model = make_vit(dynamic_img_size=True, dynamic_img_pad=True)
     images = torch.randn(3, 3, 13, 20, dtype=torch.float64)

@@ -154,7 +154,7 @@ def test_a_layer_is_what_its_block_adds(vit, images, targets, method):
 # ---- gap
 
 @pytest.mark.parametrize("structure", ["class token", "mean", "attention pooling", "two heads"])
-@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT + ["lrp_contrast"] if METHODS[name].signed
+@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT + ["lrp_contrast", "lrp_blend"] if METHODS[name].signed
                                     and name != "integrated_gradients"])
 def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, structure):
     model = make_structure(structure)
@@ -162,7 +162,7 @@ def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, str
     logits = model(images).detach()
     for b in range(3):
         for k in range(2):
-            contrast = "softmax" if method == "lrp_contrast" else "none"
+            contrast = "softmax" if method in ("lrp_contrast", "lrp_blend") else "none"
             explained = slow_weights(logits[b], int(targets[b, k]), contrast) @ logits[b]
             assert float(gap[b, k]) == pytest.approx(float(explained - maps[b, k].sum()), abs=1e-10)
 

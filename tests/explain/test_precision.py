@@ -42,11 +42,11 @@ def test_float16_ends_with_an_exception(model, images, targets, monkeypatch, pla
     exact, module = relevance(model, images, targets, "lrp_magnitude"), place.split(".")[0]
     plainly = getattr({"rules": rules, "precision": precision}[module], place.split(".")[1])
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 3:
             raise error("in the middle")
-        return plainly(*arguments)
+        return plainly(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(f"explain.{place}", fail)

@@ -185,7 +185,7 @@ def test_the_rest_of_the_batch_changes_nothing_at_the_size_that_people_use(metho
 
 @pytest.mark.parametrize("targets, limits", [
     (2, {"lrp": 5.0, "lrp_magnitude": 5.0, "gradient_attention": 2.0, "attnlrp_epsilon": 2.5, "attnlrp": 3.5, "lrp_depth": 5.0,
-         "lrp_contrast": 5.0}),
+         "lrp_contrast": 5.0, "lrp_blend": 5.0}),
     (10, {"lrp": 4.5, "lrp_magnitude": 4.5})])
 def test_arithmetic_of_a_map_in_forward_passes(targets, limits):
     """Of matrix products and attention, so that no clock decides; docs/benchmark.md has the time, of all operations."""
