@@ -202,9 +202,11 @@ def test_training_is_counted_in_the_plain_loop(training):
             ("kept", run(10, 0.9, fresh=False))]
     assert "| own | 40 | 2.5 | 81.0 % | 1.00 |" in training.table(runs)
     assert training.mark(runs, 2.5).startswith("Met: ") and training.mark(runs, 2.6).startswith("Missed: ")
-    assert training.to_same_accuracy(runs).endswith("in epoch 2, after 70 s; `short` is there, and ends, after 20 s: 3.50 times as fast.")
+    said = "in epoch 2, after 70 s; `short` is there, and ends, after 20 s: 3.50 times as fast "
+    assert training.to_same_accuracy(runs, 3.4).endswith(f"{said}(met: more than 3.4 is meant).")
+    assert training.to_same_accuracy(runs, 3.5).endswith(f"{said}(missed: more than 3.5 is meant).")
     worse = [runs[0], ("own", run(40, 0.79))]
-    assert training.mark(worse, 2.5).startswith("Missed: ") and training.to_same_accuracy(worse).endswith("ours does not reach it.")
+    assert training.mark(worse, 2.5).startswith("Missed: ") and training.to_same_accuracy(worse, 1.5).endswith("ours does not reach it.")
 
 
 def test_cost_counts_in_forward_passes_of_the_same_round():
