@@ -204,6 +204,7 @@ def test_training_is_counted_in_the_plain_loop(training):
     assert training.mark(runs, 2.5).startswith("Met: ") and training.mark(runs, 2.6).startswith("Missed: ")
     said = "in epoch 2, after 70 s; `short` is there, and ends, after 20 s: 3.50 times as fast "
     assert training.to_same_accuracy(runs, 3.4).endswith(f"{said}(met: more than 3.4 is meant).")
+    assert training.to_same_accuracy(runs).endswith(f"{said[:-1]}.")
     assert training.to_same_accuracy(runs, 3.5).endswith(f"{said}(missed: more than 3.5 is meant).")
     worse = [runs[0], ("own", run(40, 0.79))]
     assert training.mark(worse, 2.5).startswith("Missed: ") and training.to_same_accuracy(worse, 1.5).endswith("ours does not reach it.")
