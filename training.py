@@ -2,24 +2,23 @@
 
 import argparse
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import count
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import commandline
 from data.datasets import ImageData, stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
 from models.adapt import Settings, adapt, plain, timm_model, trainable_parameters
-from models.batches import Batch, Batches, feature_batches, stored_batches
+from models.batches import Batches, feature_batches, stored_batches
 from models.evaluate import Predictions, predict
 from models.features import Features, Frozen, Rest, cached_features, cached_tokens, first_trained_block, token_bytes
 from models.fit import Fit, Recipe, fit
+from models.loading import Batch, Loading, load
 from models.probe import ProbeRecipe, fit_probe
 from models.runs import RESUME, SUMMARY, save_trained
 from models.share import Share
@@ -29,6 +28,7 @@ from report.figures import training_curves
 from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
+METRICS = "metrics.csv"
 SLOW = 5.0  # seconds of training, half of which may be spent waiting, before the loader is worth a warning
 
 
@@ -50,15 +50,17 @@ class Training:
         self.kept = np.setdiff1d(np.arange(len(labels)), self.held_out)
         self.workers = commandline.workers_of(self.args, self.device)
         self.features: dict[tuple, Features] = {}
-        self.frozen_seconds = 0.0  # of frozen blocks, which batches of tokens wait for
+        self.passing, self.stepping = Loading(), Loading()  # images for what is frozen, and for steps
         self.first: int | None = None  # the first adapted block, where what enters it is kept
         self.tokens: Features | None = None  # what enters it, of each training image
         self.class_weights = _inverse_sizes(labels[self.kept], len(self.data.class_names))
 
     def train(self, model: nn.Module) -> tuple[nn.Module, Fit]:
         """Return the trained model, holding its chosen epoch, and the history."""
+        if self.share.first and not (self.args.out / RESUME).is_file():
+            (self.args.out / METRICS).unlink(missing_ok=True)  # of a run that this one replaces
         if self.settings.method == "linear":
-            return model, self._fit_probe(model, self.recipe, say=print_row)
+            return model, self._fit_probe(model, self.recipe, say=self._reporter())
         first = first_trained_block(adapt(copy.deepcopy(model), self.settings))
         self.first = first if first is not None and self._may_keep(model, first) else None
         if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
@@ -73,11 +75,13 @@ class Training:
         """Fit the classifier to cached features; only `train` and `val` are needed."""
         found = self._views(lambda *view: self._features(model, "train", *view))
         evaluations = {"held_out": self._features(model, "train").select(self.held_out), "val": self._features(model, "val")}
+        passed = self._tell_passing()
         adapt(model, Settings("linear"))
         views = [one.select(self.kept) for one in found]
         inputs, labels = (torch.cat([getattr(view, name) for view in views]) for name in ("inputs", "labels"))
         batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in evaluations.items()}
-        return fit_probe(model.get_classifier(), inputs, labels, batches, recipe, self.device, self._weights(), report=say)
+        fitted = fit_probe(model.get_classifier(), inputs, labels, batches, recipe, self.device, self._weights(), report=say)
+        return replace(fitted, **passed)
 
     def _views(self, find: Callable[..., Features]) -> list[Features]:
         """Return the training images as they are, or as many augmented views as were asked for."""
@@ -91,7 +95,8 @@ class Training:
 
     def _find_features(self, model: nn.Module, split: str, view: int | None = None) -> Features:
         dataset, key, name = self._seen(split, view)
-        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share, self.first)
+        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share,
+                               self.first, self.passing)
 
     def _seen(self, split: str, view: int | None) -> tuple[Prepared, dict, str]:
         """Return a split as it is or in one augmented view, the key of what is computed from it, and its name.
@@ -110,38 +115,56 @@ class Training:
         trainable = sum(p.numel() for p in trainable_parameters(model).values())
         print(f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
               f"{len(self.held_out)} held out")
-        train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed)
+        train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed, self.stepping)
         evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
         trained = timm_model(model)
         if self.first is not None:
             trained, train, evaluations = self._on_tokens(model, self.first, train)
+            self._tell_passing()
         if self.recipe.balance == "sampling":
             chances = self.class_weights[self.data.splits["train"].labels[self.kept]]
             train = replace(train, chances=(chances / chances.sum()).numpy())
         found = fit(trained, train, evaluations, self.recipe, self.device, seed=self.args.seed,
                     classes=len(self.data.class_names), weights=self._weights(), resume=self.args.out / RESUME,
-                    save_every=self.args.save_every, report=self._reporter(), progress=True, share=self.share)
-        found.waiting = max(0.0, found.waiting - self.frozen_seconds)
-        if found.waiting > found.seconds / 2 > SLOW:
-            commandline.warn(f"training waited {found.waiting / found.seconds:.0%} of its time for images: the loader, not the model, "
-                             f"is the limit; give --workers {max(2, 2 * self.workers)}")
-        return found
+                    save_every=self.args.save_every, report=self._reporter(),
+                    keep=lambda history: write_csv(self.args.out / METRICS, history), progress=True, share=self.share)
+        # with frozen blocks, `fit` waited for their tokens too; with stored tokens, for these alone
+        waiting = self.stepping.waiting if self.stepping.images else found.waiting
+        return replace(found, **self._tell("training", replace(self.stepping, seconds=found.seconds, waiting=waiting)))
+
+    def _tell_passing(self) -> dict[str, float]:
+        """Tell how what is frozen was computed since this was last told."""
+        done, self.passing = self.passing, Loading()
+        return self._tell("the frozen part", done)
+
+    def _tell(self, what: str, loading: Loading) -> dict[str, float]:
+        """Say how fast the loaders of all processes can be, and warn where they are the limit; return what a Fit keeps."""
+        rate, seconds, waiting = sum(self.share.exchange(loading.rate)), loading.seconds, loading.waiting
+        if loading.images:
+            print(f"the loader can give {rate:,.0f} images a second; {what} waited {waiting:.1f} of {seconds:.1f} s for it")
+        if waiting > seconds / 2 > SLOW:
+            why = (f"images: the loader, not the model, is the limit; give --workers {max(2, 2 * self.workers)}"
+                   if loading.images else "stored tokens: the disk is the limit; give a --cache on a faster one")
+            commandline.warn(f"{what} waited {waiting / seconds:.0%} of its time for {why}")
+        return {"seconds": seconds, "waiting": waiting, "images_per_second": rate}
 
     def _weights(self) -> torch.Tensor | None:
         return self.class_weights if self.recipe.balance == "weights" else None
 
     def _reporter(self) -> Callable[[dict], None]:
-        """Return what is told of every epoch: a line, and TensorBoard if it was asked for."""
+        """Return what is told of every epoch or penalty: a line, and TensorBoard, where steps count them from 1."""
         if not (self.args.tensorboard and self.share.first):
             return print_row
         from torch.utils.tensorboard import SummaryWriter  # only here: it takes seconds, and need not be installed
 
-        writer = SummaryWriter(self.args.out / "tensorboard")
+        writer, penalties = SummaryWriter(self.args.out / "tensorboard"), count(1)
 
         def report(row: dict) -> None:
             print_row(row)
-            for name in set(row) - {"epoch"}:
-                writer.add_scalar(name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name, row[name], row["epoch"])
+            step = row["epoch"] if "epoch" in row else next(penalties)
+            for name in sorted(set(row) - {"epoch"}):
+                shown = name.replace("_", "/", 1) if name.startswith(("train_", "val_")) else name
+                writer.add_scalar(shown, row[name], step)
             writer.flush()
 
         return report
@@ -156,8 +179,14 @@ class Training:
             commandline.warn(f"what enters block {first} would take {size:.1f} GiB, beyond --cache-limit "
                              f"{self.args.cache_limit:g}: blocks before it are run in every epoch")
             return False
-        print(f"blocks before {first} are frozen and run once: up to {size:.2f} GiB in {self.args.cache}")
+        how = "run once" if self._repeats() else ("run once for images as they are, but each time for training images, "
+                                                  "which every epoch augments anew")
+        print(f"blocks before {first} are frozen and {how}: up to {size:.2f} GiB in {self.args.cache}")
         return True
+
+    def _repeats(self) -> bool:
+        """Tell whether epochs see the same training images again, so that their tokens can be kept."""
+        return bool(self.args.augment_views) or self.args.augment == "none"
 
     def _on_tokens(self, model: nn.Module, first: int, train: Batches) -> tuple[nn.Module, Batches, dict[str, Batches]]:
         """Return the part that trains, and batches of what enters it; training images that are augmented anew in every
@@ -167,32 +196,31 @@ class Training:
         self.tokens = plain_ones["train"]
         evaluations = {"held_out": plain_ones["train"].select(self.held_out), "val": plain_ones["val"]}
         batches = {name: stored_batches([one], 64) for name, one in evaluations.items()}
-        if self.args.augment_views or self.args.augment == "none":
+        if self._repeats():
             views = self._views(lambda *view: self._tokens(model, first, "train", *view))
-            stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed)
+            stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed,
+                                    name=train.name)
             return Rest(model, first), stored, batches
         frozen = Frozen(model, first)
 
         def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
             for images, labels in train.make(batches, epoch):
-                start = time.monotonic()
-                tokens = frozen(images.to(self.device))
-                self.frozen_seconds += time.monotonic() - start
-                yield tokens, labels
+                yield frozen(images.to(self.device)), labels
 
         return Rest(model, first), replace(train, make=make), batches
 
     def _tokens(self, model: nn.Module, first: int, split: str, view: int | None = None) -> Features:
         dataset, key, name = self._seen(split, view)
-        return cached_tokens(model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share)
+        return cached_tokens(model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share,
+                             self.passing)
 
-    def _batches(self, split: str, indices=None, augment="none", batch_size=64, seed: int | None = None) -> Batches:
+    def _batches(self, split: str, indices=None, augment="none", batch_size=64, seed: int | None = None,
+                 loading: Loading | None = None) -> Batches:
         chosen = self.data.splits[split] if indices is None else self.data.splits[split].select(indices)
         transform = training_transform(self.config["data_config"], augment, self.args.crop_scale)
 
-        def make(batches: list[list[int]], epoch: int) -> DataLoader:
-            dataset = Prepared(chosen, transform, self.args.seed, epoch)
-            return DataLoader(dataset, batch_sampler=batches, num_workers=self.workers)
+        def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
+            return load(Prepared(chosen, transform, self.args.seed, epoch), batches, self.workers, loading)
 
         return Batches(len(chosen), batch_size, make, seed, name=chosen.name)
 
@@ -202,7 +230,7 @@ class Training:
         if not self.share.first:
             return
         save_trained(out, model, self.settings)
-        write_csv(out / "metrics.csv", trained.history)
+        write_csv(out / METRICS, trained.history)
         write_csv(out / "predictions.csv", self._prediction_rows(predictions))
         title = f"{self.settings.label()} on {self.data.name}, {self.args.model}"
         training_curves(out / "curves.png", trained.history, trained.chosen, title)

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from models.features import Features
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+from models.loading import Batch
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is frozen is computed once: pooled features, or the tokens that enter the first block that trains."""
 
 import math
+import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,12 +15,13 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from errors import ExplainedError
 from models.adapt import timm_model
 from models.cache import CHUNK_ROWS, Cache, Compute, Rows, Span
+from models.loading import Loading, load
 from models.share import Share
 
 BATCH_SIZE = CHUNK_ROWS // 8  # divides a chunk, so that an interrupted computation goes on in the same batches
@@ -62,18 +64,20 @@ class Features:
 def cached_features(
     model: nn.Module, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
     workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(), entering: int | None = None,
+    loading: Loading | None = None,
 ) -> Features:
     """Return the pooled features of every image, of which only those are computed that do not lie in `folder` already.
 
     `key` must name everything that the features depend on (backbone hash, data fingerprint, transform, view). Damaged
     chunks are computed anew, with a line that says so; `folder` None turns the cache off. entering: a block; while
-    features are computed, the tokens that enter it are stored as well, for `cached_tokens` to find.
+    features are computed, the tokens that enter it are stored as well, for `cached_tokens` to find. loading: to which the
+    time of what is computed is added, and of loading its images.
     """
 
     def pooled(images: torch.Tensor) -> torch.Tensor:
         return model.forward_head(model.forward_features(images), pre_logits=True)
 
-    compute = _through(model, pooled, dataset, device, workers, f"features {name}", progress)
+    compute = _through(model, pooled, dataset, device, workers, f"features {name}", progress, loading=loading)
     if entering is not None and folder is not None:
         compute = _keeping(compute, timm_model(model).blocks[entering], _token_cache(folder, key, entering, len(dataset)))
     return _stored(Cache(folder, "features", key, len(dataset), ("inputs", "labels")), compute, share)
@@ -88,6 +92,7 @@ def compute_features(model: nn.Module, dataset: Dataset, device: torch.device, w
 def cached_tokens(
     model: nn.Module, first: int, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
     workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(),
+    loading: Loading | None = None,
 ) -> Features:
     """Return the tokens that enter block `first` for every image, like `cached_features`, stored as float16.
 
@@ -95,7 +100,7 @@ def cached_tokens(
     alike, where a token is beyond the range of float16.
     """
     frozen = Frozen(model, first)
-    compute = _through(frozen, frozen, dataset, device, workers, f"tokens {name}", progress, _halved)
+    compute = _through(frozen, frozen, dataset, device, workers, f"tokens {name}", progress, _halved, loading)
     return _stored(_token_cache(folder, key, first, len(dataset)), compute, share)
 
 
@@ -207,16 +212,20 @@ def _keeping(compute: Compute, block: nn.Module, tokens: Cache) -> Compute:
 def _through(
     module: nn.Module, forward: Callable, dataset: Dataset, device: torch.device, workers: int, title: str,
     progress: bool, convert: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+    loading: Loading | None = None,
 ) -> Compute:
     """Return what runs images through a module by `forward`, chunk by chunk, as Cache.fill asks for it."""
+    loading = loading or Loading()
 
     @torch.no_grad()
     def compute(spans: list[Span]) -> Iterator[dict[str, np.ndarray]]:
+        begun = time.monotonic()
         module.eval().to(device)
         batches = [list(range(i, min(i + BATCH_SIZE, stop))) for start, stop in spans
                    for i in range(start, stop, BATCH_SIZE)]
-        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers)  # one for all: workers start slowly
-        results = iter(tqdm(loader, desc=title, unit="batch", delay=2, leave=False, disable=None if progress else True))
+        loader = load(dataset, batches, workers, loading)  # one for all: workers start slowly
+        results = iter(tqdm(loader, title, len(batches), unit="batch", delay=2, leave=False,
+                            disable=None if progress else True))
         for start, stop in spans:
             inputs, labels = [], []
             for images, batch_labels in islice(results, math.ceil((stop - start) / BATCH_SIZE)):
@@ -224,6 +233,7 @@ def _through(
                     inputs.append(forward(images.to(device)).float().cpu())
                 labels.append(batch_labels)
             yield {"inputs": convert(torch.cat(inputs).numpy()), "labels": torch.cat(labels).numpy()}
+        loading.seconds += time.monotonic() - begun
 
     return compute
 

@@ -2,7 +2,8 @@
 
 Everything random in a step depends on (seed, epoch, step, part) alone, and the state of a fit is saved between steps: so a
 fit that was killed anywhere continues as if nothing had happened. Several processes share each step's images, and
-together do what one would do.
+together do what one would do but for rounding, and for what is drawn for each process's part of a step: mixup, cutmix and
+stochastic depth. With these, the number of processes is part of what a result depends on.
 """
 
 import time
@@ -21,8 +22,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from errors import ExplainedError
-from models.batches import Batch, Batches, deal
+from models.batches import Batches, deal
 from models.evaluate import predict
+from models.loading import Batch
 from models.optim import parameter_groups, warmup_cosine
 from models.share import ALONE, Share
 from models.state import Position, State
@@ -64,12 +66,14 @@ class Recipe:
 @dataclass
 class Fit:
     """History (a row an epoch or a penalty) and the number of the chosen one, counted from 1, whose weights the model
-    holds. seconds: of training steps, waiting for images among them; not of evaluation."""
+    holds. seconds: of training steps, waiting for images among them, not of evaluation; a probe's: of the pass
+    that gives its features. images_per_second: that the loader can give, 0 where it was asked for none."""
 
     history: list[dict] = field(default_factory=list)
     chosen: int = 0
     seconds: float = field(default=0.0, compare=False)
     waiting: float = field(default=0.0, compare=False)
+    images_per_second: float = field(default=0.0, compare=False)
 
 
 def fit(
@@ -85,15 +89,18 @@ def fit(
     resume: Path | None = None,
     save_every: float = SAVE_EVERY,
     report: Callable[[dict], None] = lambda row: None,
+    keep: Callable[[list[dict]], None] = lambda history: None,
     progress: bool = False,
     share: Share = ALONE,
 ) -> Fit:
     """Train what requires grad; after every epoch evaluate; keep the epoch that is best on `held_out`.
 
     `evaluations` holds "held_out", on which the epoch is chosen (accuracy, then loss), and others that are only
-    reported. classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch and every `save_every`
-    seconds, so that a killed fit continues there and ends with the same bits. With several processes, `share`, the first
-    one writes. Raises ExplainedError at the first loss that is not finite, its step saved before, and OSError.
+    reported. classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume`
+    after every epoch and every `save_every` seconds, so that a killed fit continues there and ends with the same bits.
+    report: is told every epoch's row; keep: is given all rows so far before a state is saved that holds them. With several
+    processes, `share`, the first one writes and keeps. Raises ExplainedError at the first loss that is not finite, its
+    step saved before, and OSError.
     """
     loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
     state, share = loop.state, loop.share
@@ -109,6 +116,8 @@ def fit(
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
             _finish(state, row)
             state.put(kept)
+            if share.first:
+                keep(state.history)
             loop.save()
             report(row)
     state.put(state.best)
@@ -249,10 +258,10 @@ class _Loop:
         if np.isfinite(loss):
             return
         self.save()
-        position, names = self.state.position, ", ".join(map(self.train.name, step[:8]))
-        more = f" and {len(step) - 8} more" if len(step) > 8 else ""
+        position = self.state.position
+        names = ", ".join(dict.fromkeys(map(self.train.name, step)))  # sampling may draw one twice
         kept = f"the state before it is in {self.resume}; " if self.resume else ""
-        raise ExplainedError(f"the loss became {loss} in epoch {position.epoch}, step {position.step} (images: {names}{more}); "
+        raise ExplainedError(f"the loss became {loss} in epoch {position.epoch}, step {position.step} (images: {names}); "
                              f"{kept}try a smaller --learning-rate with another --out")
 
     @torch.no_grad()

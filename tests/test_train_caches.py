@@ -2,14 +2,19 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from timm.layers import PatchEmbed
 
 import train
 from commands import command, files
+from data.datasets import load_data, stratified
+from models.batches import Batches
+from tiny import SIZE
 
 LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
 
@@ -43,7 +48,9 @@ def accuracies(run: Path) -> dict[str, float]:
 def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, capsys, augment):
     for name, cache in (("with", []), ("without", ["--no-cache"])):
         assert command(train, *shop.options, *LATE, *augment, *cache, "--out", tmp_path / name) == 0
-        assert ("blocks before 4 are frozen and run once" in capsys.readouterr().out) == (not cache)
+        (said,) = re.findall("blocks before 4 are frozen and (.*): up to", capsys.readouterr().out) or [None]
+        anew = "run once for images as they are, but each time for training images, which every epoch augments anew"
+        assert said == (None if cache else "run once" if augment[1] == "none" else anew)
     assert accuracies(tmp_path / "with") == accuracies(tmp_path / "without")
     for name, split in summary(tmp_path / "with").items():
         assert split["loss"] == pytest.approx(summary(tmp_path / "without")[name]["loss"], rel=0.01), name
@@ -60,6 +67,30 @@ def test_frozen_blocks_are_never_run_twice(shop, tmp_path, passes):
     assert sum(passes) == 36 * 3 + 18 * 3, "another seed shares all but these predictions"
     assert command(train, *argv, "--data-seed", 1, "--out", tmp_path / "third") == 0
     assert sum(passes) == 36 * 5 + 18 * 4, "another data seed draws other views"
+
+
+def test_a_probe_scores_alike_with_a_new_cache_an_old_one_and_none(shop, tmp_path, passes):
+    seen, kept = [], ["--cache", tmp_path / "cache"]
+    for name, cache in (("new", kept), ("old", kept), ("none", ["--no-cache"])):
+        assert command(train, *shop.options, *cache, "--out", tmp_path / name) == 0
+        seen.append(sum(passes))
+        assert accuracies(tmp_path / name) == accuracies(tmp_path / "new"), name
+        for row, other in zip(history(tmp_path / name), history(tmp_path / "new"), strict=True):
+            assert row["val_accuracy"] == other["val_accuracy"], name
+            assert float(row["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4), name
+    assert seen == [54, 54, 108], "the second read all, the third nothing"
+
+
+@pytest.mark.parametrize("augment", [["--augment", "none"], ["--augment-views", 2], ["--augment", "crop"]])
+def test_a_loss_that_is_no_number_names_the_files_of_its_step(shop, tmp_path, capsys, augment):
+    argv = [*shop.options, *LATE, "--batch-size", 10, "--learning-rate", 1e30, *augment, "--out", tmp_path / "run"]
+    assert command(train, *argv) == 1
+    epoch, step, named = re.search(r"in epoch (\d+), step (\d+) \(images: (.*?)\)", capsys.readouterr().err).groups()
+    split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
+    kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 0))
+    images = Batches(len(kept), 10, None, seed=0).steps(int(epoch))[int(step)]
+    assert named.split(", ") == [split.name(kept[index]) for index in images]
+    assert all((shop.colours / name).is_file() for name in named.split(", "))
 
 
 def test_images_that_are_augmented_anew_go_through_the_frozen_part_each_epoch(shop, tmp_path, passes):

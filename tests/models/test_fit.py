@@ -270,6 +270,24 @@ def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_st
     assert same_state(model.state_dict(), whole.state_dict())
 
 
+def test_the_history_is_kept_whole_before_the_state_that_holds_it(batches, tmp_path):
+    path, seen = tmp_path / "resume.safetensors", []
+
+    def epochs_saved() -> int:
+        if not path.is_file():
+            return 0
+        with safe_open(path, framework="pt") as file:
+            return len(json.loads(file.metadata()["fit"])["history"])
+
+    def keep(history: list[dict]) -> None:
+        seen.append(([row["epoch"] for row in history], epochs_saved()))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(new_model(), batches, resume=path, report=Stop(2), keep=keep)
+    run(new_model(), batches, resume=path, keep=keep)
+    assert seen == [(list(range(1, epoch + 1)), epoch - 1) for epoch in range(1, 7)]
+
+
 # Optimisation
 
 

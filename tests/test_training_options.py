@@ -1,0 +1,296 @@
+"""Options of train.py do what they say: seen in what reaches the model, and in what is told while training goes on."""
+
+import csv
+import importlib.machinery
+import json
+import re
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+import training
+from commands import command, files
+from models import fit as fit_module
+from models.runs import state_of
+from test_train_caches import LATE, history
+from tiny import COLOURS, SIZE, colour_image
+
+SIZES = {"blue": 20, "green": 5, "red": 5}
+FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory) -> Path:
+    """A folder whose first class is four times as large as each other."""
+    root, seed = tmp_path_factory.mktemp("uneven"), 1000
+    for split in ("train", "val"):
+        for name, count in SIZES.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                seed += 1
+                colour_image(COLOURS[name], seed).save(root / split / name / f"{number:02d}.png")
+    return root
+
+
+def spied(monkeypatch, name: str) -> list[tuple[tuple, dict]]:
+    """What training.py calls a function with."""
+    calls, function = [], getattr(training, name)
+
+    def spy(*args, **options):
+        calls.append((args, options))
+        return function(*args, **options)
+
+    monkeypatch.setattr(training, name, spy)
+    return calls
+
+
+def sizes(run: Path) -> np.ndarray:
+    """How many images of each class a run was trained on, without those held out."""
+    rows = csv.DictReader((run / "predictions.csv").open())
+    labels = [row["label"] for row in rows if row["split"] == "train"]
+    return np.array([labels.count(name) for name in COLOURS])
+
+
+# ---- classes of unequal sizes
+
+
+def inverse(count: np.ndarray) -> np.ndarray:
+    """Weights by the inverse of a class's size, 1 on average over images."""
+    return count.sum() / count / len(count)
+
+
+@pytest.mark.parametrize("method", ["linear", "full"])
+def test_balance_weights_weighs_losses_by_the_inverse_of_a_classs_size(shop, uneven, tmp_path, monkeypatch, method):
+    probes, fits = spied(monkeypatch, "fit_probe"), spied(monkeypatch, "fit")
+    options = FULL if method == "full" else []
+    found = {}
+    for balance in ("none", "weights"):
+        out = tmp_path / balance
+        assert command(train, "--data", uneven, *shop.model, *options, "--balance", balance, "--out", out) == 0
+        found[balance] = fits[-1][1]["weights"] if method == "full" else probes[-1][0][6]
+    count = sizes(tmp_path / "weights")
+    assert found["none"] is None and count[0] > 3 * count[1]
+    assert np.allclose(found["weights"], inverse(count)) and (inverse(count) * count).sum() == pytest.approx(count.sum())
+    heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in found]
+    assert heads[0] != heads[1]
+
+
+def test_balance_sampling_draws_every_class_as_often(shop, uneven, tmp_path, monkeypatch):
+    fits = spied(monkeypatch, "fit")
+    shares = {}
+    for balance in ("none", "sampling"):
+        out = tmp_path / balance
+        assert command(train, "--data", uneven, *shop.model, *FULL, "--balance", balance, "--out", out) == 0
+        (_, batches, *_), options = fits[-1]
+        assert options["weights"] is None, "losses are not weighed on top of it"
+        labels = np.repeat(np.arange(3), sizes(out))
+        drawn = np.concatenate([sum(batches.steps(epoch), []) for epoch in range(1, 101)])
+        shares[balance] = np.bincount(labels[drawn], minlength=3) / len(drawn)
+    assert np.allclose(shares["none"], sizes(out) / len(labels)) and shares["none"][0] > 0.6
+    assert np.allclose(shares["sampling"], 1 / 3, atol=0.03)
+
+
+# ---- stochastic depth, mixed images
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_drop_path_reaches_the_blocks_while_they_train(shop, tmp_path, monkeypatch, rate):
+    fits = spied(monkeypatch, "fit")
+    assert command(train, *shop.options, *FULL, "--drop-path", rate, "--out", tmp_path) == 0
+    model = fits[0][0][0]
+    chances = [[getattr(path, "drop_prob", 0.0) for path in (block.drop_path1, block.drop_path2)] for block in model.blocks]
+    assert np.allclose(chances, np.linspace(0, rate, 6)[:, None])
+    model.train()
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, SIZE, SIZE)
+    assert torch.equal(model(images), model(images)) == (rate == 0)
+
+
+@pytest.fixture
+def parts(monkeypatch) -> list[dict]:
+    """Of every part of a step: the images that were loaded, those that the model got, labels and targets."""
+    seen, part, losses = [], fit_module._Loop._part, fit_module._Loop._losses
+
+    def entered(self, inputs, labels, *rest):
+        hook = self.model.register_forward_pre_hook(lambda _, given: seen[-1].update(given=given[0].clone()))
+        seen.append({"loaded": inputs.clone(), "labels": labels})
+        try:
+            return part(self, inputs, labels, *rest)
+        finally:
+            hook.remove()
+
+    def weighed(self, logits, labels, targets):
+        seen[-1]["targets"] = targets
+        return losses(self, logits, labels, targets)
+
+    monkeypatch.setattr(fit_module._Loop, "_part", entered)
+    monkeypatch.setattr(fit_module._Loop, "_losses", weighed)
+    return seen
+
+
+def smoothed(labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.one_hot(labels, 3) * 0.9 + 0.1 / 3
+
+
+@pytest.mark.parametrize("option", ["--mixup", "--cutmix"])
+def test_images_and_targets_are_mixed_in_the_same_proportion(shop, tmp_path, parts, option):
+    """By hand: every image with the one at its place from the end, as the share that its target tells."""
+    assert command(train, *shop.options, *FULL, option, 1.0, "--out", tmp_path) == 0
+    shares = []
+    for part in parts:
+        loaded, given, own, other = part["loaded"], part["given"], smoothed(part["labels"]), smoothed(part["labels"].flip(0))
+        differs = (own - other).abs() > 0.1
+        share = float(((part["targets"] - other)[differs] / (own - other)[differs]).mean())
+        assert torch.allclose(part["targets"], share * own + (1 - share) * other, atol=1e-5)
+        if option == "--mixup":
+            assert torch.allclose(given, share * loaded + (1 - share) * loaded.flip(0), atol=1e-4)
+        else:
+            kept = (given == loaded).all(1)
+            assert (kept | (given == loaded.flip(0)).all(1)).all(), "every pixel is of one or the other"
+            assert kept.float().mean((1, 2)).numpy() == pytest.approx(share, abs=0.01)
+        shares.append(share)
+    assert len(parts) == 4 and len(set(shares)) == 4, "each part draws its own"
+    assert any(0.05 < share < 0.95 for share in shares)
+
+
+def test_without_them_nothing_is_mixed(shop, tmp_path, parts):
+    assert command(train, *shop.options, *FULL, "--out", tmp_path) == 0
+    assert all(torch.equal(part["given"], part["loaded"]) and part["targets"] is None for part in parts) and len(parts) == 4
+
+
+# ---- what is told
+
+
+@pytest.fixture
+def board(monkeypatch) -> dict[str, list]:
+    """A TensorBoard that is not installed: what is written into which folder."""
+    written = {}
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            self.rows = written.setdefault(str(folder), [])
+
+        def add_scalar(self, name, value, step):
+            self.rows.append((name, value, step))
+
+        def flush(self):
+            self.rows.append("flushed")
+
+    package, module = types.ModuleType("tensorboard"), types.ModuleType("torch.utils.tensorboard")
+    package.__spec__, module.SummaryWriter = importlib.machinery.ModuleSpec("tensorboard", None), SummaryWriter
+    monkeypatch.setitem(sys.modules, "tensorboard", package)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    return written
+
+
+@pytest.mark.parametrize("method", [["linear"], ["dora", "--epochs", 3]])
+def test_tensorboard_gets_every_row(shop, tmp_path, board, method):
+    assert command(train, *shop.options, "--tensorboard", "--method", *method, "--out", tmp_path) == 0
+    ((folder, rows),) = board.items()
+    assert Path(folder) == tmp_path / "tensorboard" and rows[-1] == "flushed"
+    expected = history(tmp_path)
+    assert rows.count("flushed") == len(expected) > 2
+    scalars = [row for row in rows if row != "flushed"]
+    for name, column in (("train/loss", "train_loss"), ("val/accuracy", "val_accuracy"), ("held_out_loss", "held_out_loss"),
+                         ("penalty", "penalty") if method == ["linear"] else ("learning_rate", "learning_rate")):
+        found = [(step, value) for key, value, step in scalars if key == name]
+        assert [step for step, _ in found] == list(range(1, len(expected) + 1))
+        assert [value for _, value in found] == pytest.approx([float(row[column]) for row in expected], rel=1e-5)
+
+
+def test_without_the_option_nothing_is_written(shop, tmp_path, board):
+    assert command(train, *shop.options, "--out", tmp_path) == 0
+    assert not board
+
+
+def test_an_interrupted_run_has_the_figures_of_its_epochs(shop, tmp_path, monkeypatch, capsys):
+    argv = [*shop.options, "--method", "dora:blocks=4-5", "--epochs", 4, "--batch-size", 8, "--out"]
+    out, shown = tmp_path / "run", training.print_row
+    assert command(train, *argv, tmp_path / "whole") == 0
+    whole = files(tmp_path / "whole")
+
+    def stopping(row: dict) -> None:
+        shown(row)
+        if row["epoch"] in (2, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "print_row", stopping)
+    config = json.loads(whole["config.json"])
+    for epochs in (2, 3):
+        assert command(train, *argv, out) == 130
+        assert (out / "metrics.csv").read_bytes() == b"".join(whole["metrics.csv"].splitlines(True)[:1 + epochs])
+        assert not list(out.glob(".*")) and not (out / "summary.json").exists()
+        assert state_of(out, config) == train.prepare_folder(out, config, False) == "interrupted"
+    capsys.readouterr()
+    assert command(train, *argv, out) == 0 and "continuing after epoch 3 of 4" in capsys.readouterr().out
+    assert {name for name, content in files(out).items() if whole.get(name) != content} <= {"timings.json"}
+
+
+def test_a_run_that_replaces_another_does_not_begin_with_its_figures(shop, tmp_path, monkeypatch):
+    assert command(train, *shop.options, "--out", tmp_path) == 0
+
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", stopped)
+    assert command(train, *shop.options, *LATE, "--overwrite", "--out", tmp_path) == 130
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+# ---- how fast images come
+
+
+@pytest.fixture
+def slow_images(monkeypatch) -> None:
+    """Every image takes 20 ms, and a tenth of a second is long enough for a warning."""
+    item = training.Prepared.__getitem__
+    monkeypatch.setattr(training, "SLOW", 0.05)
+    monkeypatch.setattr(training.Prepared, "__getitem__", lambda self, index: (time.sleep(0.02), item(self, index))[1])
+
+
+def told(text: str) -> list[tuple[str, float]]:
+    """Who waited for the loader, and how many images a second it can give."""
+    return [(what, float(rate)) for rate, what in
+            re.findall(r"the loader can give (\d+) images a second; (.*) waited \d+\.\d of \d+\.\d s for it", text)]
+
+
+def test_a_probes_pass_tells_how_fast_images_come(shop, tmp_path, slow_images, capsys):
+    argv = [*shop.options, "--cache", tmp_path / "cache", "--out"]
+    assert command(train, *argv, tmp_path / "first") == 0
+    out, error = capsys.readouterr()
+    ((what, rate),) = told(out)
+    assert what == "the frozen part" and 10 < rate <= 50
+    assert "of its time for images: the loader, not the model, is the limit; give --workers 2" in error
+    timings = json.loads((tmp_path / "first" / "timings.json").read_text())
+    assert 54 * 0.02 < timings["waiting_for_images_seconds"] <= timings["steps_seconds"]
+    assert command(train, *argv, tmp_path / "second") == 0
+    out, error = capsys.readouterr()
+    assert not told(out) and "is the limit" not in error, "what is read from a cache waits for no loader"
+    timings = json.loads((tmp_path / "second" / "timings.json").read_text())
+    assert timings["waiting_for_images_seconds"] == timings["steps_seconds"] == 0
+
+
+@pytest.mark.parametrize("augment, expected", [
+    (["--augment", "crop"], ["the frozen part", "training"]), (["--augment", "none"], ["the frozen part"])])
+def test_late_adapters_tell_it_of_both(shop, tmp_path, slow_images, monkeypatch, capsys, augment, expected):
+    fitted = []
+    finish = train.finish
+    monkeypatch.setattr(train, "finish", lambda out, found, *rest: (fitted.append(found), finish(out, found, *rest)))
+    argv = [*shop.options, *LATE, *augment, "--cache", tmp_path / "cache", "--out", tmp_path / "run"]
+    assert command(train, *argv) == 0
+    found = told(capsys.readouterr().out)
+    assert [what for what, _ in found] == expected and all(10 < rate <= 50 for _, rate in found)
+    assert fitted[0].images_per_second == pytest.approx(found[1][1] if len(found) == 2 else 0.0, abs=0.5)
+
+
+def test_clock_times_stay_out_of_what_is_compared(shop, tmp_path, slow_images):
+    """A slow run and the fast one of the same command differ in timings.json alone."""
+    assert command(train, *shop.dora_options, "--out", tmp_path) == 0
+    fast, slow = files(shop.dora), files(tmp_path)
+    assert {name for name in fast.keys() | slow.keys() if fast.get(name) != slow.get(name)} == {"timings.json"}
