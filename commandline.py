@@ -16,7 +16,7 @@ import processes
 from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
 from errors import ExplainedError, UsageError
-from explain import DEFAULT_METHOD, METHODS, find_method
+from explain import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, find_method
 from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
 from models.elsewhere import Hints
@@ -99,11 +99,12 @@ def hints_of(args: argparse.Namespace) -> Hints:
     return Hints(args.model, args.weights, args.image_size, args.class_names)
 
 
-def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: bool = True) -> None:
+def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: bool = True, comparing: bool = False) -> None:
+    default = COMPARISON_METHOD if comparing else DEFAULT_METHOD
     group = to.add_argument_group("explanation", relevance_table())
-    group.add_argument("--relevance", nargs="+" if several else None, default=[DEFAULT_METHOD] if several else DEFAULT_METHOD,
+    group.add_argument("--relevance", nargs="+" if several else None, default=[default] if several else default,
                        type=relevance_method, metavar="NAME",
-                       help=f"{'some' if several else 'one'} of the methods above (default: {DEFAULT_METHOD})")
+                       help=f"{'some' if several else 'one'} of the methods above (default: {default})")
     if not options:
         return
     group.add_argument("--contrast", choices=CONTRASTS, default="none",

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", metavar="RUN",
                         help=f"two or more: folders that train.py wrote; also {commandline.ELSEWHERE}")
     commandline.add_data(parser, default=None)
-    commandline.add_relevance(parser)
+    commandline.add_relevance(parser, comparing=True)
     group = parser.add_argument_group("comparison")
     group.add_argument("--split", default="val", help="val, or val_shuffled of drawn scenes")
     group.add_argument("--rows", type=commandline.positive, default=8, metavar="N", help="images in the picture")

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = commandline.parser(__doc__, "python study.py")
     commandline.add_data(parser, several=True)
     commandline.add_model(parser)
-    commandline.add_relevance(parser, several=True, options=False)
+    commandline.add_relevance(parser, several=True, options=False, comparing=True)
     group = parser.add_argument_group("experiment")
     group.add_argument("--methods", nargs="+", default=["linear", "dora"], metavar="M",
                        help="two or more; adapters take settings, as in train.py (default: linear dora)")

@@ -32,11 +32,11 @@ from explain.vit import Network
 from report.statistics import paired
 from report.tables import markdown_table, number, write_text
 
-REFERENCE, DEFAULT, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
+REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
 BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
 LIBRAGRAD = "LibraGrad FullGrad+"
 REPORTED = 3  # of the best, beside these:
-ALSO_REPORTED = (DEFAULT, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
+ALSO_REPORTED = (DEPTH, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
 ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
 CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
 GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
@@ -121,7 +121,7 @@ CANDIDATES: dict[str, Candidate] = {
     "AttnLRP over depth (softmax)": method("attnlrp_epsilon", at="depth", contrast="softmax"),
     "CP-LRP over depth": method("cp_lrp", gamma=0.0, at="depth"),
     "CP-LRP over depth (softmax)": method("cp_lrp", gamma=0.0, at="depth", contrast="softmax"),
-    DEFAULT: method("lrp_depth"),
+    DEPTH: method("lrp_depth"),
     "lrp_depth (mean)": method("lrp_depth", contrast="mean"),
     CONTRAST: method("lrp_contrast"),
     "lrp_contrast (gamma 0.1)": method("lrp_contrast", gamma=0.1),
@@ -230,8 +230,8 @@ def document(args: argparse.Namespace, photos: Photos, choosing: dict, reporting
 
 SRG of the predicted class (see methods.md), {described(photos.run)};
 means and paired differences with 95 % BCa intervals over photos. In brackets, what relevance starts from (without: the
-logit) and by which rule it goes down (without: epsilon): `{DEFAULT}` is CP-LRP over depth (gamma), `{CONTRAST}`
-the same (gamma, softmax). A sum is of maps that were each divided by their sum of magnitudes; the bar was the sum
+logit) and by which rule it goes down (without: epsilon): `{DEPTH}` is CP-LRP over depth (gamma), `{CONTRAST}`
+the same (gamma, softmax), `{BLEND}` the mean of that and of AttnLRP over depth (softmax). A sum is of maps that were each divided by their sum of magnitudes; the bar was the sum
 {BAR}.
 *passes*: the cost of a map in forward passes at K = 2 (one thread, B = {BATCH}, the median of {args.rounds} rounds),
 measured in the same run; each part of a sum records a forward pass of its own, which a sum made for its own sake would
@@ -254,21 +254,20 @@ Where the paired interval on the {second} others excludes 0:
 
 
 def why(reporting: dict[str, np.ndarray], costs: dict[str, float]) -> str:
-    """Why the default starts from a logit."""
+    """Which became the default, and for what."""
     return f"""
-`{CONTRAST}` is selectable by name. The rule set beforehand was: the best becomes the default, if the interval of its SRG less
-that of `{REFERENCE}` excludes 0 and its noise (median in methods.md) is below 1 %. `{DEFAULT}`
-({difference(reporting[DEFAULT], reporting[REFERENCE])}) and `{CONTRAST}` ({difference(reporting[CONTRAST], reporting[REFERENCE])})
-are one way down from two starts; what the second adds is `--contrast softmax`, which every method that starts from a logit
-can be given. The way down became the default, the start did not: for a model that is sure, the strongest competitor of
-every other class is the predicted one, so that their maps turn into the negative of the predicted class's map (likeness of
-two classes in methods.md: clearly negative, where that of `{DEFAULT}` is about 0). What speaks for another class, and
-whether it is the same as what speaks for the true one, is what this project asks, and cannot be asked of such maps. For the
-predicted class alone, `{CONTRAST}` is the one to take.
+`{BLEND}`, `{CONTRAST}` and `{DEPTH}` are selectable by name. The rule set beforehand was: the best becomes the default, if the
+interval of its SRG less that of `{REFERENCE}` excludes 0 and its noise (median in methods.md) is below 1 %. So `{BLEND}`
+({difference(reporting[BLEND], reporting[REFERENCE])}; noise in methods.md) is the default of `explain.relevance` and of visualize.py. compare.py
+and study.py explain by `{DEPTH}` ({difference(reporting[DEPTH], reporting[REFERENCE])}) where nothing else is said: `{BLEND}` and `{CONTRAST}`
+start from a contrast, and for a model that is sure, the strongest competitor of every other class is the predicted one, so that
+their maps turn into the negative of the predicted class's map (likeness of two classes in methods.md: clearly negative, where
+that of `{DEPTH}` is about 0). What speaks for another class, and whether it is the same as what speaks for the true one, is
+what these two commands ask, and cannot be asked of such maps.
 
 The nearest that was published before is {LIBRAGRAD} (Mehri et al., CVPR 2025), which also sums over blocks, and adds
-what every bias brings, without gamma. Its SRG less that of `{DEFAULT}` is {difference(reporting[LIBRAGRAD], reporting[DEFAULT])},
-at {in_passes(costs[LIBRAGRAD])} against {number(costs[DEFAULT], 1)}; from the same start as `{CONTRAST}`, less that one's,
+what every bias brings, without gamma. Its SRG less that of `{DEPTH}` is {difference(reporting[LIBRAGRAD], reporting[DEPTH])},
+at {in_passes(costs[LIBRAGRAD])} against {number(costs[DEPTH], 1)}; from the same start as `{CONTRAST}`, less that one's,
 {difference(reporting[f"{LIBRAGRAD} (softmax)"], reporting[CONTRAST])}.
 """
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from subjects import load  # beside this file; it finds the project's folders
 
-from explain import DEFAULT_METHOD
+from explain import COMPARISON_METHOD
 from explain.stream import save_relevance
 from report.tables import markdown_table, number
 
 MODEL, BATCH, MORE_IMAGES, TARGETS = "vit_base_patch16_224", 8, 32, (2, 10)
-MEASURED = ("lrp", "lrp_magnitude", DEFAULT_METHOD)
+MEASURED = ("lrp", "lrp_magnitude", COMPARISON_METHOD)
 
 
 def memory(name: str, seed: int, device: torch.device) -> str:
@@ -27,7 +27,7 @@ def memory(name: str, seed: int, device: torch.device) -> str:
     Each peak is of a process of its own, as a process never forgets its peak.
     """
     rows = []
-    for method, images in [*((method, BATCH) for method in MEASURED), (DEFAULT_METHOD, MORE_IMAGES)]:
+    for method, images in [*((method, BATCH) for method in MEASURED), (COMPARISON_METHOD, MORE_IMAGES)]:
         rows.append({"": method, "images": images})
         for targets in TARGETS:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:

@@ -24,7 +24,7 @@ from subjects import load, photos  # beside this file; it finds the project's fo
 from timing import Clock, clock_of
 
 import commandline
-from explain import DEFAULT_METHOD, METHODS, relevance
+from explain import COMPARISON_METHOD, METHODS, relevance
 from explain.perturbation import REMOVALS, perturbation_curves
 from report.statistics import paired, single
 from report.tables import markdown_table, number, percent, write_text
@@ -41,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="images, in any subfolder")
     parser.add_argument("--images", type=commandline.positive, default=16, metavar="N",
                         help=f"how many of them; {IMAGES} is the whole")
-    parser.add_argument("--relevance", nargs="+", default=[DEFAULT_METHOD, "lrp_magnitude"], choices=list(METHODS),
-                        metavar="NAME", help=f"(default: {DEFAULT_METHOD} lrp_magnitude)")
+    parser.add_argument("--relevance", nargs="+", default=[COMPARISON_METHOD, "lrp_magnitude"], choices=list(METHODS),
+                        metavar="NAME", help=f"(default: {COMPARISON_METHOD} lrp_magnitude)")
     parser.add_argument("--targets", type=commandline.positive, default=2, metavar="K",
                         help="maps an image, of the K most probable classes")
     parser.add_argument("--steps", type=commandline.positive, default=10, metavar="S", help="of removal")

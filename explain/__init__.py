@@ -10,12 +10,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from .methods import DEFAULT_METHOD, METHODS, Method
+from .methods import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, Method
 from .precision import HalfProducts, check_images_of, check_method
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
+__all__ = ["COMPARISON_METHOD", "DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
            "conservation_gap", "find_method", "relevance"]
 
 # Elements of the largest tensor (attention or hidden layer, times targets) that stays in a CPU's
@@ -31,7 +31,8 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
         or not; dropout is never applied, and the model is left as it was.
     images: (B, 3, H, W) as the model takes them (normalised), float32 or float64 as its weights.
     targets: (B, K) int64, the classes to explain; all K come from one forward pass.
-    method: a name in METHODS. options: that method's own, named by its docstring; a method for which
+    method: a name in METHODS; the default is the most faithful to the class's probability, a contrast with its
+        competitors. To ask what the maps of several classes share, take COMPARISON_METHOD. options: that method's own, named by its docstring; a method for which
         an option makes no sense lacks it, and says which it has:
         contrast ("none", "mean", "softmax", "log_p"), centre_head (bool): what is explained, for
             every method that starts from a logit (see start.class_weights);

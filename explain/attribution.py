@@ -146,7 +146,7 @@ def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: fl
                  gap: bool = False) -> Tensor | tuple[Tensor, ...]:
     """`lrp_depth` of the target's logit against its competitors' (contrast "softmax"): what moves its probability.
 
-    The most faithful to the probability of all methods here. Where a model is sure, the strongest competitor
+    More faithful to the probability than `lrp_depth`. Where a model is sure, the strongest competitor
     of every other class is the predicted one, so that their maps turn into the negative of its map: to ask
     what two classes of one image share, take `lrp_depth`.
     gap: of the contrast, the target's logit less its competitors' weighted mean, head biases and all, so it may
@@ -161,7 +161,8 @@ def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float
 
     CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each errs in
     its own way, and both say how much of the same quantity a token brings, so that their mean still adds up to it. It
-    takes one recorded forward pass and two ways down. docs/candidates.md has its figures.
+    takes one recorded forward pass and two ways down, and is the most faithful to the probability of all methods here
+    (docs/candidates.md). For maps of other classes see `lrp_contrast`.
     gap: the mean of the gaps of both.
     """
     ways = (Way(constant_deviation=True, secant=True, halved=True),

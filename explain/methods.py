@@ -91,4 +91,6 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "uniform noise, fixed by seed, image and target"),
 )}
 
-DEFAULT_METHOD = "lrp_depth"
+DEFAULT_METHOD = "lrp_blend"  # the most faithful: docs/candidates.md
+# For maps of several classes that are compared: a contrast makes another class's map the negative of the predicted one's.
+COMPARISON_METHOD = "lrp_depth"

@@ -17,7 +17,7 @@ import study
 from commands import command, files
 from data.datasets import load_data
 from evidence import confused_pairs
-from explain import DEFAULT_METHOD
+from explain import COMPARISON_METHOD
 from measures import MEASUREMENTS, Maps, Subject, load_maps, targets_of
 from models.runs import load_run
 from report.results import Results, read_results
@@ -226,7 +226,7 @@ def test_a_folder_with_masks_is_measured_like_drawn_scenes(shop, tmp_path, no_pi
     results = Results(read_results(tmp_path / "out" / "results.csv"))
     measured = results.known("metric")
     assert {"mosaic_share", "rank_accuracy", "pointing", "outside", "emprt", "srg", "noise"} <= set(measured)
-    inside, outside = (results.pairs("linear", "dora", metric, target="true", place="evidence", relevance=DEFAULT_METHOD).first
+    inside, outside = (results.pairs("linear", "dora", metric, target="true", place="evidence", relevance=COMPARISON_METHOD).first
                        for metric in ("share", "outside"))
     assert np.allclose(inside + outside, 1, atol=1e-5)
     assert "evidence" in (tmp_path / "out" / "details.md").read_text()

@@ -131,7 +131,7 @@ def test_all_candidates(shop, tmp_path):
     assert command(candidates, shop.linear, "--images", 4, "--rounds", 1, "--out", out) == 0
     text = out.read_text()
     assert all(f"| {name} |" in text for name in candidates.CANDIDATES)
-    assert f"less {candidates.BAR} |" in text and "`lrp_contrast` is selectable by name." in text
+    assert f"less {candidates.BAR} |" in text and "`lrp_blend`, `lrp_contrast` and `lrp_depth` are selectable by name." in text
 
 
 def test_perturbation_says_where_the_time_goes(tmp_path, colours, capsys):

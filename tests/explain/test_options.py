@@ -59,11 +59,11 @@ def test_a_sure_model_still_has_a_contrast():
 
 def test_wrong_contrasts_are_told_the_right_ones(vit, images, targets):
     with pytest.raises(ValueError, match="expected one of none, mean, softmax"):
-        relevance(vit, images, targets, contrast="logit")
+        relevance(vit, images, targets, "lrp_depth", contrast="logit")
     single = make_vit(num_classes=1)
-    assert relevance(single, images, targets * 0).isfinite().all()
+    assert relevance(single, images, targets * 0, "lrp_depth").isfinite().all()
     with pytest.raises(ValueError, match="the model has one class"):
-        relevance(single, images, targets * 0, contrast="mean")
+        relevance(single, images, targets * 0, "lrp_depth", contrast="mean")
 
 
 @pytest.mark.parametrize("contrast", ["mean", "softmax", "log_p"])
