@@ -172,7 +172,7 @@ def precision_part(model: nn.Module, args: argparse.Namespace, device: torch.dev
 
 Relative distance (L2) of each map to float32's when matrix products take factors of 16 bits: {PHOTOS} photos, the predicted
 class and a random one. `--precision float16` and `relevance(..., precision="float16")` offer it to methods that stay within
-2 % whatever the other class (input_x_gradient does not with other seeds); bfloat16 is offered to none.
+2 % whatever the other class; bfloat16 is offered to none.
 
 {markdown_table(precision(model, args, device), align='lrrrrr')}"""
 

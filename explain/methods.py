@@ -73,7 +73,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (
            "CP-LRP's relevance of each token, averaged over depth"),
     Method("lrp_contrast", lrp_contrast, True, True, 2.4, "ours; start after Iwana et al., ICCV workshops 2019",
            "lrp_depth against competing classes: what moves the probability"),
-    Method("lrp_blend", lrp_blend, True, True, 3.3, "ours; after Achtibat et al., ICML 2024 and Ali et al., ICML 2022",
+    Method("lrp_blend", lrp_blend, True, True, 3.7, "ours; after Achtibat et al., ICML 2024 and Ali et al., ICML 2022",
            "the mean of lrp_contrast and of AttnLRP over depth"),
     Method("gradient_attention", gradient_attention, False, True, 1.8, "Chefer, Gur, Wolf, ICCV 2021",
            "gradient times attention, aggregated over blocks"),
