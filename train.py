@@ -137,8 +137,8 @@ def finish(out: Path, found: Fit, device: torch.device, started: float) -> None:
     (out / RESUME).unlink(missing_ok=True)
     write_json(out / "timings.json", {
         "seconds": round(time.perf_counter() - started, 2), "steps_seconds": round(found.seconds, 2),
-        "waiting_for_images_seconds": round(found.waiting, 2), "device": str(device), "threads": torch.get_num_threads(),
-        "processes": processes.count()})
+        "waiting_for_images_seconds": round(found.waiting, 2), "loader_images_per_second": round(found.images_per_second, 1),
+        "device": str(device), "threads": torch.get_num_threads(), "processes": processes.count()})
 
 
 def recipe_of(args: argparse.Namespace, device: torch.device) -> Recipe | ProbeRecipe:
@@ -172,7 +172,8 @@ def config_of(args: argparse.Namespace, settings: Settings, recipe: Recipe, mode
 
 
 def prepare_folder(out: Path, config: dict, overwrite: bool) -> str:
-    """Make the run's folder ready and return its state: "new", "finished" or "interrupted"."""
+    """Make the run's folder ready and return its state: "new", "finished" or "interrupted", which alone keeps what it goes
+    on from."""
     try:
         state = state_of(out, config)
     except ExplainedError:
@@ -186,8 +187,9 @@ def prepare_folder(out: Path, config: dict, overwrite: bool) -> str:
             (out / name).unlink(missing_ok=True)
         shutil.rmtree(out / ADAPTER, ignore_errors=True)
         state = "new"
-    if state == "new":
+    if state != "interrupted":  # a finished run has one where it was killed before it could clean up
         (out / RESUME).unlink(missing_ok=True)
+    if state == "new":
         write_json(out / CONFIG, config)
     return state
 

@@ -195,7 +195,7 @@ def _keeping(compute: Compute, block: nn.Module, tokens: Cache) -> Compute:
         entered: list[torch.Tensor] = []
         hook = block.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].float().cpu()))
         try:
-            for span, arrays in zip(spans, compute(spans)):
+            for span, arrays in zip(spans, compute(spans), strict=True):
                 if entered:
                     try:
                         tokens.keep(span, {"inputs": _halved(torch.cat(entered).numpy()), "labels": arrays["labels"]})

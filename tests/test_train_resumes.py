@@ -1,41 +1,125 @@
 """train.py is killed, shared and starved: what it leaves is what an undisturbed run leaves."""
 
 import json
+import multiprocessing.forkserver
 import os
 import resource
 import signal
+import sys
 import time
+from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import commandline
 import train
 from commands import ROOT, command, files, process
-from test_processes import TORCHRUN
+from models.runs import RESUME, SUMMARY
+from test_processes import TORCHRUN, free_ports
 from test_train_caches import accuracies, history
+from tiny import colour_folder
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
+FORKS = multiprocessing.get_context("forkserver")
 
 
-def killed_until_done(argv: list, moments, tmp_path: Path) -> int:
-    """Start a command again and again, kill all its processes at the given seconds after training has begun; return how
-    often it was killed before it ended by itself."""
-    for kills, moment in enumerate([*moments, None]):
-        running = process(*argv, start_new_session=True)
-        for line in running.stdout:
-            if "trainable parameters" in line:
-                break
-        if moment is not None:
-            time.sleep(moment)
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGKILL)
-        out, error = running.communicate(timeout=300)
-        if running.returncode == 0:
-            return kills
-        assert running.returncode == -signal.SIGKILL, error
-    raise AssertionError("it never ended")
+def run_command(argv: list[str], said: Path, environment: dict, stop: tuple[str, int] | None, stopped, goes_on) -> None:
+    """train.py's command in this process, which becomes the first of a group of its own; see Running."""
+    os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's, not the server's
+    os.environ |= environment
+    for stream, suffix in ((sys.stdout, ".out"), (sys.stderr, ".error")):
+        os.dup2(os.open(said.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    replace, seen = os.replace, count(1)
+
+    def stand_still(name: str) -> None:
+        if stop and fnmatch(name, stop[0]) and next(seen) == stop[1]:
+            stopped.set()
+            goes_on.wait()
+
+    def replace_and_stop(temporary, path) -> None:
+        stand_still(Path(temporary).name)
+        replace(temporary, path)
+        stand_still(Path(path).name)
+
+    os.replace = replace_and_stop
+    sys.exit(commandline.run(train.main, train.build_parser(), argv, several=True))
+
+
+class Running:
+    """train.py's command in as many processes as there are `ranks`, with the environment that torchrun gives to several.
+
+    stop: a pattern of file names and a number n; the first process stands still when the n-th such file is in its place,
+    or just before that, where the pattern is one of temporary names.
+    """
+
+    def __init__(self, argv: list, said: Path, ranks: int = 1, stop: tuple[str, int] | None = None) -> None:
+        self.said, self.stopped, self.goes_on = said, FORKS.Event(), FORKS.Event()
+        shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_ports(1)[0],
+                  "TORCHELASTIC_RUN_ID": "a test"}
+        self.processes = []
+        for rank in range(ranks):
+            environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+            self.processes.append(FORKS.Process(target=run_command, args=(
+                list(map(str, argv)), said.with_name(f"{said.name}-{rank}"), environment, stop if rank == 0 else None,
+                self.stopped, self.goes_on)))
+            self.processes[-1].start()
+
+    @property
+    def out(self) -> str:
+        return self.said.with_name(f"{self.said.name}-0.out").read_text()
+
+    @property
+    def error(self) -> str:
+        return self.said.with_name(f"{self.said.name}-0.error").read_text()
+
+    def stands_still(self) -> None:
+        """Wait until it does."""
+        while not self.stopped.wait(0.05):
+            assert self.processes[0].is_alive(), self.error
+
+    def ends(self) -> list[int]:
+        """Return the exit statuses of all processes, once they have ended by themselves or were killed."""
+        for one in self.processes:
+            one.join(300)
+        return [one.exitcode for one in self.processes]
+
+    def dies(self) -> None:
+        """Kill all processes and those they have started, while all of them live."""
+        assert all(one.is_alive() for one in self.processes), self.error
+        for one in self.processes:
+            os.killpg(one.pid, signal.SIGKILL)
+        assert self.ends() == [-signal.SIGKILL] * len(self.processes)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A process that has imported what commands need, which takes seconds: commands are forked from it, so that each begins
+    as a fresh one does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        FORKS.set_forkserver_preload([__name__])
+        multiprocessing.forkserver.ensure_running()
+
+
+@pytest.fixture
+def start(server, tmp_path):
+    """Start train.py's command as Running does; what still runs when the test ends is killed."""
+    begun = []
+
+    def started(argv: list, ranks: int = 1, stop: tuple[str, int] | None = None) -> Running:
+        begun.append(Running(argv, tmp_path / f"said-{len(begun)}", ranks, stop))
+        return begun[-1]
+
+    yield started
+    for one in (process for running in begun for process in running.processes):
+        one.kill()
+        one.join()
 
 
 def differing(a: Path, b: Path) -> set[str]:
@@ -43,20 +127,66 @@ def differing(a: Path, b: Path) -> set[str]:
     return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} - {"timings.json"}
 
 
-@pytest.mark.parametrize("settings, workers, launcher", [
-    (["dora"], 0, ()), pytest.param(["full", "--ema", 0.9, "--mixup", 0.4, "--drop-path", 0.2], 0, (), marks=pytest.mark.slow),
-    pytest.param(["dora:blocks=4-5"], 2, (), marks=pytest.mark.slow),
-    pytest.param(["dora"], 0, TORCHRUN, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_path, settings, workers, launcher):
-    argv = [*shop.options, "--method", *settings, *SMALL, "--workers", workers, "--out"]
-    whole = process(*launcher, "train.py", *argv, tmp_path / "whole")
-    out, error = whole.communicate(timeout=300)
-    assert whole.returncode == 0, error
-    moments = np.random.default_rng(len(settings)).uniform(0.0, 1.5, 3)
-    kills = killed_until_done([*launcher, "train.py", *argv, tmp_path / "killed"], moments, tmp_path)
-    assert kills, "it was killed at least once"
-    assert differing(tmp_path / "whole", tmp_path / "killed") == set()
-    assert not [p for p in (tmp_path / "killed").rglob(".*") if p.is_file()], "nothing half-written is left"
+@pytest.mark.parametrize("settings, workers, ranks", [
+    (["dora"], 0, 1), pytest.param(["full", "--ema", 0.9, "--mixup", 0.4, "--drop-path", 0.2], 0, 1, marks=pytest.mark.slow),
+    pytest.param(["dora:blocks=4-5"], 2, 1, marks=pytest.mark.slow), (["dora"], 0, 2)])
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_path, start, settings, workers, ranks):
+    """While it saves its first state or its third, at some moment after a step or an epoch, between what it saves of an epoch,
+    and while it writes what it has found."""
+    argv, killed = [*shop.options, "--method", *settings, *SMALL, "--workers", workers, "--out"], tmp_path / "killed"
+    whole = start([*argv, tmp_path / "whole"], ranks)
+    assert whole.ends() == [0] * ranks, whole.error
+    seconds = iter(np.random.default_rng(len(settings)).uniform(0.0, 0.2, 2))
+    for *stop, late in ((".resume.*", 1, False), (".resume.*", 3, False), (RESUME, 2, True), ("metrics.csv", 1, False),
+                        ("metrics.csv", 1, True), ("predictions.csv", 1, False)):
+        running = start([*argv, killed], ranks, tuple(stop))
+        running.stands_still()
+        if late:
+            running.goes_on.set()
+            time.sleep(next(seconds))
+        running.dies()
+        assert not (killed / SUMMARY).exists(), "it was not finished"
+    running = start([*argv, killed], ranks)
+    assert running.ends() == [0] * ranks, running.error
+    assert "continuing after epoch 4 of 4" in running.out
+    assert differing(tmp_path / "whole", killed) == set()
+    assert not [p for p in killed.rglob(".*") if p.is_file()], "nothing half-written is left"
+
+
+def test_a_run_that_is_killed_while_frozen_parts_are_computed_ends_with_the_same_bits(tmp_path, shop, start):
+    """Before the first tokens are kept, between tokens and labels, between two chunks, and between the second's tokens and
+    features: a chunk that was there stays as it is."""
+    data, killed = colour_folder(tmp_path / "data", train=90), tmp_path / "killed"
+    argv = ["--data", data, *shop.model[:-1]]
+    more = ["--method", "dora:blocks=4-5", "--augment", "none", "--epochs", 2, "--batch-size", 32, "--out"]
+    whole = start([*argv, tmp_path / "cache-whole", *more, tmp_path / "whole"])
+    assert whole.ends() == [0], whole.error
+    cache, kept = tmp_path / "cache-killed", {}
+    for stop in ((".inputs-*", 1), ("inputs-*", 1), ("labels-*", 2), ("inputs-*", 2)):
+        running = start([*argv, cache, *more, killed], stop=stop)
+        running.stands_still()
+        assert "trainable parameters" not in running.out
+        running.dies()
+        assert not (killed / SUMMARY).exists() and not (killed / RESUME).exists()
+        now = {path: path.stat().st_mtime_ns for path in cache.glob("*/[il]*.npy")}
+        assert now.items() >= kept.items()
+        kept = now if stop[0] == "labels-*" else kept
+    assert len(kept) == 4 and len(now) == 7, "tokens, features and labels of a chunk; of the second all but features' labels"
+    running = start([*argv, cache, *more, killed])
+    assert running.ends() == [0], running.error
+    assert differing(tmp_path / "whole", killed) == set()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_run_that_is_killed_before_it_has_cleaned_up_is_cleaned_up_when_it_is_reused(shop, tmp_path, start):
+    argv = [*shop.dora_options, "--out", tmp_path / "run"]
+    running = start(argv, stop=(SUMMARY, 1))
+    running.stands_still()
+    running.dies()
+    assert differing(shop.dora, tmp_path / "run") == {RESUME}
+    again = start(argv)
+    assert again.ends() == [0] and "finished: reused" in again.out, again.error
+    assert differing(shop.dora, tmp_path / "run") == set()
 
 
 @pytest.mark.parametrize("settings", [["dora", "--batch-size", 7], pytest.param(["linear"], marks=pytest.mark.slow),
@@ -80,21 +210,23 @@ def test_two_processes_do_what_one_does(shop, tmp_path, settings):
     assert rows[0] == rows[1] and len(rows[0]) == 1 + 32 + 4 + 18
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path):
-    """The file system refuses every file larger than a resume state may get here."""
-    argv = ["train.py", *shop.options, "--method", "full", *SMALL, "--out", tmp_path / "run"]
-
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-
-    running = process(*argv, preexec_fn=limit)
-    out, error = running.communicate(timeout=120)
-    assert running.returncode == 1 and error.startswith("error: ") and error.count("\n") == 1, error
-    assert "free space or give another place" in error and "Traceback" not in error
-    assert not (tmp_path / "run" / "summary.json").exists() and not list((tmp_path / "run").glob(".*"))
-    again = process(*argv)
-    assert again.wait(120) == 0 and (tmp_path / "run" / "summary.json").is_file()
+def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, start):
+    """In the second epoch, the file system begins to refuse every file as large as a state."""
+    argv, run = [*shop.options, "--method", "full", *SMALL, "--out"], tmp_path / "run"
+    whole = start([*argv, tmp_path / "whole"])
+    running = start([*argv, run], stop=(RESUME, 12))
+    running.stands_still()
+    good, pid = (run / RESUME).read_bytes(), running.processes[0].pid
+    assert len(good) > 1_000_000
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
+    running.goes_on.set()
+    assert running.ends() == [1] and running.error.startswith("error: ") and running.error.count("\n") == 1, running.error
+    assert "free space or give another place" in running.error and "Traceback" not in running.error
+    assert (run / RESUME).read_bytes() == good, "the last good state is as it was"
+    assert not (run / SUMMARY).exists() and not list(run.glob(".*"))
+    again = start([*argv, run])
+    assert again.ends() == [0] and "continuing after step 4 of 8 in epoch 2" in again.out, again.error
+    assert whole.ends() == [0] and differing(tmp_path / "whole", run) == set()
 
 
 @pytest.mark.parametrize("options, recipe", [

@@ -260,6 +260,11 @@ def told(text: str) -> list[tuple[str, float]]:
             re.findall(r"the loader can give (\d+) images a second; (.*) waited \d+\.\d of \d+\.\d s for it", text)]
 
 
+def test_the_pass_that_stores_tokens_warns_too(shop, tmp_path, slow_images, capsys):
+    assert command(train, *shop.options, *LATE, "--augment", "none", "--cache", tmp_path / "cache", "--out", tmp_path / "run") == 0
+    assert re.search(r"the frozen part waited \d+ % of its time for images", capsys.readouterr().err.replace("%", " %"))
+
+
 def test_a_probes_pass_tells_how_fast_images_come(shop, tmp_path, slow_images, capsys):
     argv = [*shop.options, "--cache", tmp_path / "cache", "--out"]
     assert command(train, *argv, tmp_path / "first") == 0
@@ -268,6 +273,7 @@ def test_a_probes_pass_tells_how_fast_images_come(shop, tmp_path, slow_images, c
     assert what == "the frozen part" and 10 < rate <= 50
     assert "of its time for images: the loader, not the model, is the limit; give --workers 2" in error
     timings = json.loads((tmp_path / "first" / "timings.json").read_text())
+    assert timings["loader_images_per_second"] == pytest.approx(rate, abs=0.5)
     assert 54 * 0.02 < timings["waiting_for_images_seconds"] <= timings["steps_seconds"]
     assert command(train, *argv, tmp_path / "second") == 0
     out, error = capsys.readouterr()
