@@ -61,8 +61,7 @@ class Training:
             (self.args.out / METRICS).unlink(missing_ok=True)  # of a run that this one replaces
         if self.settings.method == "linear":
             return model, self._fit_probe(model, self.recipe, say=self._reporter())
-        first = first_trained_block(adapt(copy.deepcopy(model), self.settings))
-        self.first = first if first is not None and self._may_keep(model, first) else None
+        self.first = self._block_to_keep(model)
         if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
             best = self._fit_probe(model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing, balance=self.recipe.balance))
             row = best.history[best.chosen - 1]
@@ -169,20 +168,21 @@ class Training:
 
         return report
 
-    def _may_keep(self, model: nn.Module, first: int) -> bool:
-        """Announce how much the tokens before the first adapted block take; tell whether they may be kept."""
-        if self.args.cache is None:
-            return False
+    def _block_to_keep(self, model: nn.Module) -> int | None:
+        """Return the first block that will train, where what enters it may be kept, and announce how much that takes."""
+        first = None if self.args.cache is None else first_trained_block(adapt(copy.deepcopy(model), self.settings))
+        if first is None:
+            return None
         images = len(self.data.splits["val"]) + len(self.data.splits["train"]) * (1 + self.args.augment_views)
         size = token_bytes(model, first, images) / 2**30
         if size > self.args.cache_limit:
             commandline.warn(f"what enters block {first} would take {size:.1f} GiB, beyond --cache-limit "
                              f"{self.args.cache_limit:g}: blocks before it are run in every epoch")
-            return False
+            return None
         how = "run once" if self._repeats() else ("run once for images as they are, but each time for training images, "
                                                   "which every epoch augments anew")
         print(f"blocks before {first} are frozen and {how}: up to {size:.2f} GiB in {self.args.cache}")
-        return True
+        return first
 
     def _repeats(self) -> bool:
         """Tell whether epochs see the same training images again, so that their tokens can be kept."""

@@ -31,10 +31,9 @@ from .vit import Network, Record
 PLACES = ("pixels", "tokens", "depth")
 
 
-def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way | tuple[Way, ...], gamma_patch: float, at: str,
+def _relevance(network: Network, images: Tensor, targets: Tensor, ways: tuple[Way, ...], gamma_patch: float, at: str,
                contrast: str, centre_head: bool, layers: bool, gap: bool) -> Tensor | tuple[Tensor, ...]:
     """Input times a way's gradient, in one of PLACES; of several ways, from one recorded forward pass, the mean."""
-    ways = way if isinstance(way, tuple) else (way,)
     if at not in PLACES:
         raise ValueError(f"at is {at!r}; expected one of {', '.join(PLACES)}.")
     for name, value in (*(("gamma", one.gamma) for one in ways), ("gamma_patch", gamma_patch)):
@@ -61,6 +60,14 @@ def _relevance(network: Network, images: Tensor, targets: Tensor, way: Way | tup
     if gap:
         found.append(explained_value(record.logits, weights) - maps.sum((-2, -1)))
     return maps if len(found) == 1 else tuple(found)
+
+
+def _attnlrp_way(gamma: float) -> Way:
+    return Way(constant_deviation=True, secant=True, halved=True, gamma=gamma)
+
+
+def _cp_lrp_way(gamma: float) -> Way:
+    return Way(constant_deviation=True, secant=True, constant_attention=True, gamma=gamma)
 
 
 def _patch_factor(network: Network, images: Tensor, record: Record, gamma: float) -> Tensor:
@@ -95,8 +102,7 @@ def attnlrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float =
         the pixels) and the softmax, whose own point of expansion keeps a part; under attention pooling also
         by the pool's query, a parameter, which shares the scores' half with the keys.
     """
-    way = Way(constant_deviation=True, secant=True, halved=True, gamma=gamma)
-    return _relevance(network, images, targets, way, gamma_patch, at, contrast, centre_head, layers, gap)
+    return _relevance(network, images, targets, (_attnlrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap)
 
 
 def attnlrp_epsilon(network: Network, images: Tensor, targets: Tensor, *, at: str = "tokens",
@@ -121,8 +127,7 @@ def cp_lrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 
     and gamma as in `attnlrp`, where gamma=0 is the epsilon rule. gamma_patch matters at="pixels" alone.
     gap: absorbed by biases, the class token, registers and, at the pixels, positions.
     """
-    way = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=gamma)
-    return _relevance(network, images, targets, way, gamma_patch, at, contrast, centre_head, layers, gap)
+    return _relevance(network, images, targets, (_cp_lrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap)
 
 
 def lrp_depth(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "none",
@@ -165,16 +170,14 @@ def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float
     (docs/candidates.md). For maps of other classes see `lrp_contrast`.
     gap: the mean of the gaps of both.
     """
-    ways = (Way(constant_deviation=True, secant=True, halved=True),
-            Way(constant_deviation=True, secant=True, constant_attention=True, gamma=gamma))
-    return _relevance(network, images, targets, ways, 0.0, "depth", "softmax", False, layers, gap)
+    return _relevance(network, images, targets, (_attnlrp_way(0.0), _cp_lrp_way(gamma)), 0.0, "depth", "softmax", False, layers, gap)
 
 
 def input_x_gradient(network: Network, images: Tensor, targets: Tensor, *, at: str = "pixels",
                      contrast: str = "none", centre_head: bool = False,
                      gap: bool = False) -> Tensor | tuple[Tensor, ...]:
     """Pixels (normalised) times the gradient. gap: everything that is not linear, and every bias."""
-    return _relevance(network, images, targets, GRADIENT, 0.0, at, contrast, centre_head, False, gap)
+    return _relevance(network, images, targets, (GRADIENT,), 0.0, at, contrast, centre_head, False, gap)
 
 
 def integrated_gradients(network: Network, images: Tensor, targets: Tensor, *, steps: int = 16,

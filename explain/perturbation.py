@@ -67,8 +67,8 @@ class Curves:
     def insertion(self) -> np.ndarray:
         """Area under the curve of adding the most relevant patches first to an image without any.
 
-        0 to 1, higher is better; chance is a random map's. Adding the first k of N leaves the N - k least relevant removed, so the
-        curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who start from a blur).
+        0 to 1, higher is better; chance is a random map's. Adding the first k of N leaves the N - k
+        least relevant removed, so the curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who start from a blur).
         """
         return trapezoid(self.lerf, self.fractions, axis=-1)
 

@@ -115,8 +115,8 @@ def random_logit(model: nn.Module, images: Tensor, targets: Tensor, method: str,
     """Likeness of each target's map and the map of another class, drawn at random. Returns (B, K) float64.
 
     Rank correlation of the maps as they are: evidence for one class may be evidence against the other. -1 to 1;
-    lower is more class-specific; 1 for a method that does not ask for the class, 0 for random maps. It depends on the model too: between
-    methods on one model it judges the methods. nan where a map is constant.
+    lower is more class-specific; 1 for a method that does not ask for the class, 0 for random maps. It depends on the
+    model too: between methods on one model it judges the methods. nan where a map is constant.
     The other class is uniform over all but the target, fixed by (seed, target, the image's own pixels).
     Costs two maps an image and target. Arguments as at the top of this file; raises ValueError for a model with one
     class. Source: Sixt, Granz, Landgraf, When explanations lie, ICML 2020 (who use SSIM).
