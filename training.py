@@ -201,11 +201,13 @@ class Training:
             stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed,
                                     name=train.name)
             return Rest(model, first), stored, batches
-        frozen = Frozen(model, first)
+        frozen, precision = Frozen(model, first), self.recipe.precision
 
         def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
             for images, labels in train.make(batches, epoch):
-                yield frozen(images.to(self.device)), labels
+                with torch.autocast(self.device.type, getattr(torch, precision, None), enabled=precision != "no"):
+                    tokens = frozen(images.to(self.device))
+                yield tokens, labels
 
         return Rest(model, first), replace(train, make=make), batches
 

@@ -1,6 +1,6 @@
 """What training costs beside the loop that most notebooks have: whole processes, one thread each, one after another.
 
-    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about 40 minutes
+    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about 50 minutes
     python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5
 
 Both sides see every image as the model's data config has it, without augmentation, in the same number of epochs (a probe of
@@ -30,6 +30,7 @@ from errors import ExplainedError
 from models.adapt import parse_settings, target_pattern
 from models.backbone import BackboneSpec, architecture
 from report.tables import markdown_table, number, percent, write_text
+from train import RECIPES
 
 PROBE_GAIN, DORA_GAIN = 4.0, 1.5    # times as fast as the plain loop, the least that train.py is meant to be
 
@@ -114,7 +115,7 @@ def late(args: argparse.Namespace) -> str:
 
 def main(args: argparse.Namespace) -> None:
     commandline.check_writable(args.out and args.out.parent)
-    common, epochs = ["--augment", "none", "--epochs"], args.dora_epochs
+    common, epochs, usual = ["--augment", "none", "--epochs"], args.dora_epochs, RECIPES["dora"].epochs
     with tempfile.TemporaryDirectory() as folder:
         one, two, three = (Path(folder) / name for name in "abc")  # caches: the last run of each list finds one filled
         probe = measured("linear probe", {
@@ -125,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         dora = measured(f"DoRA in blocks {args.blocks}", {
             f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
             f"train.py, {epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, epochs),
-            "train.py, 1 epoch": lambda: ours(args, late(args), three / "run", three, *common, 1),
+            f"train.py, as it comes ({usual} epochs)": lambda: ours(args, late(args), three / "run", three, *common, usual),
             f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
                 args, late(args), two / "again", two, *common, epochs, "--seed", 1),
         })

@@ -1,4 +1,4 @@
-"""A faster training step for peft's DoRA layers: the same function, fewer passes over the tokens.
+"""A faster forward and backward pass of peft's DoRA layers: the same function, fewer passes over the tokens.
 
 DoRA (Liu et al., ICML 2024, equation 5) computes y = x W'^T + bias with W' = g (W + s B A), s = alpha / rank. The gain
 g = m / ||W + s B A|| belongs to a row (an output neuron); its norm is a constant in the backward pass (section 4.3).
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 
 def speed_up_dora(model: nn.Module) -> nn.Module:
-    """Give each DoRA layer on an `nn.Linear` the faster training step, in place; return the model.
+    """Give each DoRA layer on an `nn.Linear` the faster passes, in place; return the model.
 
-    Only these layers' own classes change: parameters, names, saved files, evaluation and merging are peft's, but for
-    rows of W that are all zero, where peft divides 0 by 0. Layers of other kinds are left alone.
+    Only these layers' own classes change: parameters, names, saved files and merging are peft's, but for rows of W that
+    are all zero, where peft divides 0 by 0. Layers of other kinds are left alone.
     """
     for layer in model.modules():
         if type(layer) is DoraLinearLayer:
@@ -40,14 +40,14 @@ class Magnitude(DoraLinearLayer):
 
 
 class FasterDoraLinear(lora.Linear):
-    """peft's LoRA layer, whose training step is `dora_linear` where one DoRA adapter without dropout is active.
+    """peft's LoRA layer, which is `dora_linear` where one DoRA adapter without dropout is active and not merged.
 
-    That step reads the base layer and the adapter's layers without calling them: hooks on them stay silent.
+    That reads the base layer and the adapter's layers without calling them: hooks on them stay silent.
     """
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         names = [name for name in self.active_adapters if name in self.lora_A]
-        if not self.training or args or kwargs or self.disable_adapters or self.merged or not self._is_plain(names):
+        if args or kwargs or self.disable_adapters or self.merged or not self._is_plain(names):
             return super().forward(x, *args, **kwargs)
         (name,) = names
         return dora_linear(x, self.base_layer.weight, self.base_layer.bias, self.lora_A[name].weight,

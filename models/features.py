@@ -12,6 +12,7 @@ import torch
 from timm.layers import DropPath, PatchDropout
 from timm.models import VisionTransformer
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -153,7 +154,8 @@ class Frozen(nn.Module):
 class Rest(nn.Module):
     """The tokens (B, N, D) that enter block `first` -> logits (B, C).
 
-    Modules are the model's own, under their names there: to train this is to train the model.
+    Modules are the model's own, under their names there: to train this is to train the model. Tokens that the head does
+    not read leave before the last block's MLP, which takes each token by itself; hooks on that block stay silent then.
     """
 
     def __init__(self, model: nn.Module, first: int) -> None:
@@ -168,7 +170,23 @@ class Rest(nn.Module):
         self._vit = (vit,)  # as in Frozen
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self._vit[0].forward_head(self.norm(self.blocks(tokens)))
+        vit, blocks = self._vit[0], list(self.blocks)
+        read = _tokens_read(vit)
+        last = blocks.pop() if read and blocks and type(blocks[-1]) is Block else None
+        for block in blocks:
+            tokens = block(tokens)
+        if last is not None:
+            tokens = tokens + last.drop_path1(last.ls1(last.attn(last.norm1(tokens))))
+            tokens = tokens[:, :read]
+            tokens = tokens + last.drop_path2(last.ls2(last.mlp(last.norm2(tokens))))
+        return vit.forward_head(self.norm(tokens))
+
+
+def _tokens_read(vit: VisionTransformer) -> int | None:
+    """Return how many of the first tokens the head reads, or None where it reads all."""
+    if type(vit) is VisionTransformerDistilled:
+        return 2  # the class token and the distillation token
+    return 1 if vit.global_pool == "token" and vit.attn_pool is None else None
 
 
 def _stored(cache: Cache, compute: Compute, share: Share) -> Features:

@@ -41,7 +41,7 @@ class Recipe:
     step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the one
     before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains, which
     is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience: epochs
-    without a better one that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
+    since the lowest loss on held-out images that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
     "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
     """
 
@@ -93,14 +93,18 @@ def fit(
     progress: bool = False,
     share: Share = ALONE,
 ) -> Fit:
-    """Train what requires grad; after every epoch evaluate; keep the epoch that is best on `held_out`.
+    """Train what requires grad; after every epoch evaluate; keep the epoch that `held_out` speaks for.
 
-    `evaluations` holds "held_out", on which the epoch is chosen (accuracy, then loss), and others that are only
-    reported. classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume`
-    after every epoch and every `save_every` seconds, so that a killed fit continues there and ends with the same bits.
-    report: is told every epoch's row; keep: is given all rows so far before a state is saved that holds them. With several
-    processes, `share`, the first one writes and keeps. Raises ExplainedError at the first loss that is not finite, its
-    step saved before, and OSError.
+    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. Kept is the last epoch
+    whose loss on held-out images is within one standard error of the lowest (of the paired differences; Breiman et al.,
+    Classification and Regression Trees, 1984, have the rule): the learning rate ends at zero, so an earlier epoch has to
+    be clearly better than a later one. By loss, since accuracy moves by single images.
+
+    classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
+    and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
+    epoch's row; keep: is given all rows so far before a state is saved that holds them. With several processes, `share`,
+    the first one writes and keeps. Raises ExplainedError at the first loss that is not finite, its step saved before, and
+    OSError.
     """
     loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
     state, share = loop.state, loop.share
@@ -111,10 +115,10 @@ def fit(
         while len(state.history) < recipe.epochs and not _is_over(state, recipe):
             row = loop.epoch()
             kept = state.put(state.ema)
-            for name, batches in evaluations.items():
-                predictions = predict(model, batches, device, row["epoch"], share)
+            found = {name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()}
+            for name, predictions in found.items():
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
-            _finish(state, row)
+            _finish(state, row, torch.from_numpy(found["held_out"].loss))
             state.put(kept)
             if share.first:
                 keep(state.history)
@@ -128,18 +132,26 @@ def _reached(position: Position, finished: int, steps: int) -> str:
     return f"step {position.step} of {steps} in epoch {position.epoch}" if position.step else f"epoch {finished}"
 
 
-def _finish(state: State, row: dict) -> None:
-    """Take an epoch into the history, and its weights if it is the best."""
+def _finish(state: State, row: dict, losses: Tensor) -> None:
+    """Take an epoch into the history, and its weights where they are the ones to keep. losses: of the held-out images."""
     state.history.append(row)
-    best = max(state.history, key=lambda r: (r["held_out_accuracy"], -r["held_out_loss"]))
-    if best is row:
+    if row is _lowest(state.history):
+        state.losses = losses
+    worse = losses - state.losses
+    if row is _lowest(state.history) or worse.mean() <= worse.std(correction=0) / len(worse)**0.5:
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
     state.position = Position(epoch=len(state.history) + 1)
 
 
+def _lowest(history: list[dict]) -> dict:
+    return min(history, key=lambda row: row["held_out_loss"])
+
+
 def _is_over(state: State, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and len(state.history) - state.chosen >= recipe.patience
+    if not recipe.patience or not state.history:
+        return False
+    return len(state.history) - _lowest(state.history)["epoch"] >= recipe.patience
 
 
 class _Loop:

@@ -59,6 +59,20 @@ def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, caps
             assert float(row[column]) == pytest.approx(float(other[column]), rel=0.01), column
 
 
+@pytest.mark.parametrize("amp, expected", [("bfloat16", True), ("no", False)])
+def test_frozen_blocks_before_fresh_views_are_run_in_trainings_precision(shop, tmp_path, monkeypatch, amp, expected):
+    """What is stored is not: runs of other precisions share it."""
+    seen, forward = set(), PatchEmbed.forward
+
+    def watched(self, images):
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return forward(self, images)
+
+    monkeypatch.setattr(PatchEmbed, "forward", watched)
+    assert command(train, *shop.options, *LATE, "--amp", amp, "--out", tmp_path / "run") == 0
+    assert seen == {False, expected}
+
+
 def test_frozen_blocks_are_never_run_twice(shop, tmp_path, passes):
     argv = [*shop.options, *LATE, "--cache", tmp_path / "cache", "--augment-views", 2]
     assert command(train, *argv, "--out", tmp_path / "first") == 0

@@ -291,6 +291,19 @@ def test_two_halves_give_every_familys_logits_and_gradients(kind, mode):
     assert_same_gradients(vit, whole)
 
 
+@pytest.mark.parametrize("kind, tokens", [("plain", 1), ("registers", 1), ("distilled", 2), ("average pooling", 4),
+                                          ("attention pooling", 4)])
+def test_only_tokens_that_the_head_reads_go_through_the_last_mlp(kind, tokens):
+    vit, seen = small_vit(kind), []
+    for block in vit.blocks:
+        block.mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    x = images(size=28 if kind == "registers" else SIZE)
+    whole = vit(x)
+    before, seen[:] = list(seen), []
+    assert torch.allclose(Rest(vit, 1)(Frozen(vit, 1)(x)), whole, atol=1e-5)
+    assert seen == [*before[:-1], tokens]
+
+
 def test_adapters_get_the_gradients_of_the_whole_forward(spec):
     model = adapted(spec).train()
     whole, labels = copy.deepcopy(model), torch.arange(5) % 3
