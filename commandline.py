@@ -17,6 +17,7 @@ from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
 from errors import ExplainedError, UsageError
 from explain import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, find_method
+from explain.parts import out_of_memory
 from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
 from models.elsewhere import Hints
@@ -330,6 +331,13 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
     return processes.run(lambda: _run(main, arguments, argv, interrupted), several)
 
 
+def _fewer_images(args: argparse.Namespace) -> str:
+    """Return what to do where memory is full, by the options that the command has."""
+    if hasattr(args, "accumulate"):
+        return "give --accumulate 2, or more, to take a batch in parts, with --overwrite"
+    return "give a smaller --images-at-once" if hasattr(args, "images_at_once") else "give --device cpu, or a smaller model"
+
+
 def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
          argv: Sequence[str] | None, interrupted: str) -> processes.Outcome:
     args = arguments.parse_args(argv)
@@ -347,4 +355,8 @@ def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return 1, (f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or give another place")
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return 1, f"error: memory is full ({str(error).splitlines()[0]}); {_fewer_images(args)}"
     return 0, None

@@ -8,12 +8,13 @@ import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 import torch
 
 import commandline
+import processes
 from compare import NOTHING, colour_scale, relevance_name
 from comparison import heads_add_up, heads_note, layer_names, layer_shares, load_explainable, probabilities_of
 from data.datasets import nearest
@@ -69,24 +70,34 @@ def main(args: argparse.Namespace) -> None:
     changes = commandline.relevance_changes(args)  # refuses before anything is loaded
     device = commandline.device_of(args.device)
     paths = image_files(args.images)
-    run, = load_explainable([args.run], commandline.hints_of(args))
+    with processes.first_goes_ahead():  # the others find what it has downloaded
+        run, = load_explainable([args.run], commandline.hints_of(args))
     check_targets(args.targets or [], run.class_names, paths)
     commandline.check_writable(args.out)
     names = output_names(paths, args.out, changes)
-    before, skipped = drawn_layers(args.out, names), []
-    for path, out in zip(paths, names):
-        try:
-            image = open_image(path)
-        except BROKEN_IMAGE as error:
-            skipped.append(path)
-            commandline.warn(f"{path} is no readable image ({type(error).__name__}): skipped")
-            continue
-        for file in before[out]:
-            file.unlink(missing_ok=True)
-        for written in draw(run, path, image, out, args, device):
-            print(written)
-    if len(skipped) == len(paths):
-        raise ExplainedError(f"none of the {len(skipped)} file(s) is a readable image; give JPEG, PNG or the like")
+    before = processes.first_says(lambda: drawn_layers(args.out, names))
+
+    def work(tasks: Sequence[tuple[Path, Path]]) -> Iterator[list[Path] | str]:
+        """Draw each image; yield the files written, or why it was skipped."""
+        for path, out in tasks:
+            try:
+                image = open_image(path)
+            except BROKEN_IMAGE as error:
+                yield f"{path} is no readable image ({type(error).__name__}): skipped"
+                continue
+            for file in before[out]:
+                file.unlink(missing_ok=True)
+            yield draw(run, path, image, out, args, device)
+
+    skipped = 0
+    for written in processes.spread(list(zip(paths, names)), work):
+        if isinstance(written, str):
+            skipped += 1
+            commandline.warn(written)
+        else:
+            print(*written, sep="\n")
+    if skipped == len(paths):
+        raise ExplainedError(f"none of the {skipped} file(s) is a readable image; give JPEG, PNG or the like")
 
 
 # ---- which images, which classes, which files
@@ -300,4 +311,4 @@ def slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted=INTERRUPTED))
+    sys.exit(commandline.run(main, build_parser(), several=True, interrupted=INTERRUPTED))

@@ -24,9 +24,10 @@ from methods import BATCH, Photos, add_photos, described, difference, passes, wi
 
 import commandline
 from errors import UsageError
-from explain import images_at_once, relevance
+from explain import relevance
 from explain.aggregate import TokenRow
 from explain.gradients import Way, attention_gradients, patch_gradient
+from explain.parts import images_at_once
 from explain.start import class_weights, head_rows
 from explain.vit import Network
 from report.statistics import paired

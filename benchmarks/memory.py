@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from subjects import load  # beside this file; it finds the project's folders
 
-from explain import COMPARISON_METHOD
+from explain import COMPARISON_METHOD, METHODS
 from explain.stream import save_relevance
 from report.tables import markdown_table, number
 
-MODEL, BATCH, MORE_IMAGES, TARGETS = "vit_base_patch16_224", 8, 32, (2, 10)
-MEASURED = ("lrp", "lrp_magnitude", COMPARISON_METHOD)
+MODEL, BATCH, MORE_IMAGES, TARGETS = "vit_base_patch16_224", 8, 32, (1, 2, 10)
+MEASURED = tuple(METHODS)
 
 
 def memory(name: str, seed: int, device: torch.device) -> str:

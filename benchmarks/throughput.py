@@ -10,6 +10,7 @@ from timing import Clock, clock_of, seconds  # beside this file; it finds the pr
 from memory import device_peak
 
 from explain import relevance
+from explain.parts import out_of_memory
 from explain.precision import NOT_IN_HALF
 from report.tables import ABSENT, markdown_table, number
 
@@ -85,10 +86,6 @@ def measured(explain: Callable[[], object], batch: int, targets: int, rounds: in
             explain()
 
     return Point(batch, rounds * batch * targets / seconds(repeat, clock), device_peak(device))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)  # mps has no class for it
 
 
 def cell(point: Point) -> str:

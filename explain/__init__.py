@@ -11,17 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .methods import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, Method
+from .parts import images_at_once, in_parts
 from .precision import HalfProducts, check_images_of, check_method
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
 __all__ = ["COMPARISON_METHOD", "DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
            "conservation_gap", "find_method", "relevance"]
-
-# Elements of the largest tensor (attention or hidden layer, times targets) that stays in a CPU's
-# cache; a pass over more images at once is slower, as it waits for memory.
-CACHE_ELEMENTS = 400_000
-
 
 def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
               precision: str | None = None, **options) -> Tensor | tuple[Tensor, ...]:
@@ -32,8 +28,9 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
     images: (B, 3, H, W) as the model takes them (normalised), float32 or float64 as its weights.
     targets: (B, K) int64, the classes to explain; all K come from one forward pass.
     method: a name in METHODS; the default is the most faithful to the class's probability, a contrast with its
-        competitors. To ask what the maps of several classes share, take COMPARISON_METHOD. options: that method's own, named by its docstring; a method for which
-        an option makes no sense lacks it, and says which it has:
+        competitors. To ask what the maps of several classes share, take COMPARISON_METHOD.
+    options: that method's own, named by its docstring; a method for which an option makes no sense lacks it, and says
+        which it has:
         contrast ("none", "mean", "softmax", "log_p"), centre_head (bool): what is explained, for
             every method that starts from a logit (see start.class_weights);
         start_block (int): the first block that is aggregated;
@@ -41,6 +38,8 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
         gap (bool): also return (B, K), what relevance was lost on the way (see `conservation_gap`).
     precision: None, the images' own throughout, or "float16": matrix products take float16 factors. For float32 on
         GPUs with tensor cores, and for methods whose maps stay within 2 % (see precision.py).
+    On an accelerator all images go through together; where its memory is full they are tried again by halves, which
+    costs the attempt: give smaller batches, then. On a CPU as many go through at once as its cache holds.
     Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient; with layers or gap a
     tuple of maps and these, in that order. Each method's scale is its own: compare shapes, or
     normalise.
@@ -56,9 +55,8 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
     check_images_of(precision, images)
     products = HalfProducts() if precision == "float16" else nullcontext()
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
-        step = images_at_once(network, images, targets.shape[1])
-        maps = [chosen.compute(network, images[start:start + step], targets[start:start + step], **options)
-                for start in range(0, len(images), step)]
+        maps = in_parts(lambda part: chosen.compute(network, images[part], targets[part], **options),
+                        len(images), images_at_once(network, images, targets.shape[1]))
     if torch.is_tensor(maps[0]):
         return torch.cat(maps)
     return tuple(torch.cat(parts) for parts in zip(*maps))
@@ -129,14 +127,3 @@ def check_images(model: nn.Module, images: Tensor) -> None:
     if not embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
         raise ValueError(f"images are {size[0]} x {size[1]} pixels, which patches of "
                          f"{patch[0]} x {patch[1]} do not divide.")
-
-
-def images_at_once(network: Network, images: Tensor, targets: int) -> int:
-    """How many images go through together: all on an accelerator, what fits the cache on a CPU."""
-    if images.device.type != "cpu":
-        return len(images)
-    grid_h, grid_w = network.grid(images)
-    tokens = grid_h * grid_w + network.model.num_prefix_tokens
-    block = network.model.blocks[0]
-    widest = max(block.attn.num_heads * tokens, block.mlp.fc1.out_features)
-    return max(1, CACHE_ELEMENTS // (tokens * widest * targets))

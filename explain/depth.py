@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import check_images, images_at_once
+from . import check_images
+from .parts import images_at_once
 from .vit import BlockRecord, Network, Record
 
 MEASURES = ("entropy", "distance", "on_patches", "on_prefix", "on_itself")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -149,3 +150,19 @@ def test_torchrun_writes_what_one_process_writes(shop, tmp_path):
     out, error = refused.communicate(timeout=120)
     assert refused.returncode and out == "" and not (tmp_path / "three").exists()
     assert error.count("comparing takes two or more") == 1 and error.count("exitcode  : 2") == 2
+
+
+@pytest.mark.slow
+def test_torchrun_draws_what_one_process_draws(shop, tmp_path):
+    """Three photos and one that is none, which the second process meets and the first tells of."""
+    photos = tmp_path / "photos"
+    shutil.copytree(shop.colours / "val" / "red", photos)
+    for path in sorted(photos.iterdir())[3:]:
+        path.unlink()
+    (photos / "01b.png").write_bytes(b"no image")
+    argv = ["visualize.py", shop.dora, photos, "--layers", "--out"]
+    alone, together = process(*argv, tmp_path / "one"), process(*TORCHRUN, *argv, tmp_path / "two")
+    said = [running.communicate(timeout=300) for running in (alone, together)]
+    assert (alone.returncode, together.returncode) == (0, 0), said
+    assert said[0][0].replace("/one", "/two") == said[1][0] and said[1][1].count("01b.png is no readable image") == 1
+    assert files(tmp_path / "one") == files(tmp_path / "two") and len(files(tmp_path / "one")) == 3 * (1 + 3)

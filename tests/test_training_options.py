@@ -300,3 +300,18 @@ def test_clock_times_stay_out_of_what_is_compared(shop, tmp_path, slow_images):
     assert command(train, *shop.dora_options, "--out", tmp_path) == 0
     fast, slow = files(shop.dora), files(tmp_path)
     assert {name for name in fast.keys() | slow.keys() if fast.get(name) != slow.get(name)} == {"timings.json"}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkeypatch, capsys, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr("models.fit._Loop._part", full)
+    assert command(train, *shop.options, "--method", "dora", "--out", tmp_path / "run") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (f"error: memory is full ({str(error).splitlines()[0]}); give --accumulate 2, or more, to take a batch in parts, "
+                    "with --overwrite")
+    monkeypatch.undo()
+    assert command(train, *shop.options, "--method", "dora", "--accumulate", 2, "--overwrite", "--out", tmp_path / "run") == 0
