@@ -230,7 +230,7 @@ def test_a_change_in_block_1_is_seen_from_there_on(vit, images):
 def test_batches_and_tiles_do_not_matter(vit, images, monkeypatch):
     other = make_vit(seed=5)
     together = measure_depth([vit, other], [images])[1]
-    monkeypatch.setattr("explain.CACHE_ELEMENTS", 1)
+    monkeypatch.setattr("explain.parts.CACHE_ELEMENTS", 1)
     apart = measure_depth([vit, other], iter(images.split(2)))[1]
     assert apart.divergence == pytest.approx(together.divergence) and apart.cka == pytest.approx(together.cka)
     for name in MEASURES:

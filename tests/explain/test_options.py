@@ -204,6 +204,6 @@ def test_gap_of_the_published_rule_by_the_slow_formulas(vit, images, targets):
 def test_layers_and_gap_together_and_in_tiles(vit, images, targets, monkeypatch):
     together = relevance(vit, images, targets, "attnlrp", layers=True, gap=True)
     assert [len(part) for part in together] == [3, 3, 3] and together[2].shape == (3, 2)
-    monkeypatch.setattr("explain.CACHE_ELEMENTS", 1)
+    monkeypatch.setattr("explain.parts.CACHE_ELEMENTS", 1)
     for one, other in zip(relevance(vit, images, targets, "attnlrp", layers=True, gap=True), together):
         assert relative(one, other) < 1e-10

@@ -86,7 +86,7 @@ def test_batches_equal_one_at_a_time(vit, images, targets, method):
 @pytest.mark.parametrize("method", PASSED_DOWN)
 def test_small_and_large_tiles_agree(vit, images, targets, method, monkeypatch):
     together = relevance(vit, images, targets, method)
-    monkeypatch.setattr("explain.CACHE_ELEMENTS", 1)
+    monkeypatch.setattr("explain.parts.CACHE_ELEMENTS", 1)
     assert relative(relevance(vit, images, targets, method), together) < 1e-10
 
 
