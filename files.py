@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
@@ -29,12 +30,23 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         _remove(temporary)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic` left below a folder when its process was killed in the middle; what a living one writes stays."""
+def remove_leftovers(folder: Path, age: float = 0.0) -> None:
+    """Remove what `atomic` left below a folder when its process was killed in the middle; what a living one writes stays.
+
+    age: seconds since it was last written to, at least; for folders that several machines share, as only this one's
+    processes are known.
+    """
     for path in list(folder.rglob(".*")):
         name = re.fullmatch(r"\..+\.(\d+)(\.[^.]+)?", path.name)
-        if name and not _lives(int(name[1])):
+        if name and not _lives(int(name[1])) and _seconds_since(path) >= age:
             _remove(path)
+
+
+def _seconds_since(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # another process has just removed it
+        return 0.0
 
 
 def _lives(process: int) -> bool:

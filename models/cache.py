@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from errors import ExplainedError
-from files import atomic
+from files import atomic, remove_leftovers
 
 CHUNK_ROWS = 256
 CARD = "card.json"
+LEFT_FOR = 3600.0  # seconds after which a half-written chunk is nobody's: writing one takes a few
 Span = tuple[int, int]  # the rows start:stop of a chunk
 Compute = Callable[[list[Span]], Iterable[dict[str, np.ndarray]]]
 
@@ -95,13 +96,15 @@ class Cache:
 
         compute: takes the spans to compute and yields the arrays of each, in order; a chunk is written before the next
         is asked for, so that an interrupted computation goes on where it stopped. In memory, every process computes
-        all. Damage is told in one line, by rank 0. Raises ExplainedError for values that are not finite, OSError as the
+        all. What killed processes left is removed. Damage is told in one line, by rank 0. Raises ExplainedError for values that are not finite, OSError as the
         file system does.
         """
         if self.path is None:
             self.whole = dict(zip(self.spans, map(self._finite, compute(self.spans)), strict=True))
             return
         self.whole = {}
+        if rank == 0:
+            remove_leftovers(self.path, LEFT_FOR)
         broken = self._check(self.spans)
         self._check_card([span for span in broken if broken[span]], say=rank == 0)
         missing = [span for span in self.spans[rank::count] if span not in self.whole]

@@ -69,5 +69,10 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
             tmp_path / f"run.{dead.pid}.txt"]
     for path in (*gone[:2], *kept):
         path.write_text("")
+    remove_leftovers(tmp_path, age=60)
+    assert all(path.exists() for path in (*gone, *kept)), "on another machine, somebody may be writing them"
+    os.utime(gone[0], (0, 0))
+    remove_leftovers(tmp_path, age=60)
+    assert [path.exists() for path in gone] == [False, True, True] and all(path.exists() for path in kept)
     remove_leftovers(tmp_path)
     assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)

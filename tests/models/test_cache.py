@@ -2,7 +2,10 @@
 
 import errno
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -129,6 +132,19 @@ def test_an_interrupted_computation_goes_on_at_the_missing_chunk(tmp_path, capsy
     again = Computing()
     assert_right(filled(tmp_path, again), again)
     assert again.seen == [(8, 11)] and capsys.readouterr().out == ""  # what is missing is not damaged
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+    filled(tmp_path, Computing())
+    (folder,) = tmp_path.iterdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, new = (folder / f".inputs-{number}.{dead.pid}.npy" for number in "12")
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    filled(tmp_path, Computing())
+    assert not left.exists() and new.exists(), "a new one may be written by another machine"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
