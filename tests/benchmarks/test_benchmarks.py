@@ -185,6 +185,15 @@ def test_train_times_whole_processes(training, weights, colours, tmp_path):
     assert text.count("\nM") == 2 and text.count("- linear probe: 100.0 %, 100.0 %\n") == 1
 
 
+def test_probe_solves_a_path_of_penalties(capsys):
+    assert command(loaded("probe"), "--features", 200, "--classes", 5, "--widths", 16, 32) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:] if line]
+    assert [row[:2] for row in rows] == [["200 x 16", "5"], ["200 x 32", "5"]]
+    for _, _, seconds, penalties, iterations, accuracy in rows:
+        assert float(seconds.strip("< ")) >= 0 and int(iterations) > int(penalties) > 3
+        assert 20.0 < float(accuracy.removesuffix(" %")) <= 100.0, "better than chance"
+
+
 def test_train_passes_on_what_a_process_ends_with(training, tmp_path, capsys):
     assert command(training, "--data", tmp_path / "nowhere", "--model", NAME) == 1
     error = capsys.readouterr().err.splitlines()[-1]

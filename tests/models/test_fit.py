@@ -1,7 +1,9 @@
 """A fit learns, keeps its best epoch, and continues after an interruption as if there had been none."""
 
+import io
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from tqdm import tqdm
 
 from errors import ExplainedError
+from models import fit as fit_module
 from models.batches import feature_batches
 from models.evaluate import predict
 from models.fit import Recipe, fit
@@ -294,6 +298,30 @@ def test_the_history_is_kept_whole_before_the_state_that_holds_it(batches, tmp_p
         run(new_model(), batches, resume=path, report=Stop(2), keep=keep)
     run(new_model(), batches, resume=path, keep=keep)
     assert seen == [(list(range(1, epoch + 1)), epoch - 1) for epoch in range(1, 7)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_one_bar_shows_loss_accuracy_images_a_second_and_time_left(batches, tmp_path, monkeypatch):
+    shown, path = [Terminal(), Terminal()], tmp_path / "resume.safetensors"
+    for terminal, stop in zip(shown, (Stop(2), lambda row: None)):
+        monkeypatch.setattr(fit_module, "tqdm",
+                            lambda **options: tqdm(**options | {"file": terminal, "delay": 0, "mininterval": 0, "ncols": 150}))
+        with suppress(KeyboardInterrupt):
+            run(new_model(), batches, report=stop, resume=path, progress=True)
+    first, second = (re.findall(r"(\d+)/384 \[[\d:]+<([\d:?]+), *([\d.?]+)image/s(.*?)\]", terminal.getvalue()) for terminal in shown)
+    assert [int(row[0]) for row in (first[0], first[-1], second[0], second[-1])] == [0, 128, 128, 384]
+    done, left, rate, more = second[-2]
+    assert ":" in left and float(rate) > 0
+    assert re.fullmatch(r", accuracy=[01]\.\d{3}, epoch=6, loss=\d\.\d{3}", more)
+
+
+def test_without_a_terminal_there_is_no_bar(batches, capsys):
+    run(new_model(), batches, progress=True)
+    assert capsys.readouterr().err == ""
 
 
 # Optimisation
