@@ -11,14 +11,14 @@ import torch
 
 import commandline
 import processes
-from comparison import (INPUT_NOISE, OTHER, REGIONS, TRUE, Chosen, Explained, Images, check_comparable, choose_targets,
-                        explain, heads_add_up, heads_note, knows, labels_of, layer_statistics, load_explainable, rows_of,
-                        save_probabilities, summaries, targets_of)
+from comparison import REGIONS, heads_add_up, heads_note, layer_statistics, rows_of, summaries
 from data.datasets import ImageData, Split, load_data, nearest, stratified
 from data.transforms import drawing_size
 from errors import UsageError
 from explain import METHODS
 from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
+from explained import (INPUT_NOISE, OTHER, TRUE, Chosen, Explained, Images, check_comparable, choose_targets, explain, knows,
+                       labels_of, load_explainable, save_probabilities, targets_of)
 from files import atomic
 from models.runs import Run, differing, read_json
 from report.figures import CORRECT, WRONG, Cell, bars, grid, layer_profiles

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from comparison import Images, layer_names, layer_shares, probabilities_of, regions_of
+from comparison import layer_names, regions_of
 from data.datasets import ImageData, Split, stratified
 from explain import METHODS, find_method, relevance
 from explain.depth import measure_depth
@@ -27,6 +27,7 @@ from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patc
 from explain.mosaic import cell_share, make_mosaics
 from explain.perturbation import Curves, perturbation_curves
 from explain.sanity import cascading_randomisation, emprt
+from explained import Images, layer_shares, probabilities_of
 from files import atomic
 from models.backbone import content_hash
 from models.runs import Run, read_json

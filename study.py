@@ -13,7 +13,6 @@ import numpy as np
 import chapters
 import commandline
 import compare
-import comparison
 import evidence
 import train
 from data.datasets import ImageData
@@ -21,6 +20,7 @@ from errors import UsageError
 from evidence import Study
 from explain.metrics import spearman
 from explain.perturbation import REMOVALS
+from explained import require_explainable
 from measures import MEASUREMENTS, Maps, Subject, Task, depth_rows, has_option, is_measured, load_maps, measured, measured_depth, tasks
 from models.adapt import Settings, parse_settings
 from models.backbone import BackboneSpec, architecture, create_backbone
@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
     """Check, then study every data set; with several, say at the end what holds on which."""
     methods = methods_of(args)
     args.relevance, args.removal = (list(dict.fromkeys(one)) for one in (args.relevance, args.removal))
-    comparison.require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
+    require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
     commandline.check_writable(args.cache, "--cache")
     sources = [alone(args, spec) for spec in dict.fromkeys(args.data)]
     loaded = [commandline.data_of(one) for one in sources]  # all are checked before anything slow starts

@@ -16,13 +16,14 @@ import torch
 import commandline
 import processes
 from compare import NOTHING, colour_scale, relevance_name
-from comparison import heads_add_up, heads_note, layer_names, layer_shares, load_explainable, probabilities_of
+from comparison import heads_add_up, heads_note, layer_names
 from data.datasets import nearest
 from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
 from data.transforms import evaluation_transform, to_pixels
 from errors import ExplainedError, UsageError
 from explain import METHODS, relevance
 from explain.heatmap import normalise, overlay, to_heatmap
+from explained import layer_shares, load_explainable, probabilities_of
 from models.runs import Run
 from report.figures import Cell, grid, head_matrix
 from report.grid import Scale

@@ -25,12 +25,12 @@ from timing import cost, plain_forward  # beside this file; it finds the project
 
 import commandline
 from compare import data_of_runs
-from comparison import load_explainable
 from data.datasets import stratified
 from data.transforms import Prepared, evaluation_transform
 from explain import METHODS, relevance
 from explain.metrics import repeatability, spearman
 from explain.perturbation import perturbation_curves
+from explained import load_explainable
 from models.backbone import content_hash
 from models.runs import Run
 from report.statistics import paired, single

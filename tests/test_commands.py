@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import commandline
 import compare
 import comparison
+import explained
 import study
 import train
 import training
@@ -148,14 +149,14 @@ def test_compare_writes_a_picture_maps_and_numbers_and_reuses_them(shop, tmp_pat
 
 def test_a_map_that_is_zero_has_no_noise_and_is_counted(shop, tmp_path, monkeypatch, capsys):
     """GradCAM's maps often are: noise relative to nothing is no number."""
-    measure = comparison.repeatability
+    measure = explained.repeatability
 
     def some_zero(model, images, *args, **named):
         moved = measure(model, images, *args, **named)
         moved[0] = torch.nan  # the first image of every batch
         return moved
 
-    monkeypatch.setattr(comparison, "repeatability", some_zero)
+    monkeypatch.setattr(explained, "repeatability", some_zero)
     assert command(compare, shop.linear, shop.dora, "--images", 4, "--rows", 1, "--batch-size", 4, "--out", tmp_path) == 0
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     kept = [float(row["noise_true"]) for row in rows if row["run"] == "linear" and row["noise_true"]]
@@ -190,7 +191,7 @@ def test_what_ctrl_c_leaves_is_said_by_each_command(tmp_path, monkeypatch, capsy
         raise KeyboardInterrupt
 
     (tmp_path / "photo.png").write_bytes(b"")
-    monkeypatch.setattr(comparison, "load_explainable", interrupt)
+    monkeypatch.setattr(explained, "load_explainable", interrupt)
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", "some-run", str(tmp_path / "photo.png"), "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(script.__name__, run_name="__main__")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import compare
-import comparison
+import explained
 from commands import command, files
 
 
@@ -14,14 +14,14 @@ from commands import command, files
 def watched(monkeypatch):
     """Keep a weak reference to every batch of images that is explained; `each` is called before, with their number."""
     def watch(each) -> list:
-        alive, explain = [], comparison.relevance
+        alive, explain = [], explained.relevance
 
         def relevance(model, images, *arguments, **options):
             alive.append(weakref.ref(images))
             each(sum(reference() is not None for reference in alive))
             return explain(model, images, *arguments, **options)
 
-        monkeypatch.setattr(comparison, "relevance", relevance)
+        monkeypatch.setattr(explained, "relevance", relevance)
         return alive
 
     return watch

@@ -13,11 +13,12 @@ from torch import nn
 import compare
 import visualize
 from commands import command, files
-from comparison import heads_add_up, layer_names, layer_shares
+from comparison import heads_add_up, layer_names
 from data.datasets import load_data, stratified
 from data.images import open_image
 from data.transforms import Prepared, evaluation_transform
 from explain import METHODS, find_method, relevance
+from explained import layer_shares
 from models.runs import load_run
 from report.statistics import single
 from tiny import NAME

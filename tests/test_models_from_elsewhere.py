@@ -14,7 +14,7 @@ import compare
 import train
 import visualize
 from commands import command, files
-from comparison import choose_targets, targets_of
+from explained import choose_targets, targets_of
 from models.runs import load_run
 from test_commands import ADAPTER_FILES
 from tiny import COLOURS, NAME, SIZE, write_weights
