@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import FontProperties
 
 from report.blocks import Block, paragraph
-from report.canvas import CORRECT, INK, QUIET, WRONG, Pen, font, house_style, line_height, text_width, wrap
+from report.canvas import INK, QUIET, WRONG, Pen, font, house_style, line_height, text_width, wrap
 from report.classification import check_classes
 from report.grid import BAR, CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
 from report.tables import percent

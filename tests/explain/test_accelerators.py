@@ -4,7 +4,6 @@ So code that asks for a number, for which a GPU would have to be waited for, or 
 CPU's, fails here; and the branches that are not a CPU's are taken.
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 from inspect import signature
 
