@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import chain
 
 import numpy as np
@@ -73,12 +75,13 @@ for command, port in zip((spread, fails_on_the_second, fails_on_the_first_after_
 
 
 def free_ports(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [str(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
+    """Ports that are free, and that no system gives to a connection by itself (Linux begins at 32768)."""
+    ports: list[str] = []
+    while len(ports) < count:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports += [str(port)] if str(port) not in ports else []
     return ports
 
 
