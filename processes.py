@@ -9,6 +9,7 @@ number of times; what ends one of them is sent in place of its next value, and s
 import os
 import sys
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
@@ -20,6 +21,9 @@ Task, Result = TypeVar("Task"), TypeVar("Result")
 Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
 INTERRUPTED = 130
 PATIENCE = timedelta(hours=12)  # a process waits while another downloads or draws
+
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,26 @@ def launched() -> bool:
 
 def count() -> int:
     """Return the number of processes that share the work."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if _share() else 1
 
 
 def rank() -> int:
     """Return this process's number among them; 0 is the one that writes and prints."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if _share() else 0
+
+
+def _share() -> bool:
+    return distributed.is_initialized() and not _ALONE.get()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Run the block as a command of one process, which waits for no other; its GPU stays its own."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
 
 
 def local_rank() -> int:

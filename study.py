@@ -3,8 +3,9 @@
 import argparse
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, fields, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import chapters
 import commandline
 import compare
 import evidence
+import processes
 import train
 from data.datasets import ImageData
 from errors import UsageError
@@ -76,7 +78,8 @@ def main(args: argparse.Namespace) -> None:
     require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
     commandline.check_writable(args.cache, "--cache")
     sources = [alone(args, spec) for spec in dict.fromkeys(args.data)]
-    loaded = [commandline.data_of(one) for one in sources]  # all are checked before anything slow starts
+    with processes.first_goes_ahead():
+        loaded = [commandline.data_of(one) for one in sources]  # all are checked before anything slow starts
     names = [Path(data.name).name for data in loaded]
     if len(set(names)) < len(names):
         raise UsageError(f"--data {' '.join(args.data)}: two have one name; rename a folder")
@@ -84,7 +87,11 @@ def main(args: argparse.Namespace) -> None:
     found = {}
     for one, data, name in zip(sources, loaded, names):
         out = args.out / name if len(sources) > 1 else args.out
-        found[name] = study(argparse.Namespace(**{**vars(one), "out": out}), data, methods)
+        given = argparse.Namespace(**{**vars(one), "out": out})
+        share_work(given, data, methods)
+        if processes.rank() == 0:
+            with processes.alone():
+                found[name] = study(given, data, methods)
     if len(found) > 1:
         write_together(args.out, found)
     if args.seeds == 1:
@@ -147,6 +154,46 @@ def study(args: argparse.Namespace, data: ImageData, methods: list[Settings]) ->
     return result
 
 
+def share_work(args: argparse.Namespace, data: ImageData, methods: list[Settings]) -> None:
+    """Train and measure by all processes, for the first to find it done; nothing where there is one.
+
+    A run is trained by one process, and a measurement made by one, so that both have the bits that one process gives.
+    """
+    if processes.count() == 1:
+        return
+    device, splits, (probe, relevance) = commandline.device_of(args.device), explained_splits(data), by_depth(methods, args.relevance)
+    runs = [(settings, seed) for settings in methods for seed in range(args.seeds)]
+    share({f"train {settings.label()}, seed {seed}": partial(train_one, args, data, settings, seed) for settings, seed in runs})
+    subjects = {(settings, seed, split): Subject(run, settings.label(), data, split, args, device)
+                for settings, seed in runs for run in [load_run(run_folder(args, settings, seed), args.weights)] for split in splits}
+    # runs that came out equal share what is measured of them: by the first of them
+    measuring, looking = {}, {}
+    for split in splits:
+        for task in tasks_on(args, split):
+            for (_, _, of), one in subjects.items():
+                if of == split:
+                    measuring.setdefault((task, split, one.content), (describe(one, task), partial(measured, one, task)))
+    for (settings, seed, split), one in subjects.items():
+        if split == "val" and settings != probe:
+            before = subjects[probe, seed, split] if probe else untuned(one)
+            looking.setdefault((before.content, one.content), (
+                describe(one, "depth"), partial(measured_depth, before, one, relevance if probe else None)))
+    share(dict(measuring.values()))
+    share(dict(looking.values()))
+
+
+def share(jobs: dict[str, Callable[[], object]]) -> None:
+    """Do named jobs, each by one of the processes and as if it were alone; tell of each once it is done."""
+    def work(mine: Iterable[tuple[str, Callable[[], object]]]) -> Iterator[str]:
+        for name, job in mine:
+            with processes.alone():
+                job()
+            yield name
+
+    for number, name in enumerate(processes.spread(list(jobs.items()), work), start=1):
+        print(f"{processes.count()} processes, {number} of {len(jobs)}: {name}", flush=True)
+
+
 class Steps:
     """Says which step of how many begins, and how many are left."""
 
@@ -172,9 +219,13 @@ def measure(subject: Subject, steps: Steps) -> list[Observation]:
     rows = []
     for task in tasks_on(subject.args, subject.split_name):
         kept = ", kept from before" if is_measured(subject, task) else ""
-        steps.say(f"{subject.method}, seed {subject.run.config['seed']}, {subject.split_name}: {task}{kept}")
+        steps.say(f"{describe(subject, task)}{kept}")
         rows += measured(subject, task)[0]
     return rows
+
+
+def describe(subject: Subject, what: object) -> str:
+    return f"{subject.method}, seed {subject.run.config['seed']}, {subject.split_name}: {what}"
 
 
 def unique(observations: Iterable[Observation]) -> list[Observation]:
@@ -212,18 +263,23 @@ def look_inside(result: Study, subjects: dict, steps: Steps) -> list[Observation
     That is the linear probe's of the same seed, which also has a head for these classes; without one among the methods,
     the un-tuned backbone, whose relevance has no class to start from.
     """
-    probe = next((one.label() for one in result.kinds if one.method == "linear"), None)
-    relevance = next((one for one in result.relevances if has_option(one, "layers")), None)
+    probe, relevance = by_depth(result.kinds, result.relevances)
     rows = []
     for (method, seed, split), subject in subjects.items():
-        if split != "val" or method == probe:
+        if split != "val" or probe and method == probe.label():
             continue
-        steps.say(f"{method}, seed {seed}, val: depth")
-        before = subjects[probe, seed, split] if probe else untuned(subject)
+        steps.say(describe(subject, "depth"))
+        before = subjects[probe.label(), seed, split] if probe else untuned(subject)
         result.depth[method, seed] = measured_depth(before, subject, relevance if probe else None)
         for one, run in zip((before, subject), result.depth[method, seed]):
             rows += depth_rows(one, run)
     return rows
+
+
+def by_depth(methods: Iterable[Settings], relevances: Iterable[str]) -> tuple[Settings | None, str | None]:
+    """Return what fine-tuned methods are compared with by depth, and the relevance method that tells blocks apart, if any."""
+    return (next((one for one in methods if one.method == "linear"), None),
+            next((one for one in relevances if has_option(one, "layers")), None))
 
 
 def untuned(after: Subject) -> Subject:
@@ -234,9 +290,13 @@ def untuned(after: Subject) -> Subject:
     return replace(after, run=replace(run, model=model), method="un-tuned")
 
 
+def run_folder(args: argparse.Namespace, settings: Settings, seed: int) -> Path:
+    return args.out / f"{chapters.stem(settings.label())}-seed{seed}"
+
+
 def train_one(args: argparse.Namespace, data: ImageData, settings: Settings, seed: int) -> Run:
     """Train one method with one seed, or reuse the finished run in its folder."""
-    out = args.out / f"{chapters.stem(settings.label())}-seed{seed}"
+    out = run_folder(args, settings, seed)
     own = ["--method", settings.label(), "--seed", str(seed), "--out", str(out)]
     given = arguments_for(train, own, args)
     given.epochs = None if settings.method == "linear" else args.epochs
@@ -318,4 +378,4 @@ def rules_of(first: str, second: str, before: Maps, after: Maps, same: np.ndarra
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser()))
+    sys.exit(commandline.run(main, build_parser(), several=True))

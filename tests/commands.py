@@ -1,8 +1,11 @@
 """How tests run the commands: in this process or in one of their own, on two runs made once."""
 
 import os
+import random
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +15,7 @@ import train
 from tiny import NAME, SIZE
 
 ROOT = Path(__file__).parents[1]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # after python, before a script
 
 
 def command(script, *argv) -> int:
@@ -27,6 +31,17 @@ def process(*argv, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, env=environment, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports that are free, and that no system gives to a connection by itself (Linux begins at 32768)."""
+    ports: list[str] = []
+    while len(ports) < count:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports += [str(port)] if str(port) not in ports else []
+    return ports
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -2,12 +2,9 @@
 
 import json
 import os
-import random
 import shutil
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from itertools import chain
 
 import numpy as np
@@ -16,9 +13,7 @@ import torch
 
 import commandline
 import processes
-from commands import ROOT, files, process
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+from commands import ROOT, TORCHRUN, files, free_ports, process
 
 SCENARIOS = '''
 import json, os, sys
@@ -36,6 +31,8 @@ def spread():
     with processes.first_goes_ahead():
         order.append(os.path.exists(mark))
         open(mark, "w").close()
+    with processes.alone():
+        assert (processes.count(), processes.rank(), processes.exchange("x")) == (1, 0, ["x"])
     print(f"rank {processes.rank()} speaks")
     facts.update(results=results, seen=seen, went_second=order.pop())
     return 0, None
@@ -72,17 +69,6 @@ for command, port in zip((spread, fails_on_the_second, fails_on_the_first_after_
     with open(f"{out}{os.environ['RANK']}.json", "w") as file:
         json.dump(facts, file)
 '''
-
-
-def free_ports(count: int) -> list[str]:
-    """Ports that are free, and that no system gives to a connection by itself (Linux begins at 32768)."""
-    ports: list[str] = []
-    while len(ports) < count:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            ports += [str(port)] if str(port) not in ports else []
-    return ports
 
 
 def test_two_processes_share_work_and_end_alike(tmp_path):

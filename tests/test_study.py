@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 import measures
 import study
-from commands import command, files
+from commands import TORCHRUN, command, files, process
 from data.datasets import load_data
 from evidence import confused_pairs
 from explain import COMPARISON_METHOD
@@ -143,6 +143,25 @@ def test_a_fresh_study_gives_the_same_bytes(shop, finished, tmp_path):
     names = ("results.csv", "claims.md", "findings.md", "details.md", "verdicts.png", "depth-dora.png", "compare/grid.png")
     first, second = files(finished), files(tmp_path)
     assert [name for name in names if first[name] != second[name]] == []
+
+
+@pytest.mark.slow
+def test_torchrun_studies_what_one_process_studies(shop, tmp_path):
+    argv = ["study.py", *shop.options, *SMALL, "--seeds", 2, "--relevance", "lrp_magnitude", "--out"]
+    alone, together = process(*argv, tmp_path / "one"), process(*TORCHRUN, *argv, tmp_path / "two")
+    said = [running.communicate(timeout=600) for running in (alone, together)]
+    assert (alone.returncode, together.returncode) == (0, 0), said
+    lines = said[1][0].splitlines()
+    shared = [line.split(": ", 1)[1] for line in lines if line.startswith("2 processes, ")]
+    assert shared[:4] == [f"train {method}, seed {seed}" for method in ("linear", "dora") for seed in range(2)]
+    assert len(shared) == 4 + 3 * 6 + 2, "6 measurements of three models, as a probe is one for all seeds; two by depth"
+    measuring = [line for line in lines if re.match(r"\[.*: (maps|noise|perturbation|mosaics|sanity)", line)]
+    assert len(measuring) == 24 and all(line.endswith("kept from before") for line in measuring), "the first finds it done"
+    one, two = ({name: content.replace(f"/{folder}/".encode(), b"/") for name, content in files(tmp_path / folder).items()}
+                for folder in ("one", "two"))
+    assert one.keys() == two.keys()
+    timed = ("timings.json", ".npz")  # a zip has clock times
+    assert [name for name in one if one[name] != two[name] and not name.endswith(timed)] == []
 
 
 def test_a_changed_setting_recomputes_only_what_depends_on_it(shop, tmp_path, no_pictures):

@@ -17,9 +17,8 @@ from safetensors.numpy import load_file
 
 import commandline
 import train
-from commands import ROOT, command, files, process
+from commands import ROOT, TORCHRUN, command, files, free_ports, process
 from models.runs import RESUME, SUMMARY
-from test_processes import TORCHRUN, free_ports
 from test_train_caches import accuracies, history
 from tiny import colour_folder
 
