@@ -31,6 +31,7 @@ from models.state import Position, State
 
 PRECISIONS = {"no": "no", "bfloat16": "bf16", "float16": "fp16"}
 SAVE_EVERY = 300.0      # seconds between saved states within an epoch
+CLEARLY = 2.0           # standard errors by which an earlier epoch has to be more accurate than a later one
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Recipe:
     step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the one
     before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains, which
     is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience: epochs
-    since the lowest loss on held-out images that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
+    since the most accurate one on held-out images that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
     "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
     """
 
@@ -95,10 +96,10 @@ def fit(
 ) -> Fit:
     """Train what requires grad; after every epoch evaluate; keep the epoch that `held_out` speaks for.
 
-    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. Kept is the last epoch
-    whose loss on held-out images is within one standard error of the lowest (of the paired differences; Breiman et al.,
-    Classification and Regression Trees, 1984, have the rule): the learning rate ends at zero, so an earlier epoch has to
-    be clearly better than a later one. By loss, since accuracy moves by single images.
+    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. The learning rate ends
+    at zero, so the last epoch is the one that is meant, and an earlier one has to be clearly better: kept is the last that
+    is not less accurate on held-out images than the most accurate one by more than two standard errors of the paired
+    difference. (The plain maximum follows single images; loss also rises where a model only becomes too sure.)
 
     classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
     and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
@@ -118,7 +119,7 @@ def fit(
             found = {name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()}
             for name, predictions in found.items():
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
-            _finish(state, row, torch.from_numpy(found["held_out"].loss))
+            _finish(state, row, torch.from_numpy(found["held_out"].correct))
             state.put(kept)
             if share.first:
                 keep(state.history)
@@ -132,26 +133,26 @@ def _reached(position: Position, finished: int, steps: int) -> str:
     return f"step {position.step} of {steps} in epoch {position.epoch}" if position.step else f"epoch {finished}"
 
 
-def _finish(state: State, row: dict, losses: Tensor) -> None:
-    """Take an epoch into the history, and its weights where they are the ones to keep. losses: of the held-out images."""
+def _finish(state: State, row: dict, right: Tensor) -> None:
+    """Take an epoch into the history, and its weights where they are the ones to keep. right: which held-out images are."""
     state.history.append(row)
-    if row is _lowest(state.history):
-        state.losses = losses
-    worse = losses - state.losses
-    if row is _lowest(state.history) or worse.mean() <= worse.std(correction=0) / len(worse)**0.5:
+    if row is _best(state.history):
+        state.right = right
+    lost = state.right.float() - right.float()
+    if row is _best(state.history) or lost.mean() <= CLEARLY * lost.std(correction=0) / len(lost)**0.5:
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
     state.position = Position(epoch=len(state.history) + 1)
 
 
-def _lowest(history: list[dict]) -> dict:
-    return min(history, key=lambda row: row["held_out_loss"])
+def _best(history: list[dict]) -> dict:
+    return max(history, key=lambda row: (row["held_out_accuracy"], -row["held_out_loss"]))
 
 
 def _is_over(state: State, recipe: Recipe) -> bool:
     if not recipe.patience or not state.history:
         return False
-    return len(state.history) - _lowest(state.history)["epoch"] >= recipe.patience
+    return len(state.history) - _best(state.history)["epoch"] >= recipe.patience
 
 
 class _Loop:

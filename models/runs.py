@@ -15,6 +15,7 @@ from errors import ExplainedError, UsageError
 from files import atomic
 from models.adapt import METHODS, Settings, adapt, plain, timm_model
 from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
+from models.dora import speed_up_dora
 
 FORMAT = 1
 CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"
@@ -186,7 +187,7 @@ def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:
     if method.whole:
         _load_exactly(model, load_file(folder / BACKBONE), head=False)
     if method.adapter:
-        adapted = with_adapter(model, folder / ADAPTER)
+        adapted = speed_up_dora(with_adapter(model, folder / ADAPTER))  # as in training, to the bit
     else:
         adapted = adapt(model, settings)
     _load_exactly(timm_model(adapted), load_file(folder / HEAD), head=True)

@@ -30,8 +30,8 @@ class Position:
 @dataclass
 class State:
     """trained: the parameters that train, by name; best: their values in the chosen epoch; ema: their running means, if
-    asked for. history: a row an epoch; chosen: the number of the one to keep; losses: of each held-out image in the epoch
-    where their mean is lowest."""
+    asked for. history: a row an epoch; chosen: the number of the one to keep; right: of each held-out image, whether it
+    was in the most accurate epoch."""
 
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -39,7 +39,7 @@ class State:
     ema: dict[str, Tensor] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
     chosen: int = 0
-    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    right: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     position: Position = field(default_factory=Position)
     scaler: torch.amp.GradScaler | None = None
 
@@ -50,7 +50,7 @@ class State:
                    for name, value in values.items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value for key, value in entries.items()}
-        tensors["held_out/losses"] = self.losses
+        tensors["held_out/right"] = self.right
         about = {"history": self.history, "chosen": self.chosen, "position": asdict(self.position),
                  "scaler": self.scaler.state_dict() if self.scaler else None}
         with atomic(path) as temporary:
@@ -67,7 +67,7 @@ class State:
                                          if key.startswith(f"{kind}/")} for kind in KINDS)
             for name, parameter in self.trained.items():
                 parameter.copy_(now[name])
-            self.losses = tensors["held_out/losses"]
+            self.right = tensors["held_out/right"]
             self.history, self.chosen, self.position = about["history"], about["chosen"], Position(**about["position"])
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ExplainedError(f"{path} is damaged and cannot be continued from; remove it to train from the "

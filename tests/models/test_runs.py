@@ -55,7 +55,7 @@ def test_plain_peft_loads_the_adapter(tmp_path, spec, images, text):
     base = create_backbone(spec, 3)
     base.load_state_dict(load_file(tmp_path / HEAD), strict=False)
     loaded = PeftModel.from_pretrained(base, tmp_path / ADAPTER).eval()
-    assert torch.equal(loaded(images), model(images))
+    assert torch.allclose(loaded(images), model(images), atol=1e-5), "but for rounding: DoRA's passes are ours"
 
 
 @pytest.mark.parametrize("text", METHODS)
