@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from scipy.stats import binomtest
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +32,7 @@ from models.state import Position, State
 
 PRECISIONS = {"no": "no", "bfloat16": "bf16", "float16": "fp16"}
 SAVE_EVERY = 300.0      # seconds between saved states within an epoch
-CLEARLY = 2.0           # standard errors by which an earlier epoch has to be more accurate than a later one
+CLEARLY = 0.05          # p-value from which an earlier epoch is taken for more accurate than a later one
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def fit(
 
     `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. The learning rate ends
     at zero, so the last epoch is the one that is meant, and an earlier one has to be clearly better: kept is the last that
-    is not less accurate on held-out images than the most accurate one by more than two standard errors of the paired
-    difference. (The plain maximum follows single images; loss also rises where a model only becomes too sure.)
+    is not less accurate on held-out images than the most accurate one, by McNemar's exact test at 0.05. (The plain maximum
+    follows single images; loss also rises where a model only becomes too sure.)
 
     classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
     and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
@@ -138,11 +139,16 @@ def _finish(state: State, row: dict, right: Tensor) -> None:
     state.history.append(row)
     if row is _best(state.history):
         state.right = right
-    lost = state.right.float() - right.float()
-    if row is _best(state.history) or lost.mean() <= CLEARLY * lost.std(correction=0) / len(lost)**0.5:
+    if row is _best(state.history) or not _clearly_worse(right, state.right):
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
     state.position = Position(epoch=len(state.history) + 1)
+
+
+def _clearly_worse(right: Tensor, best: Tensor) -> bool:
+    """Tell whether fewer images are right than at best by McNemar's exact test, of those that one of both has right."""
+    lost, gained = int((best & ~right).sum()), int((right & ~best).sum())
+    return lost > gained and binomtest(lost, lost + gained).pvalue < CLEARLY
 
 
 def _best(history: list[dict]) -> dict:
