@@ -333,9 +333,12 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argument
 
 def _fewer_images(args: argparse.Namespace) -> str:
     """Return what to do where memory is full, by the options that the command has."""
-    if hasattr(args, "accumulate"):
-        return "give --accumulate 2, or more, to take a batch in parts, with --overwrite"
-    return "give a smaller --images-at-once" if hasattr(args, "images_at_once") else "give --device cpu, or a smaller model"
+    if getattr(args, "method", "linear") != "linear":
+        return "give --accumulate 2, or more, to take a batch in parts, and another --out; or --device cpu"
+    for name in ("images_at_once", "batch_size"):
+        if getattr(args, name, None) is not None:
+            return f"give a smaller --{name.replace('_', '-')}, or --device cpu"
+    return "give --device cpu, or a smaller model"
 
 
 def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
@@ -353,10 +356,12 @@ def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.Argumen
         return processes.INTERRUPTED, f"interrupted; {interrupted}"
     except BrokenPipeError:  # `... | head` closed our output; that is no failure
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(processes.count() > 1), None  # others may be waiting for what comes next
     except OSError as error:
         return 1, (f"error: {error.filename or 'a file'}: {error.strerror or error}; free space or give another place")
-    except RuntimeError as error:
-        if not out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or processes.count() > 1:  # others may wait for its gradients: torchrun ends them
             raise
-        return 1, f"error: memory is full ({str(error).splitlines()[0]}); {_fewer_images(args)}"
+        what, *_ = (str(error) or "of this machine").splitlines()
+        return 1, f"error: memory is full ({what}); {_fewer_images(args)}"
     return 0, None

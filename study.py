@@ -76,14 +76,14 @@ def main(args: argparse.Namespace) -> None:
     methods = methods_of(args)
     args.relevance, args.removal = (list(dict.fromkeys(one)) for one in (args.relevance, args.removal))
     require_explainable(architecture(commandline.backbone_of(args)), f"--model {args.model}")
-    commandline.check_writable(args.cache, "--cache")
+    processes.first_says(lambda: commandline.check_writable(args.cache, "--cache"))
     sources = [alone(args, spec) for spec in dict.fromkeys(args.data)]
     with processes.first_goes_ahead():
         loaded = [commandline.data_of(one) for one in sources]  # all are checked before anything slow starts
     names = [Path(data.name).name for data in loaded]
     if len(set(names)) < len(names):
         raise UsageError(f"--data {' '.join(args.data)}: two have one name; rename a folder")
-    commandline.check_writable(args.out)
+    processes.first_says(lambda: commandline.check_writable(args.out))
     found = {}
     for one, data, name in zip(sources, loaded, names):
         out = args.out / name if len(sources) > 1 else args.out

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--drop-path", type=commandline.share_below_one, metavar="X",
                        help="rate of stochastic depth in the last block, for full fine-tuning say 0.1 (default: 0)")
     group.add_argument("--patience", type=commandline.positive, metavar="N",
-                       help="end N epochs after the most accurate one on held-out images (default: never)")
+                       help="end N epochs after the most accurate one on held-out images, which is then kept (default: never)")
     group.add_argument("--balance", choices=("none", "weights", "sampling"), default="none",
                        help="for classes of very different sizes: weigh losses, or draw images, by the inverse of the class's")
     group.add_argument("--amp", choices=("auto", *PRECISIONS), default="auto",
@@ -102,8 +102,8 @@ def main(args: argparse.Namespace) -> None:
     """Check what was asked for, then the data, then train."""
     parse_settings(args.method)
     _check_options(args)
-    commandline.check_writable(args.cache, "--cache")
-    commandline.check_writable(args.export and args.export.parent, "--export")
+    processes.first_says(lambda: commandline.check_writable(args.cache, "--cache"))
+    processes.first_says(lambda: commandline.check_writable(args.export and args.export.parent, "--export"))
     with processes.first_goes_ahead():  # the others find what it has downloaded, and its check of the files
         data = commandline.data_of(args)
     train(args, data)

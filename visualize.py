@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     with processes.first_goes_ahead():  # the others find what it has downloaded
         run, = load_explainable([args.run], commandline.hints_of(args))
     check_targets(args.targets or [], run.class_names, paths)
-    commandline.check_writable(args.out)
+    processes.first_says(lambda: commandline.check_writable(args.out))
     names = output_names(paths, args.out, changes)
     before = processes.first_says(lambda: drawn_layers(args.out, names))
 

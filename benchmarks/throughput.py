@@ -1,6 +1,7 @@
 """How many maps a second a device makes, by batch size, up to the batch that fills it. Part of explain.py."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,10 @@ from torch import nn
 from timing import Clock, clock_of, seconds  # beside this file; it finds the project's folders
 from memory import device_peak
 
-from explain import relevance
+from explain import METHODS
 from explain.parts import out_of_memory
-from explain.precision import NOT_IN_HALF
+from explain.precision import NOT_IN_HALF, HalfProducts
+from explain.vit import Network
 from report.tables import ABSENT, markdown_table, number
 
 PRECISIONS = {"float32": None, "float16": "float16"}
@@ -48,7 +50,13 @@ def explanation(model: nn.Module, method: str, precision: str | None, batch: int
     """Return a call that explains a batch of random images, which lie on the device already."""
     images = torch.randn(batch, 3, *model.patch_embed.img_size, device=device)
     chosen = torch.randint(0, model.num_classes, (batch, targets), device=device)
-    return lambda: relevance(model, images, chosen, method, precision=precision)
+    products = HalfProducts if precision else nullcontext
+
+    def explain() -> None:  # all of the batch, where `relevance` would try halves of what does not fit
+        with torch.no_grad(), products():
+            METHODS[method].compute(Network(model), images, chosen)
+
+    return explain
 
 
 def sweep(prepare: Callable[[int], Callable[[], object]], targets: int, rounds: int, device: torch.device, clock: Clock,

@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
         dora = measured(f"DoRA in blocks {args.blocks}", {
             f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
             f"train.py, {epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, epochs),
-            f"train.py, as it comes ({usual} epochs)": lambda: ours(args, late(args), three / "run", three, *common, usual),
+            f"train.py, its own {usual} epochs": lambda: ours(args, late(args), three / "run", three, *common, usual),
             f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
                 args, late(args), two / "again", two, *common, epochs, "--seed", 1),
         })

@@ -47,7 +47,7 @@ def in_parts(compute: Callable[[slice], Result], count: int, step: int) -> list[
     return results
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Tell whether an error says that a device's memory, or this machine's, is full."""
-    said = ("out of memory", "can't allocate memory")  # mps and the CPU have no class for it
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # mps, the CPU and cuBLAS have no class for it
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)

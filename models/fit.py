@@ -100,7 +100,8 @@ def fit(
     `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. The learning rate ends
     at zero, so the last epoch is the one that is meant, and an earlier one has to be clearly better: kept is the last that
     is not less accurate on held-out images than the most accurate one, by McNemar's exact test at 0.05. (The plain maximum
-    follows single images; loss also rises where a model only becomes too sure.)
+    follows single images; loss also rises where a model only becomes too sure.) Fewer than six images never speak clearly.
+    With `patience` a fit may end anywhere on the schedule: the most accurate epoch is kept.
 
     classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
     and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
@@ -120,7 +121,7 @@ def fit(
             found = {name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()}
             for name, predictions in found.items():
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
-            _finish(state, row, torch.from_numpy(found["held_out"].correct))
+            _finish(state, row, torch.from_numpy(found["held_out"].correct), recipe)
             state.put(kept)
             if share.first:
                 keep(state.history)
@@ -134,12 +135,13 @@ def _reached(position: Position, finished: int, steps: int) -> str:
     return f"step {position.step} of {steps} in epoch {position.epoch}" if position.step else f"epoch {finished}"
 
 
-def _finish(state: State, row: dict, right: Tensor) -> None:
+def _finish(state: State, row: dict, right: Tensor, recipe: Recipe) -> None:
     """Take an epoch into the history, and its weights where they are the ones to keep. right: which held-out images are."""
     state.history.append(row)
     if row is _best(state.history):
         state.right = right
-    if row is _best(state.history) or not _clearly_worse(right, state.right):
+    late = not recipe.patience and np.isfinite(row["held_out_loss"]) and not _clearly_worse(right, state.right)
+    if row is _best(state.history) or late:
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
     state.position = Position(epoch=len(state.history) + 1)

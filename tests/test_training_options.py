@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import commandline
 import train
 import training
 from commands import command, files
@@ -312,6 +313,16 @@ def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkey
     assert command(train, *shop.options, "--method", "dora", "--out", tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (f"error: memory is full ({str(error).splitlines()[0]}); give --accumulate 2, or more, to take a batch in parts, "
-                    "with --overwrite")
+                    "and another --out; or --device cpu")
     monkeypatch.undo()
-    assert command(train, *shop.options, "--method", "dora", "--accumulate", 2, "--overwrite", "--out", tmp_path / "run") == 0
+    assert command(train, *shop.options, "--method", "dora", "--accumulate", 2, "--out", tmp_path / "parts") == 0
+
+
+def test_beside_other_processes_a_full_memory_ends_its_own_at_once(monkeypatch):
+    """To tell the others would be to wait for them, while they wait for its gradients."""
+    def main(args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("processes.count", lambda: 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        commandline.run(main, commandline.parser("A command.", "python command.py"), [])

@@ -180,7 +180,7 @@ def test_train_times_whole_processes(training, weights, colours, tmp_path):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows if row[0][:4] in ("plai", "trai")] == [
         "plain loop, 2 epochs", "train.py", "train.py, with the features kept from before", "plain loop, 2 epochs",
-        "train.py, 2 epochs", "train.py, as it comes (3 epochs)", "train.py, 2 epochs, with the tokens kept from before"]
+        "train.py, 2 epochs", "train.py, its own 3 epochs", "train.py, 2 epochs, with the tokens kept from before"]
     assert all(float(row[1]) > 0 and float(row[4]) > 0.1 for row in rows if row[0][:4] in ("plai", "trai"))
     assert text.count("\nM") == 2 and text.count("- linear probe: 100.0 %, 100.0 %\n") == 1
 
@@ -257,6 +257,20 @@ def test_the_sweep_ends_where_memory_or_the_gain_does(seconds, batches):
     assert [point.batch for point in points] == batches
     assert [point.rate for point in points] == [pytest.approx(2 * batch / seconds(batch)) for batch in batches]
     assert [point.batch for point in throughput.sweep(prepare, 2, 3, CPU, clock, largest=2)] == [1, 2]
+
+
+def test_a_batch_that_does_not_fit_is_not_measured_by_halves(monkeypatch):
+    model, whole = timm.create_model(NAME).eval(), METHODS["rollout"]
+
+    def full_beyond_two(network, images, targets):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole.compute(network, images, targets)
+
+    monkeypatch.setitem(METHODS, "rollout", replace(whole, compute=full_beyond_two))
+    points = throughput.sweep(lambda batch: throughput.explanation(model, "rollout", None, batch, 1, CPU), 1, 1, CPU,
+                              timing.clock_of(CPU))
+    assert [point.batch for point in points] == [1, 2]
 
 
 def test_other_errors_end_a_sweep_as_errors():

@@ -122,6 +122,7 @@ def test_evaluation_is_pefts_too(vits, images, dtype):
     slow, fast = (model.to(dtype).eval() for model in vits)
     with torch.no_grad():
         assert distance(fast(images.to(dtype)), slow(images.to(dtype))) < TOLERANCE[dtype]
+    assert is_faster(one_layer()[1].eval(), torch.randn(3, 5))
 
 
 def test_no_array_of_a_weights_size_is_kept_for_the_backward_pass():

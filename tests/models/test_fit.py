@@ -19,6 +19,7 @@ from models import fit as fit_module
 from models.batches import feature_batches
 from models.evaluate import predict
 from models.fit import Recipe, fit
+from models.state import State
 from tiny import same_state
 
 CPU = torch.device("cpu")
@@ -100,6 +101,27 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_more_accurate(b
         near += [number] * (2 * chance >= 0.05 or lost <= gained)
     assert scores.index(max(scores)) == best - 1 and found.chosen == near[-1] == chosen
     assert same_state(model.state_dict(), weights[chosen - 1])
+
+
+def test_a_resumed_fit_knows_which_held_out_images_were_right(batches, tmp_path):
+    inputs, labels = points(20, 1)
+    batches["held_out"] = feature_batches(inputs, 1 - labels, 20)
+    recipe, whole, model, path = replace(RECIPE, learning_rate=0.002), new_model(), new_model(), tmp_path / "resume.safetensors"
+    expected = run(whole, batches, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        run(new_model(), batches, recipe, resume=path, report=Stop(1))
+    assert run(model, batches, recipe, resume=path).chosen == expected.chosen == 2
+    assert same_state(model.state_dict(), whole.state_dict())
+
+
+def test_an_epoch_that_predicts_nothing_finite_is_not_kept():
+    """Its predictions are all of the first class, and too few held-out images are lost by that to be clear."""
+    bias = nn.Parameter(torch.zeros(2))
+    state = State({"bias": bias}, torch.optim.AdamW([bias]))
+    fit_module._finish(state, {"epoch": 1, "held_out_accuracy": 1.0, "held_out_loss": 0.1}, torch.ones(6, dtype=torch.bool), RECIPE)
+    row = {"epoch": 2, "held_out_accuracy": 1 / 3, "held_out_loss": float("nan")}
+    fit_module._finish(state, row, torch.tensor([True, True, False, False, False, False]), RECIPE)
+    assert state.chosen == 1
 
 
 def test_validation_does_not_choose(batches):
@@ -214,7 +236,7 @@ def test_patience_ends_a_fit_that_gets_no_better(batches):
     batches["held_out"] = feature_batches(inputs, 1 - labels, 20)
     found = run(new_model(), batches, replace(RECIPE, epochs=30, patience=2))
     scores = [(row["held_out_accuracy"], -row["held_out_loss"]) for row in found.history]
-    assert len(scores) == scores.index(max(scores)) + 3 < 30
+    assert len(scores) == scores.index(max(scores)) + 3 < 30 and found.chosen == len(scores) - 2
 
 
 def test_the_running_mean_is_what_is_evaluated_and_kept(batches):
