@@ -261,8 +261,8 @@ def layer_shares(layers: torch.Tensor) -> torch.Tensor:
     """Return each block's and head's share of the relevance of all heads, (B, K, L, h) float64 on the CPU.
 
     layers: the relevance of each head of each block, (B, K, L, h, grid_h, grid_w), as `explain.relevance` returns it; what
-    that is, `comparison.heads_note` says. A share is the sum of magnitudes over patches, over that of all blocks and heads: relevance
-    for and against the target counts alike. NaN where no head has any.
+    that is, `comparison.heads_note` says. A share is the sum of magnitudes over patches, over that of all blocks and
+    heads: relevance for and against the target counts alike. NaN where no head has any.
     """
     sums = layers.abs().sum((-2, -1)).cpu().double()
     return sums / sums.sum((-2, -1), keepdim=True)

@@ -21,8 +21,6 @@ Task, Result = TypeVar("Task"), TypeVar("Result")
 Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
 INTERRUPTED = 130
 PATIENCE = timedelta(hours=12)  # a process waits while another downloads or draws
-
-
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 
 

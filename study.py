@@ -161,10 +161,10 @@ def share_work(args: argparse.Namespace, data: ImageData, methods: list[Settings
     """
     if processes.count() == 1:
         return
-    device, splits, (probe, relevance) = commandline.device_of(args.device), explained_splits(data), by_depth(methods, args.relevance)
+    device, splits = commandline.device_of(args.device), explained_splits(data)
     runs = [(settings, seed) for settings in methods for seed in range(args.seeds)]
     share({f"train {settings.label()}, seed {seed}": partial(train_one, args, data, settings, seed) for settings, seed in runs})
-    subjects = {(settings, seed, split): Subject(run, settings.label(), data, split, args, device)
+    subjects = {(settings.label(), seed, split): Subject(run, settings.label(), data, split, args, device)
                 for settings, seed in runs for run in [load_run(run_folder(args, settings, seed), args.weights)] for split in splits}
     # runs that came out equal share what is measured of them: by the first of them
     measuring, looking = {}, {}
@@ -173,11 +173,8 @@ def share_work(args: argparse.Namespace, data: ImageData, methods: list[Settings
             for (_, _, of), one in subjects.items():
                 if of == split:
                     measuring.setdefault((task, split, one.content), (describe(one, task), partial(measured, one, task)))
-    for (settings, seed, split), one in subjects.items():
-        if split == "val" and settings != probe:
-            before = subjects[probe, seed, split] if probe else untuned(one)
-            looking.setdefault((before.content, one.content), (
-                describe(one, "depth"), partial(measured_depth, before, one, relevance if probe else None)))
+    for before, after, relevance in by_depth(methods, args.relevance, subjects):
+        looking.setdefault((before.content, after.content), (describe(after, "depth"), partial(measured_depth, before, after, relevance)))
     share(dict(measuring.values()))
     share(dict(looking.values()))
 
@@ -258,28 +255,27 @@ def runners_up(subject: Subject, relevance: str) -> dict[str, tuple[int, int]]:
 
 
 def look_inside(result: Study, subjects: dict, steps: Steps) -> list[Observation]:
-    """Measure attention and relevance by depth of every fine-tuned backbone against the one before.
-
-    That is the linear probe's of the same seed, which also has a head for these classes; without one among the methods,
-    the un-tuned backbone, whose relevance has no class to start from.
-    """
-    probe, relevance = by_depth(result.kinds, result.relevances)
+    """Measure attention and relevance by depth of every fine-tuned backbone against the one before."""
     rows = []
-    for (method, seed, split), subject in subjects.items():
-        if split != "val" or probe and method == probe.label():
-            continue
-        steps.say(describe(subject, "depth"))
-        before = subjects[probe.label(), seed, split] if probe else untuned(subject)
-        result.depth[method, seed] = measured_depth(before, subject, relevance if probe else None)
-        for one, run in zip((before, subject), result.depth[method, seed]):
+    for before, after, relevance in by_depth(result.kinds, result.relevances, subjects):
+        steps.say(describe(after, "depth"))
+        found = result.depth[after.method, after.run.config["seed"]] = measured_depth(before, after, relevance)
+        for one, run in zip((before, after), found):
             rows += depth_rows(one, run)
     return rows
 
 
-def by_depth(methods: Iterable[Settings], relevances: Iterable[str]) -> tuple[Settings | None, str | None]:
-    """Return what fine-tuned methods are compared with by depth, and the relevance method that tells blocks apart, if any."""
-    return (next((one for one in methods if one.method == "linear"), None),
-            next((one for one in relevances if has_option(one, "layers")), None))
+def by_depth(methods: Iterable[Settings], relevances: Iterable[str], subjects: dict) -> Iterator[tuple[Subject, Subject, str | None]]:
+    """Yield every fine-tuned backbone on val behind the one before, and the relevance method that tells blocks apart, if any.
+
+    Before is the linear probe's of the same seed, which also has a head for these classes; without one among the methods,
+    the un-tuned backbone, whose relevance has no class to start from.
+    """
+    probe = next((one.label() for one in methods if one.method == "linear"), None)
+    relevance = next((one for one in relevances if has_option(one, "layers")), None) if probe else None
+    for (method, seed, split), after in subjects.items():
+        if split == "val" and method != probe:
+            yield subjects[probe, seed, split] if probe else untuned(after), after, relevance
 
 
 def untuned(after: Subject) -> Subject:

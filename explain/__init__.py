@@ -19,6 +19,7 @@ from .vit import Network
 __all__ = ["COMPARISON_METHOD", "DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
            "conservation_gap", "find_method", "relevance"]
 
+
 def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
               precision: str | None = None, **options) -> Tensor | tuple[Tensor, ...]:
     """Relevance of each patch for each target class.

@@ -96,8 +96,8 @@ class Cache:
 
         compute: takes the spans to compute and yields the arrays of each, in order; a chunk is written before the next
         is asked for, so that an interrupted computation goes on where it stopped. In memory, every process computes
-        all. What killed processes left is removed. Damage is told in one line, by rank 0. Raises ExplainedError for values that are not finite, OSError as the
-        file system does.
+        all. What killed processes left is removed. Damage is told in one line, by rank 0. Raises ExplainedError for
+        values that are not finite, OSError as the file system does.
         """
         if self.path is None:
             self.whole = dict(zip(self.spans, map(self._finite, compute(self.spans)), strict=True))

@@ -43,8 +43,8 @@ class Recipe:
     step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the one
     before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains, which
     is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience: epochs
-    since the most accurate one on held-out images that end the fit, 0 for never. precision: of matrix products, a name in PRECISIONS. balance:
-    "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
+    since the most accurate one on held-out images that end the fit, 0 for never. precision: of matrix products, a name in
+    PRECISIONS. balance: "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
     """
 
     epochs: int = 3
@@ -138,10 +138,11 @@ def _reached(position: Position, finished: int, steps: int) -> str:
 def _finish(state: State, row: dict, right: Tensor, recipe: Recipe) -> None:
     """Take an epoch into the history, and its weights where they are the ones to keep. right: which held-out images are."""
     state.history.append(row)
-    if row is _best(state.history):
+    best = row is _best(state.history)
+    if best:
         state.right = right
     late = not recipe.patience and np.isfinite(row["held_out_loss"]) and not _clearly_worse(right, state.right)
-    if row is _best(state.history) or late:
+    if best or late:
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
     state.position = Position(epoch=len(state.history) + 1)
