@@ -1,13 +1,10 @@
-"""What is measured of one run, image by image; kept beside the runs, and computed again only where something changed.
-
-Measurements belong to a model's weights, not to a run: runs that came out equal, as a linear probe's seeds do, share them.
-"""
+"""What is measured of one run, image by image, and of two by depth; kept.py keeps it."""
 
 import argparse
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Callable
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from comparison import layer_names, regions_of
+from comparison import regions_of
 from data.datasets import ImageData, Split, stratified
 from explain import METHODS, find_method, relevance
 from explain.depth import measure_depth
@@ -30,16 +27,14 @@ from explain.sanity import cascading_randomisation, emprt
 from explained import Images, layer_shares, probabilities_of
 from files import atomic
 from models.backbone import content_hash
-from models.runs import Run, read_json
+from models.runs import Run
 from report.depth import DepthRun
-from report.results import Observation, read_results, write_results
-from report.tables import write_json
+from report.results import Observation
 
 INPUT_NOISE = 1e-3      # standard deviation added to the normalised image: invisible
 STEPS = 10              # of removal; as many as patches where they are fewer
 CELLS = 2               # mosaics of 2 x 2 images
-FOLDER = "measures"     # beside the runs' folders
-DEPTH_VERSION = 1
+DEPTH_VERSION = 1       # counted up when the code comes to measure something else
 TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
 
 
@@ -72,11 +67,6 @@ class Subject:
         """SHA-256 of the model's weights and of how it sees images."""
         about = json.dumps([self.run.config["data_config"], self.run.class_names])
         return hashlib.sha256((content_hash(self.run.model, head=True) + about).encode()).hexdigest()
-
-    @property
-    def folder(self) -> Path:
-        """Where measurements of this model are kept."""
-        return self.run.folder.parent / FOLDER / self.content[:16]
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -122,9 +112,14 @@ class Maps:
     targets: np.ndarray
     probability: np.ndarray
 
-    @property
-    def others(self) -> slice:
-        return slice(1, None)
+    def save(self, path: Path) -> None:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, maps=self.maps, targets=self.targets, probability=self.probability)
+
+    @classmethod
+    def load(cls, path: Path) -> "Maps":
+        with np.load(path) as found:
+            return cls(found["maps"], found["targets"], found["probability"])
 
 
 def targets_of(subject: Subject, images: Images, probability: np.ndarray) -> np.ndarray:
@@ -156,9 +151,7 @@ def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observatio
                       name, **options).cpu().numpy() for rows, x in subject.progress(name, batches, len(images.batches))])
 
     maps = maps_of(targets)
-    with atomic(keep) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, maps=maps.astype(np.float32), targets=targets, probability=probability)
+    Maps(maps.astype(np.float32), targets, probability).save(keep)
     rows = np.arange(len(targets))
     yield from subject.rows(images, "", TRUE, {
         "probability": probability[rows, targets[:, 0]], "correct": probability.argmax(1) == targets[:, 0]})
@@ -275,16 +268,18 @@ def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observat
 class Measurement:
     """compute: (subject, relevance method's name, a file for what is kept beside, and a removal where there are
     several) -> observations; settings: all that it depends on beside run and images, constants included; version:
-    counted up when the code comes to measure something else; quick: cheap."""
+    counted up when the code comes to measure something else; quick: cheap; keeps: it fills that file."""
 
     compute: Callable[..., Iterator[Observation]]
     settings: Callable[[argparse.Namespace], dict]
     version: int = 1
     quick: bool = False
+    keeps: bool = False
 
 
 MEASUREMENTS = {
-    "maps": Measurement(measure_maps, lambda args: {"images": args.images, "others": args.others}, version=2, quick=True),
+    "maps": Measurement(measure_maps, lambda args: {"images": args.images, "others": args.others}, version=2, quick=True,
+                        keeps=True),
     "noise": Measurement(measure_noise, lambda args: {"images": args.metric_images, "noise": INPUT_NOISE}, quick=True),
     "perturbation": Measurement(measure_perturbation, lambda args: {"images": args.metric_images, "steps": STEPS}, version=2),
     "mosaics": Measurement(measure_mosaics, lambda args: {"images": args.metric_images, "cells": CELLS}),
@@ -292,90 +287,7 @@ MEASUREMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Task:
-    """One measurement of one run on one split by one relevance method; `removal` where it removes patches."""
-
-    measurement: str
-    relevance: str
-    removal: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.measurement} of {self.relevance}" + (f", removed patches: {self.removal}" if self.removal else "")
-
-
-def tasks(metrics: list[str], relevances: list[str], removals: list[str]) -> list[Task]:
-    """What is measured of a run on `val`. metrics: all, quick, or names of MEASUREMENTS; maps are always among them, and
-    perturbation by `random` is the baseline."""
-    chosen = {"all": list(MEASUREMENTS), "quick": [name for name, one in MEASUREMENTS.items() if one.quick]}
-    wanted = {"maps", *(name for given in metrics for name in chosen.get(given, [given]))}
-    found = []
-    for name in (one for one in MEASUREMENTS if one in wanted):
-        if name == "perturbation":
-            found += [Task(name, one, removal) for removal in removals for one in dict.fromkeys([*relevances, "random"])]
-        else:
-            found += [Task(name, one) for one in relevances]
-    return found
-
-
-def measured(subject: Subject, task: Task) -> tuple[list[Observation], Path]:
-    """Return one measurement of one run, from where it is kept if nothing it depends on has changed.
-
-    The path is of what it keeps beside: the maps, for `maps`.
-    """
-    one, table = MEASUREMENTS[task.measurement], _file(subject, task, ".csv")
-    keep, card, settings = table.with_suffix(".npz"), table.with_suffix(".json"), _card(subject, task)
-    if not is_measured(subject, task):
-        card.unlink(missing_ok=True)
-        extra = [task.removal] if task.removal else []
-        write_results(table, one.compute(subject, task.relevance, keep, *extra))
-        write_json(card, settings)      # it says that the rest is there, and comes last
-    names = {"data": Path(subject.data.name).name, "method": subject.method, "seed": subject.run.config["seed"]}
-    return [replace(row, **names) for row in read_results(table)], keep
-
-
-def is_measured(subject: Subject, task: Task) -> bool:
-    """Tell whether a measurement is kept and still that of this run, these images and these settings."""
-    card, table = (_file(subject, task, end) for end in (".json", ".csv"))
-    return card.is_file() and table.is_file() and read_json(card) == _card(subject, task)
-
-
-def _file(subject: Subject, task: Task, end: str) -> Path:
-    parts = [subject.split_name, task.measurement, task.relevance, task.removal]
-    return subject.folder / ("-".join(filter(None, parts)) + end)
-
-
-def _card(subject: Subject, task: Task) -> dict:
-    one = MEASUREMENTS[task.measurement]
-    return {"model": subject.content, **_images(subject), "version": one.version, **one.settings(subject.args)}
-
-
-def _images(subject: Subject) -> dict:
-    data = subject.data
-    return {"data": data.fingerprint, "masks": data.masks_fingerprint, "data_seed": subject.args.data_seed}
-
-
-def load_maps(path: Path) -> Maps:
-    with np.load(path) as found:
-        return Maps(found["maps"], found["targets"], found["probability"])
-
-
 # ---- two runs by depth
-
-def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
-    """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with `after`."""
-    arrays, card = (after.folder / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
-    settings = {"before": before.content, "after": after.content, **_images(after), "images": after.args.metric_images,
-                "version": DEPTH_VERSION}
-    if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
-        card.unlink(missing_ok=True)
-        found = _depth(before, after, name)
-        with atomic(arrays) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **found)
-        write_json(card, settings)
-    with np.load(arrays) as found:
-        return tuple(_depth_run(subject, place, found) for place, subject in enumerate((before, after)))
-
 
 def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
     """A run's depth profile as observations: block by block, heads together; CKA is one figure of all images."""
@@ -391,7 +303,8 @@ def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
         yield subject.observe("", "", "", "depth_cka", value, place=block)
 
 
-def _depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
+def compare_depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
+    """Attention, features and (by relevance method `name`, if any) relevance by depth, before (0_) and after (1_)."""
     images = after.images(after.args.metric_images)
     batches = (x.to(after.device) for x in images.read(images.batches))
     depths = measure_depth([before.model, after.model], after.progress("depth", batches, len(images.batches)))
@@ -412,12 +325,3 @@ def _relevance_shares(subject: Subject, images: Images, name: str) -> np.ndarray
         targets = torch.from_numpy(labels[rows.start:rows.stop]).long()[:, None].to(subject.device)
         parts.append(layer_shares(relevance(subject.model, x.to(subject.device), targets, name, layers=True)[1])[:, 0])
     return torch.cat(parts).numpy()
-
-
-def _depth_run(subject: Subject, place: int, found) -> DepthRun:
-    own = {key.removeprefix(f"{place}_"): found[key] for key in found.files if key.startswith(f"{place}_")}
-    measures = {key: value for key, value in own.items() if not key.startswith("uniform_")}
-    uniform = {key.removeprefix("uniform_"): float(value) for key, value in own.items() if key.startswith("uniform_")}
-    layers = next(iter(measures.values())).shape[1]
-    return DepthRun(subject.method, tuple(layer_names(subject.model, layers)), measures, uniform,
-                    found["divergence"] if place else None, found["cka"] if place else None)

@@ -23,7 +23,8 @@ from evidence import Study
 from explain.metrics import spearman
 from explain.perturbation import REMOVALS
 from explained import require_explainable
-from measures import MEASUREMENTS, Maps, Subject, Task, depth_rows, has_option, is_measured, load_maps, measured, measured_depth, tasks
+from kept import Task, is_measured, measured, measured_depth, tasks
+from measures import MEASUREMENTS, Maps, Subject, depth_rows, has_option
 from models.adapt import Settings, parse_settings
 from models.backbone import BackboneSpec, architecture, create_backbone
 from models.runs import Run, load_run
@@ -247,7 +248,7 @@ def with_baseline(observations: list[Observation]) -> list[Observation]:
 
 def runners_up(subject: Subject, relevance: str) -> dict[str, tuple[int, int]]:
     """Image -> its class and the most probable other one, of the images whose maps were measured."""
-    images, found = subject.images(subject.args.images), load_maps(measured(subject, Task("maps", relevance))[1])
+    images, found = subject.images(subject.args.images), Maps.load(measured(subject, Task("maps", relevance))[1])
     others = found.probability.copy()
     np.put_along_axis(others, found.targets[:, :1], -1, axis=1)
     pairs = zip(found.targets[:, 0].tolist(), others.argmax(1).tolist())
@@ -347,7 +348,7 @@ def write(args: argparse.Namespace, result: Study, rows: list[Observation], subj
 def worth_a_look(args: argparse.Namespace, result: Study, subjects: dict) -> list[Section]:
     """Choose images by rule from the first two methods, first seed; name and draw them."""
     (first, second), seed, name = result.pairs[0], result.seeds[0], result.relevances[0]
-    before, after = (load_maps(measured(subjects[method, seed, "val"], Task("maps", name))[1]) for method in (first, second))
+    before, after = (Maps.load(measured(subjects[method, seed, "val"], Task("maps", name))[1]) for method in (first, second))
     same = spearman(before.maps[:, 0], after.maps[:, 0])
     names = subjects[first, seed, "val"].names(subjects[first, seed, "val"].images(args.images))
     rows, picked = [], []

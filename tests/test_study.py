@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-import measures
 import study
 from commands import TORCHRUN, command, files, process
 from data.datasets import load_data
 from evidence import confused_pairs
 from explain import COMPARISON_METHOD
-from measures import MEASUREMENTS, Maps, Subject, load_maps, targets_of
+from kept import folder_of
+from measures import MEASUREMENTS, Maps, Subject, targets_of
 from models.runs import load_run
 from report.results import Results, read_results
 from scene_folder import scene_folder
@@ -87,14 +87,14 @@ def test_results_can_be_paired_again(finished):
 
 def kept_of(run: Path) -> Path:
     """The folder in which what was measured of a run is kept."""
-    return Subject(load_run(run), "", None, "val", None, None).folder
+    return folder_of(Subject(load_run(run), "", None, "val", None, None))
 
 
 def test_maps_are_measured_as_their_definitions_say(finished):
     """Figures of results.csv, from the maps that are kept beside the run."""
     results = Results(read_results(finished / "results.csv"))
     for seed in (0, 1):
-        kept = load_maps(kept_of(finished / f"dora-seed{seed}") / "val-maps-lrp_magnitude.npz")
+        kept = Maps.load(kept_of(finished / f"dora-seed{seed}") / "val-maps-lrp_magnitude.npz")
         def row(metric: str, target: str) -> np.ndarray:
             return results.pairs("dora", "dora", metric, seed, target=target, relevance="lrp_magnitude").first[0]
 
@@ -128,7 +128,7 @@ def test_a_second_call_reuses_everything_and_gives_the_same_bytes(shop, finished
     written = files(finished)
     for name, one in MEASUREMENTS.items():
         monkeypatch.setitem(MEASUREMENTS, name, replace(one, compute=never))
-    monkeypatch.setattr(measures, "_depth", never)
+    monkeypatch.setattr("kept.compare_depth", never)
     assert command(study, *shop.options, *SMALL, "--seeds", 2, "--relevance", "lrp_magnitude", "--out", finished) == 0
     assert files(finished) == written
     out = capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_only_blurring_is_reported_where_only_it_is_asked_for(shop, tmp_path, no
     assert "| srg_above_random" not in findings and "less the model's own random baseline" in findings
 
 
-@pytest.mark.parametrize("where", ["measure_noise", "measure_perturbation", "_depth"])
+@pytest.mark.parametrize("where", ["measure_noise", "measure_perturbation", "compare_depth"])
 def test_an_interrupted_study_continues_where_it_stopped(shop, tmp_path, no_pictures, monkeypatch, where):
     argv = [*shop.options, *SMALL, "--relevance", "lrp_magnitude", "--metrics", "quick", "perturbation", "--out", tmp_path]
 
@@ -209,8 +209,8 @@ def test_an_interrupted_study_continues_where_it_stopped(shop, tmp_path, no_pict
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if where == "_depth":
-            patch.setattr(measures, where, interrupt)
+        if where == "compare_depth":
+            patch.setattr(f"kept.{where}", interrupt)
         else:
             name = where.removeprefix("measure_")
             patch.setitem(MEASUREMENTS, name, replace(MEASUREMENTS[name], compute=interrupt))
@@ -292,15 +292,17 @@ def test_confused_classes_are_told_from_the_images_they_belong_to():
 
 
 def test_runs_that_came_out_equal_share_what_is_measured_of_them(shop, tmp_path, no_pictures):
-    """A second seed whose weights are the first's is measured without being measured."""
+    """A second seed whose weights are the first's is measured without being measured; maps that were deleted come back."""
     argv = [*shop.options, *SMALL, "--relevance", "lrp_magnitude", "--metrics", "quick", "--out", tmp_path]
     assert command(study, *argv) == 0
     kept = len(list((tmp_path / "measures").iterdir()))
+    (deleted := kept_of(tmp_path / "dora-seed0") / "val-maps-lrp_magnitude.npz").unlink()
     shutil.copytree(tmp_path / "linear-seed0", tmp_path / "linear-seed1")
     config = json.loads((tmp_path / "linear-seed1" / "config.json").read_text())
     (tmp_path / "linear-seed1" / "config.json").write_text(json.dumps(config | {"seed": 1}))
     assert command(study, *argv, "--seeds", 2) == 0
     assert len(list((tmp_path / "measures").iterdir())) == kept + 1, "DoRA's second seed alone"
+    assert deleted.is_file()
     found = Results(read_results(tmp_path / "results.csv")).pairs("linear", "dora", "entropy", target="true")
     assert (found.first[0] == found.first[1]).all() and (found.second[0] != found.second[1]).any()
 

@@ -1,39 +1,26 @@
 """What is frozen is computed once: features and tokens lead to the logits and gradients of the whole model."""
 
-import copy
-
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from frozen_vits import adapted, image_set, images, small_vit
 from models import cache as cache_module
 from models import features as features_module
-from models.adapt import Settings, adapt, parse_settings, plain, timm_model, trainable_parameters
+from models.adapt import plain, timm_model
 from models.backbone import create_backbone
-from models.cache import CHUNK_ROWS
-from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
-                             compute_features, first_trained_block, token_bytes)
 from models.batches import feature_batches
+from models.cache import CHUNK_ROWS
 from models.evaluate import predict
+from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
+                             compute_features, token_bytes)
 from models.fit import Recipe, fit
 from tiny import SIZE
 
 CPU = torch.device("cpu")
 KEY = {"backbone": "abc", "data": "def", "split": "train"}
-SMALL = {"img_size": SIZE, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 3}
-VITS = {
-    "plain": ("deit_tiny_patch16_224", {}),
-    "distilled": ("deit_tiny_distilled_patch16_224", {}),
-    "registers": ("vit_small_patch14_reg4_dinov2", {"init_values": 0.5}),
-    "norm before the blocks": ("vit_base_patch16_clip_224", {}),
-    "average pooling": ("vit_base_patch16_gap_224", {}),
-    "attention pooling": ("vit_base_patch16_siglip_224", {}),
-    "images of any size": ("deit_tiny_patch16_224", {"dynamic_img_size": True}),
-}
 
 
 class Counting(nn.Module):
@@ -61,39 +48,6 @@ def dataset():
 def small_chunks(monkeypatch):
     monkeypatch.setattr(cache_module, "CHUNK_ROWS", 2)
     monkeypatch.setattr(features_module, "BATCH_SIZE", 1)
-
-
-def images(count: int = 5, size: int = SIZE) -> torch.Tensor:
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def image_set(count: int = 5) -> TensorDataset:
-    return TensorDataset(images(count), torch.arange(count) % 3)
-
-
-def adapted(spec, text: str = "dora:blocks=4-5") -> nn.Module:
-    """An adapted model whose adapters have left their start, where they change nothing."""
-    torch.manual_seed(0)  # the fresh head and the adapters' first matrices too
-    model = adapt(create_backbone(spec, 3), parse_settings(text))
-    with torch.no_grad():
-        for parameter in trainable_parameters(model).values():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def small_vit(kind: str) -> nn.Module:
-    """A small ViT of a family, random in all its parameters; its last two blocks and what follows train."""
-    torch.manual_seed(0)
-    name, options = VITS[kind]
-    size = {"img_size": 28} if "patch14" in name else {}
-    vit = timm.create_model(name, **SMALL | options | size).eval()
-    with torch.no_grad():
-        for parameter in vit.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    vit.requires_grad_(False)
-    for part in (vit.blocks[2:], vit.norm, vit.head):
-        part.requires_grad_(True)
-    return vit
 
 
 # ---- pooled features
@@ -196,154 +150,6 @@ def test_autocast_around_a_run_does_not_reach_the_cache(spec):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not torch.equal(model.forward_features(images()), tokens)
         assert torch.equal(compute_features(model, image_set(), CPU).inputs, expected)
-
-
-# ---- where the frozen part ends
-
-
-@pytest.mark.parametrize("text, first", [
-    ("dora:blocks=4-5", 4), ("lora:blocks=5,targets=fc1", 5), ("dora:blocks=1+3", 1), ("linear", 6), ("dora", None),
-    ("lora:blocks=0", None), ("full", None)])
-def test_the_first_trained_block(spec, text, first):
-    assert first_trained_block(adapt(create_backbone(spec, 3), parse_settings(text))) == first
-
-
-def test_a_norm_behind_the_blocks_is_no_block(spec):
-    model = adapt(create_backbone(spec, 3), Settings())
-    model.norm.requires_grad_(True)
-    assert first_trained_block(model) == 6
-
-
-@pytest.mark.parametrize("kind, name", [("plain", "patch_embed.proj.bias"), ("plain", "cls_token"),
-                                        ("plain", "pos_embed"), ("registers", "reg_token"),
-                                        ("distilled", "dist_token"), ("norm before the blocks", "norm_pre.weight")])
-def test_nothing_is_computed_once_where_what_precedes_the_blocks_trains(kind, name):
-    vit = small_vit(kind)
-    assert first_trained_block(vit) == 2
-    vit.get_parameter(name).requires_grad_(True)
-    assert first_trained_block(vit) is None
-
-
-@pytest.mark.parametrize("option", ["patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate",
-                                    "drop_path_rate"])
-def test_nothing_is_computed_once_where_training_changes_the_frozen_part(option):
-    vit = timm.create_model("deit_tiny_patch16_224", **SMALL, **{option: 0.1}).requires_grad_(False)
-    vit.blocks[2].requires_grad_(True)
-    assert first_trained_block(vit) is None
-
-
-def test_batch_norm_in_the_frozen_part_would_go_on_learning():
-    vit = small_vit("plain")
-    vit.norm_pre = nn.BatchNorm1d(48).requires_grad_(False)
-    assert first_trained_block(vit) is None
-
-
-def test_dropout_in_the_part_that_trains_is_no_hindrance():
-    vit = small_vit("plain")
-    vit.blocks[2].drop_path1, vit.head_drop.p = nn.Dropout(0.5), 0.5
-    assert first_trained_block(vit) == 2
-
-
-@pytest.mark.parametrize("name, options", [("test_resnet", {}), ("eva02_tiny_patch14_224", {"depth": 2})])
-def test_other_models_have_no_such_block(name, options):
-    model = timm.create_model(name, num_classes=3, **options).requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
-    assert first_trained_block(model) is None
-
-
-def test_a_vit_with_a_forward_of_its_own_has_no_such_block():
-    class Own(timm.models.VisionTransformer):
-        pass
-
-    assert first_trained_block(Own(img_size=32, embed_dim=24, depth=2, num_heads=2).requires_grad_(False)) is None
-
-
-def test_asking_changes_no_mode(spec):
-    model = adapted(spec).train()
-    first_trained_block(model)
-    assert all(module.training for module in model.modules())
-
-
-# ---- two halves are the model
-
-
-@pytest.mark.parametrize("text", ["dora:blocks=4-5", "lora:blocks=3+5,targets=qkv+fc2", "linear"])
-def test_two_halves_give_an_adapted_models_logits(spec, text):
-    model = adapted(spec, text)
-    first = first_trained_block(model)
-    with torch.no_grad():
-        expected = model(images())
-        assert torch.allclose(Rest(model, first)(Frozen(model, first)(images())), expected, atol=1e-6)
-        assert not torch.allclose(Rest(model, first - 1)(Frozen(model, first)(images())), expected, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", VITS)
-@pytest.mark.parametrize("mode", [True, False])
-def test_two_halves_give_every_familys_logits_and_gradients(kind, mode):
-    vit = small_vit(kind).train(mode)
-    x = images(size=28 if kind == "registers" else SIZE)
-    whole = copy.deepcopy(vit)
-    first = first_trained_block(vit)
-    logits, expected = Rest(vit, first)(Frozen(vit, first)(x)), whole(x)
-    assert first == 2 and torch.allclose(logits, expected, atol=1e-5)
-    logits.square().sum().backward()
-    expected.square().sum().backward()
-    assert_same_gradients(vit, whole)
-
-
-@pytest.mark.parametrize("kind, tokens", [("plain", 1), ("registers", 1), ("distilled", 2), ("average pooling", 4),
-                                          ("attention pooling", 4)])
-def test_only_tokens_that_the_head_reads_go_through_the_last_mlp(kind, tokens):
-    vit, seen = small_vit(kind), []
-    for block in vit.blocks:
-        block.mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
-    x = images(size=28 if kind == "registers" else SIZE)
-    whole = vit(x)
-    before, seen[:] = list(seen), []
-    assert torch.allclose(Rest(vit, 1)(Frozen(vit, 1)(x)), whole, atol=1e-5)
-    assert seen == [*before[:-1], tokens]
-
-
-def test_adapters_get_the_gradients_of_the_whole_forward(spec):
-    model = adapted(spec).train()
-    whole, labels = copy.deepcopy(model), torch.arange(5) % 3
-    rest = Rest(model, 4).train()
-    F.cross_entropy(rest(Frozen(model, 4)(images())), labels).backward()
-    F.cross_entropy(whole(images()), labels).backward()
-    assert_same_gradients(model, whole)
-
-
-def assert_same_gradients(model: nn.Module, whole: nn.Module) -> None:
-    found, expected = trainable_parameters(model), trainable_parameters(whole)
-    assert found.keys() == expected.keys() and found
-    for name, parameter in expected.items():
-        assert parameter.grad.abs().max() > 0, name
-        assert torch.allclose(found[name].grad, parameter.grad, rtol=1e-3, atol=1e-6 * parameter.grad.abs().max()), name
-    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-
-
-def test_training_the_rest_trains_the_model_and_leaves_the_frozen_part(spec):
-    model = adapted(spec)
-    rest, frozen = Rest(model, 4), Frozen(model, 4)
-    vit = timm_model(model)
-    named = trainable_parameters(rest)
-    assert {id(p) for p in named.values()} == {id(p) for p in trainable_parameters(model).values()}
-    assert named.keys() == trainable_parameters(vit).keys()
-    frozen_before = frozen(images())
-    rest.train()
-    assert vit.blocks[4].training and vit.head.training and not vit.blocks[3].training and not vit.patch_embed.training
-    optimizer = torch.optim.SGD(named.values(), lr=0.1)
-    rest(frozen_before).square().sum().backward()
-    optimizer.step()
-    assert vit.blocks[5].training  # the frozen half's evaluation mode is its own
-    assert torch.equal(frozen(images()), frozen_before) and not frozen(images()).requires_grad
-    assert torch.allclose(model.eval()(images()), rest.eval()(frozen_before), atol=1e-6)
-
-
-def test_the_frozen_part_stays_in_evaluation_mode_and_outside_of_gradients(spec):
-    frozen = Frozen(adapted(spec).train(), 6).train()  # the adapters of blocks 4 and 5 would have gradients
-    assert not frozen(images()).requires_grad
-    assert not any(module.training for module in frozen.modules())
 
 
 # ---- tokens on disk
