@@ -15,9 +15,8 @@ import torch
 import processes
 from data.datasets import ImageData, load_data, nearest
 from data.transforms import drawing_size
-from errors import ExplainedError, UsageError
+from errors import ExplainedError, UsageError, out_of_memory
 from explain import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, find_method
-from explain.parts import out_of_memory
 from explain.start import CONTRASTS
 from models.backbone import BackboneSpec, data_config
 from models.elsewhere import Hints

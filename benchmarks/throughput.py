@@ -10,8 +10,8 @@ from torch import nn
 from timing import Clock, clock_of, seconds  # beside this file; it finds the project's folders
 from memory import device_peak
 
+from errors import out_of_memory
 from explain import METHODS
-from explain.parts import out_of_memory
 from explain.precision import NOT_IN_HALF, HalfProducts
 from explain.vit import Network
 from report.tables import ABSENT, markdown_table, number

@@ -5,6 +5,8 @@ from typing import Callable, TypeVar
 import torch
 from torch import Tensor
 
+from errors import out_of_memory
+
 from .vit import Network
 
 Result = TypeVar("Result")
@@ -45,9 +47,3 @@ def in_parts(compute: Callable[[slice], Result], count: int, step: int) -> list[
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return results
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that a device's memory, or this machine's, is full."""
-    said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # mps, the CPU and cuBLAS have no class for it
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from errors import ExplainedError, UsageError
+from errors import ExplainedError, UsageError, out_of_memory
 from files import atomic
 from models.adapt import METHODS, Settings, adapt, plain, timm_model
 from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
@@ -177,6 +177,8 @@ def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.M
     try:
         return _put_on(model, folder, settings)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        if out_of_memory(error) or isinstance(error, PermissionError):
+            raise   # the run is whole, and nobody should train it again
         reason = " ".join(str(error).split())  # torch and peft write several lines
         raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {reason}); train it again with "
                              f"--overwrite") from error

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from errors import ExplainedError
+from errors import ExplainedError, out_of_memory
 from files import atomic
 
 KINDS = ("now", "best", "ema")
@@ -70,6 +70,8 @@ class State:
             self.right = tensors["held_out/right"]
             self.history, self.chosen, self.position = about["history"], about["chosen"], Position(**about["position"])
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise   # the file is whole, and nobody should remove it
             raise ExplainedError(f"{path} is damaged and cannot be continued from; remove it to train from the "
                                  f"start") from error
         device = next(iter(self.trained.values())).device

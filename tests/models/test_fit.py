@@ -289,6 +289,16 @@ def test_a_damaged_state_is_one_line(batches, tmp_path):
         run(new_model(), batches, resume=tmp_path / "resume.safetensors")
 
 
+def test_a_state_that_memory_has_no_room_for_is_not_called_damaged(batches, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run(new_model(), batches, resume=tmp_path / "resume.safetensors")
+    monkeypatch.setattr("models.state.safe_open", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(new_model(), batches, resume=tmp_path / "resume.safetensors")
+
+
 def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_step_before(batches, tmp_path):
     make = batches["train"].make
 

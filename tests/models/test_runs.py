@@ -138,6 +138,19 @@ def test_a_head_with_other_names_or_shapes_is_refused(tmp_path, spec):
     assert "damaged" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), PermissionError(13, "Permission denied")])
+def test_a_run_that_is_whole_but_cannot_be_read_now_is_not_called_damaged(tmp_path, spec, monkeypatch, error):
+    """Else it would be trained again for a full memory."""
+    def fails(*_, **__):
+        raise error
+
+    finish(tmp_path, spec)
+    monkeypatch.setattr("models.runs._put_on", fails)
+    with pytest.raises(type(error)) as caught:
+        load_run(tmp_path)
+    assert caught.value is error
+
+
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
 def test_an_adapter_that_lacks_a_layer_is_refused(tmp_path, spec):
     finish(tmp_path, spec, "dora")
