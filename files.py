@@ -23,6 +23,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        _flush(temporary, path)
         if temporary.is_dir() and path.is_dir():
             _remove(path)  # rename() replaces a file but not a folder that holds something
         os.replace(temporary, path)
@@ -40,6 +41,16 @@ def remove_leftovers(folder: Path, age: float = 0.0) -> None:
         name = re.fullmatch(r"\..+\.(\d+)(\.[^.]+)?", path.name)
         if name and not _lives(int(name[1])) and _seconds_since(path) >= age:
             _remove(path)
+
+
+def _flush(written: Path, path: Path) -> None:
+    """Wait until the disk has what was written: some say only now that they are full, and power may fail after a rename."""
+    try:
+        for file in [written] if written.is_file() else filter(Path.is_file, written.rglob("*")):
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _seconds_since(path: Path) -> float:

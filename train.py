@@ -26,7 +26,7 @@ from models.probe import ProbeRecipe
 from models.runs import ADAPTER, BACKBONE, CONFIG, HEAD, RESUME, SUMMARY, export, load_run, make_config, state_of
 from models.share import Share
 from report.tables import write_json
-from training import Training
+from training import TENSORBOARD, Training
 
 SEEDS = 2**32
 # Options of a Recipe that only methods which train by epochs have; None stands for the recipe's own.
@@ -79,9 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--augment", choices=AUGMENTATIONS, default="crop",
                        help="training images; linear sees them as they are, unless --augment-views says otherwise")
     group.add_argument("--augment-views", type=commandline.natural, default=0, metavar="N",
-                       help="compute N augmented views of every training image once and take them in turn, for what is "
-                            "frozen: linear, and adapters in late blocks (default: 0, linear sees images as they are, "
-                            "all others a new view every epoch)")
+                       help="train on N augmented views of every image, each the same whenever it is seen: linear on all of "
+                            "them, other methods on one an epoch in turn; what is frozen is computed once for each "
+                            "(default: 0, linear sees images as they are, all others a new view every epoch)")
     group.add_argument("--crop-scale", type=float, default=0.5, metavar="X", help="smallest area share of a random crop")
     group.add_argument("--head-init", choices=("probe", "random"), default="probe",
                        help="where the head starts: at a linear probe (Kumar et al., ICLR 2022) or at random")
@@ -151,12 +151,15 @@ def recipe_of(args: argparse.Namespace, device: torch.device) -> Recipe | ProbeR
 
 
 def precision_of(amp: str, device: torch.device) -> str:
-    """Return the precision that --amp names; `auto` takes what the device is made for."""
+    """Return the precision that --amp names; `auto` takes what the device is made for. Raises UsageError."""
+    if amp == "float16" and device.type == "cpu":
+        raise UsageError("--amp float16 needs a GPU, as its small gradients have to be scaled; on the CPU give --amp bfloat16 "
+                         "or no")
     if amp != "auto":
         return amp
     if device.type != "cuda":
         return "no"
-    return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def config_of(args: argparse.Namespace, settings: Settings, recipe: Recipe, model: nn.Module, data: ImageData) -> dict:
@@ -183,9 +186,10 @@ def prepare_folder(out: Path, config: dict, overwrite: bool) -> str:
     commandline.check_writable(out)
     remove_leftovers(out)
     if state == "replaced":
-        for name in (SUMMARY, CONFIG, RESUME, HEAD, BACKBONE):  # the mark of a finished run goes first
+        for name in (SUMMARY, RESUME, HEAD, BACKBONE):  # the mark of a finished run goes first; its config stays until the end
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / ADAPTER, ignore_errors=True)
+        for name in (ADAPTER, TENSORBOARD):
+            shutil.rmtree(out / name, ignore_errors=True)
         state = "new"
     if state != "interrupted":  # a finished run has one where it was killed before it could clean up
         (out / RESUME).unlink(missing_ok=True)
@@ -217,6 +221,11 @@ def _check_options(args: argparse.Namespace) -> None:
     if given and parse_settings(args.method).method == "linear":
         raise UsageError(f"--{given[0].replace('_', '-')} belongs to methods that train by epochs; a linear probe is solved, its "
                          f"penalty chosen on images held out of training: drop it, or give another --method")
+    if parse_settings(args.method).method != "linear":
+        precision_of(args.amp, commandline.device_of(args.device))
+    elif args.amp != "auto" or args.head_init == "random":
+        raise UsageError(f"{'--amp' if args.amp != 'auto' else '--head-init random'} belongs to methods that train by epochs; a "
+                         f"linear probe is solved in float32, from zero: drop it, or give another --method")
     if args.balance == "sampling" and parse_settings(args.method).method == "linear":
         raise UsageError("--balance sampling draws images, and a probe is solved for all of them at once; give --balance weights")
 

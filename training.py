@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
+import timm
 import torch
 from torch import nn
 
 import commandline
 from data.datasets import ImageData, stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
-from models.adapt import Settings, adapt, plain, timm_model, trainable_parameters
+from models.adapt import Settings, adapt, heads_of, plain, timm_model, trainable_parameters
 from models.batches import Batches, feature_batches, stored_batches
 from models.evaluate import Predictions, predict
 from models.features import Features, Frozen, Rest, cached_features, cached_tokens, first_trained_block, token_bytes
@@ -28,7 +29,8 @@ from report.figures import training_curves
 from report.tables import percent, write_csv, write_json
 
 HELD_OUT_SHARE = 0.1
-METRICS = "metrics.csv"
+METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
+EVALUATED = 64  # images at once
 SLOW = 5.0  # seconds of training, half of which may be spent waiting, before the loader is worth a warning
 
 
@@ -79,7 +81,12 @@ class Training:
         views = [one.select(self.kept) for one in found]
         inputs, labels = (torch.cat([getattr(view, name) for view in views]) for name in ("inputs", "labels"))
         batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in evaluations.items()}
-        fitted = fit_probe(model.get_classifier(), inputs, labels, batches, recipe, self.device, self._weights(), report=say)
+        # drawing classes as often as one another comes, for all images at once, to weights
+        weights = None if self.recipe.balance == "none" else self.class_weights
+        head, *others = heads_of(model)
+        fitted = fit_probe(head, inputs, labels, batches, recipe, self.device, weights, report=say)
+        for other in others:  # of a distilled model: the mean of both on two tokens is one of them on the tokens' mean
+            other.load_state_dict(head.state_dict())
         return replace(fitted, **passed)
 
     def _views(self, find: Callable[..., Features]) -> list[Features]:
@@ -102,8 +109,9 @@ class Training:
 
         Views depend on --data-seed alone, so that runs of all seeds share them.
         """
-        key = {"backbone": self.config["backbone"]["sha256"], "data": self.data.fingerprint, "split": split,
-               "transform": self.config["data_config"]}
+        backbone = self.config["backbone"]  # its name too: what one file's weights mean is said by timm, which may mend it
+        key = {"backbone": backbone["sha256"], "model": backbone["name"], "timm": timm.__version__,
+               "data": self.data.fingerprint, "split": split, "transform": self.config["data_config"]}
         if view is None:
             return Prepared(self.data.splits[split], evaluation_transform(self.config["data_config"])), key, split
         transform = training_transform(self.config["data_config"], self.args.augment, self.args.crop_scale)
@@ -114,7 +122,7 @@ class Training:
         trainable = sum(p.numel() for p in trainable_parameters(model).values())
         print(f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
               f"{len(self.held_out)} held out")
-        train = self._batches("train", self.kept, self.args.augment, self.recipe.batch_size, self.args.seed, self.stepping)
+        train = self._training_batches()
         evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
         trained = timm_model(model)
         if self.first is not None:
@@ -156,7 +164,7 @@ class Training:
             return print_row
         from torch.utils.tensorboard import SummaryWriter  # only here: it takes seconds, and need not be installed
 
-        writer, penalties = SummaryWriter(self.args.out / "tensorboard"), count(1)
+        writer, penalties = SummaryWriter(self.args.out / TENSORBOARD), count(1)
 
         def report(row: dict) -> None:
             print_row(row)
@@ -170,8 +178,14 @@ class Training:
 
     def _block_to_keep(self, model: nn.Module) -> int | None:
         """Return the first block that will train, where what enters it may be kept, and announce how much that takes."""
-        first = None if self.args.cache is None else first_trained_block(adapt(copy.deepcopy(model), self.settings))
-        if first is None:
+        if self.args.cache is None:
+            return None
+        first = first_trained_block(adapt(copy.deepcopy(model), self.settings))
+        mixed = bool(self.recipe.mixup or self.recipe.cutmix)
+        if first is None or mixed:
+            if (frozen := min(self.settings.blocks or (0,))) > 0:
+                why = "images are mixed anew" if mixed else "of this model, or with --drop-path, they act otherwise in training"
+                commandline.warn(f"blocks before {frozen} are frozen, but run in every step: {why}")
             return None
         images = len(self.data.splits["val"]) + len(self.data.splits["train"]) * (1 + self.args.augment_views)
         size = token_bytes(model, first, images) / 2**30
@@ -195,7 +209,7 @@ class Training:
         plain_ones = {split: self._tokens(model, first, split) for split in ("train", "val")}
         self.tokens = plain_ones["train"]
         evaluations = {"held_out": plain_ones["train"].select(self.held_out), "val": plain_ones["val"]}
-        batches = {name: stored_batches([one], 64) for name, one in evaluations.items()}
+        batches = {name: stored_batches([one], EVALUATED) for name, one in evaluations.items()}
         if self._repeats():
             views = self._views(lambda *view: self._tokens(model, first, "train", *view))
             stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed,
@@ -216,15 +230,24 @@ class Training:
         return cached_tokens(model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share,
                              self.passing)
 
-    def _batches(self, split: str, indices=None, augment="none", batch_size=64, seed: int | None = None,
-                 loading: Loading | None = None) -> Batches:
-        chosen = self.data.splits[split] if indices is None else self.data.splits[split].select(indices)
-        transform = training_transform(self.config["data_config"], augment, self.args.crop_scale)
+    def _training_batches(self) -> Batches:
+        """Return training images as epochs see them: augmented anew in each, or one of the views after another."""
+        chosen, views = self.data.splits["train"].select(self.kept), self.args.augment_views
+        transform = training_transform(self.config["data_config"], self.args.augment, self.args.crop_scale)
 
         def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
-            return load(Prepared(chosen, transform, self.args.seed, epoch), batches, self.workers, loading)
+            if views:  # the very ones that a cache would hold
+                dataset, *_ = self._seen("train", (epoch - 1) % views)
+                return load(dataset, [self.kept[batch].tolist() for batch in batches], self.workers, self.stepping)
+            return load(Prepared(chosen, transform, self.args.seed, epoch), batches, self.workers, self.stepping)
 
-        return Batches(len(chosen), batch_size, make, seed, name=chosen.name)
+        return Batches(len(chosen), self.recipe.batch_size, make, self.args.seed, name=chosen.name)
+
+    def _batches(self, split: str, indices: np.ndarray | None = None) -> Batches:
+        """Return a split's images as they are, or some of them, to be evaluated."""
+        chosen = self.data.splits[split] if indices is None else self.data.splits[split].select(indices)
+        prepared = Prepared(chosen, evaluation_transform(self.config["data_config"]))
+        return Batches(len(chosen), EVALUATED, lambda batches, _: load(prepared, batches, self.workers))
 
     def write(self, model: nn.Module, trained: Fit) -> None:
         """Write the run, by the first process; the summary, which marks it as finished, comes last."""
@@ -250,7 +273,7 @@ class Training:
         names = [name for name in self.data.splits if name not in ("train", "test")]
         parts = {"train": self.kept, "held_out": self.held_out}
         if self.settings.method == "linear":
-            merged = trained = model.get_classifier()
+            merged = trained = heads_of(model)[0]
             stored = {name: self._features(model, "train").select(part) for name, part in parts.items()}
             stored |= {name: self._features(model, name) for name in names}
             batches = {name: feature_batches(one.inputs, one.labels, 1024) for name, one in stored.items()}
@@ -260,7 +283,7 @@ class Training:
             batches |= {name: self._batches(name) for name in names}
             if self.tokens is not None:
                 trained = Rest(merged, self.first)
-                batches |= {name: stored_batches([self.tokens.select(part)], 64) for name, part in parts.items()}
+                batches |= {name: stored_batches([self.tokens.select(part)], EVALUATED) for name, part in parts.items()}
         return {name: predict(trained if name in parts else merged, one, self.device, share=self.share)
                 for name, one in batches.items()}
 

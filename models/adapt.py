@@ -99,14 +99,24 @@ def timm_model(model: nn.Module) -> nn.Module:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def heads_of(model: nn.Module) -> list[nn.Module]:
+    """Return a timm model's classifier, or both of a distilled one, whose logits timm averages."""
+    found = model.get_classifier()
+    return list(found) if isinstance(found, tuple) else [found]
+
+
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that train, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _linear(model: nn.Module, settings: Settings) -> nn.Module:
-    model.requires_grad_(False)
-    model.get_classifier().requires_grad_(True)
+    return _free_heads(model.requires_grad_(False))
+
+
+def _free_heads(model: nn.Module) -> nn.Module:
+    for head in heads_of(model):
+        head.requires_grad_(True)
     return model
 
 
@@ -120,7 +130,7 @@ def _with_adapter(dora: bool) -> Callable[[nn.Module, Settings], nn.Module]:
             r=settings.rank, lora_alpha=settings.alpha, use_dora=dora, target_modules=target_pattern(model, settings)
         )
         adapted = speed_up_dora(get_peft_model(model, config))
-        timm_model(adapted).get_classifier().requires_grad_(True)
+        _free_heads(timm_model(adapted))
         return adapted
 
     return adapt_with_peft

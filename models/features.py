@@ -169,6 +169,10 @@ class Rest(nn.Module):
                 self.add_module(name, module)
         self._vit = (vit,)  # as in Frozen
 
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """timm's patterns of which parameter is of which layer; they find the names here, as these are the model's."""
+        return self._vit[0].group_matcher(coarse)
+
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         vit, blocks = self._vit[0], list(self.blocks)
         read = _tokens_read(vit)

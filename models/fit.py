@@ -6,11 +6,13 @@ together do what one would do but for rounding, and for what is drawn for each p
 stochastic depth. With these, the number of processes is part of what a result depends on.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from scipy.stats import binomtest
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from errors import ExplainedError
@@ -106,8 +109,8 @@ def fit(
     classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
     and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
     epoch's row; keep: is given all rows so far before a state is saved that holds them. With several processes, `share`,
-    the first one writes and keeps. Raises ExplainedError at the first loss that is not finite, its step saved before, and
-    OSError.
+    the first one writes and keeps. Raises ExplainedError at the first loss or gradient that is not finite, with the last good
+    state saved, and OSError.
     """
     loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
     state, share = loop.state, loop.share
@@ -121,6 +124,7 @@ def fit(
             found = {name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()}
             for name, predictions in found.items():
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
+            loop.refuse_unless_finite(row)
             _finish(state, row, torch.from_numpy(found["held_out"].correct), recipe)
             state.put(kept)
             if share.first:
@@ -141,7 +145,7 @@ def _finish(state: State, row: dict, right: Tensor, recipe: Recipe) -> None:
     best = row is _best(state.history)
     if best:
         state.right = right
-    late = not recipe.patience and np.isfinite(row["held_out_loss"]) and not _clearly_worse(right, state.right)
+    late = not recipe.patience and not _clearly_worse(right, state.right)
     if best or late:
         state.chosen = row["epoch"]
         state.best = {name: p.detach().cpu().clone() for name, p in state.trained.items()}
@@ -179,7 +183,9 @@ class _Loop:
         if recipe.ema:
             self.state.ema = {name: p.detach().clone() for name, p in trained.items()}
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        self.shared = self.accelerator.prepare_model(model) if share.count > 1 else model
+        # not accelerate's `prepare_model`, whose autocast would stay with the model, and evaluation be in half precision
+        own = [device] if device.type == "cuda" else None
+        self.shared = DistributedDataParallel(model, device_ids=own) if share.count > 1 else model
         self.weights = None if weights is None else weights.to(device)
         self.mixup = _Mixing(recipe, classes) if recipe.mixup or recipe.cutmix else None
         self.seconds, self.waiting, self.saved = 0.0, 0.0, time.monotonic()
@@ -227,14 +233,15 @@ class _Loop:
             drawn = _mixed(self.seed, position.epoch, position.step, number, self.share.rank)
             torch.manual_seed(drawn)
             last = number == len(parts) - 1
-            with nullcontext() if last or self.share.count == 1 else self.accelerator.no_sync(self.shared):
+            with nullcontext() if last or self.share.count == 1 else self.shared.no_sync():
                 sums += self._part(inputs.to(self.device), labels.to(self.device), bool(part), len(step), drawn)
         late = time.monotonic() - self.saved > self.save_every
         found = self.share.exchange((sums.tolist(), late))
         total = np.sum([values for values, _ in found], axis=0)
-        self._refuse_if_not_finite(total[0], step)
-        if self.recipe.clip:
-            self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip)
+        self._refuse_step_unless_finite("loss", total[0], step)
+        norm = self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip or math.inf)
+        if not self.accelerator.scaler:     # which leaves out such steps by itself, and goes on with a smaller scale
+            self._refuse_step_unless_finite("gradient's norm", float(norm), step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
@@ -276,15 +283,24 @@ class _Loop:
         weight = 1.0 if self.weights is None else targets @ self.weights
         return weight * -(targets * F.log_softmax(logits, -1)).sum(-1)
 
-    def _refuse_if_not_finite(self, loss: float, step: list[int]) -> None:
-        if np.isfinite(loss):
+    def _refuse_step_unless_finite(self, what: str, value: float, step: list[int]) -> None:
+        if np.isfinite(value):
             return
-        self.save()
+        if all(p.isfinite().all() for p in self.state.trained.values()):  # else what was saved before is better
+            self.save()
         position = self.state.position
         names = ", ".join(dict.fromkeys(map(self.train.name, step)))  # sampling may draw one twice
-        kept = f"the state before it is in {self.resume}; " if self.resume else ""
-        raise ExplainedError(f"the loss became {loss} in epoch {position.epoch}, step {position.step} (images: {names}); "
-                             f"{kept}try a smaller --learning-rate with another --out")
+        self._refuse(f"the {what} became {value} in epoch {position.epoch}, step {position.step + 1} (images: {names})")
+
+    def refuse_unless_finite(self, row: dict) -> None:
+        """Raise ExplainedError where an epoch's evaluations hold a loss that is not finite; nothing is saved of it."""
+        for name, value in row.items():
+            if name.endswith("_loss") and not np.isfinite(value):
+                self._refuse(f"{name} became {value} after epoch {row['epoch']}")
+
+    def _refuse(self, what: str) -> NoReturn:
+        kept = f"the last good state is in {self.resume}; " if self.resume is not None and self.resume.is_file() else ""
+        raise ExplainedError(f"{what}; {kept}try a smaller --learning-rate with another --out")
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from errors import ExplainedError, UsageError, out_of_memory
-from files import atomic
 from models.adapt import METHODS, Settings, adapt, plain, timm_model
 from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
 from models.dora import speed_up_dora
+from models.state import whole, write_tensors
 
 FORMAT = 1
 CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"
@@ -114,16 +114,13 @@ def save_trained(folder: Path, model: nn.Module, settings: Settings) -> None:
     """Write what was trained: the head, and the adapter or the whole backbone."""
     method, inner = METHODS[settings.method], timm_model(model)
     state = inner.state_dict()
-    head = {key: value.detach().cpu().contiguous() for key, value in state.items() if is_head(inner, key)}
+    head = {key: value for key, value in state.items() if is_head(inner, key)}
     if method.adapter:
-        with atomic(folder / ADAPTER) as temporary:
+        with whole(folder / ADAPTER) as temporary:
             model.save_pretrained(temporary)
     if method.whole:
-        rest = {key: value.detach().cpu().contiguous() for key, value in state.items() if not is_head(inner, key)}
-        with atomic(folder / BACKBONE) as temporary:
-            save_file(rest, temporary)
-    with atomic(folder / HEAD) as temporary:
-        save_file(head, temporary)
+        write_tensors({key: value for key, value in state.items() if not is_head(inner, key)}, folder / BACKBONE)
+    write_tensors(head, folder / HEAD)
 
 
 def export(run: Run, path: Path) -> None:
@@ -135,9 +132,7 @@ def export(run: Run, path: Path) -> None:
     backbone = run.config["backbone"]
     card = {"model": backbone["name"], "image_size": backbone["image_size"],
             "data_config": run.config["data_config"], "class_names": run.class_names}
-    state = {k: v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(state, temporary, metadata={CARD: json.dumps(card)})
+    write_tensors(run.model.state_dict(), path, {CARD: json.dumps(card)})
 
 
 def load_run(folder: str | Path, weights: str | None = None) -> Run:

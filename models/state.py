@@ -1,6 +1,8 @@
 """All that the rest of a fit depends on, as tensors and JSON in one safetensors file: no pickles."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,8 +55,7 @@ class State:
         tensors["held_out/right"] = self.right
         about = {"history": self.history, "chosen": self.chosen, "position": asdict(self.position),
                  "scaler": self.scaler.state_dict() if self.scaler else None}
-        with atomic(path) as temporary:
-            write_tensors({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"fit": json.dumps(about)})
+        write_tensors(tensors, path, {"fit": json.dumps(about)})
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
@@ -98,9 +99,17 @@ class State:
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file; what the disk refuses is an OSError, as everywhere else."""
+    """Write a safetensors file, whole or not at all; raises OSError."""
+    with whole(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """`atomic` for safetensors: what the disk refuses it becomes an OSError, as it is everywhere else."""
     try:
-        save_file(tensors, path, metadata=metadata)
+        with atomic(path) as temporary:
+            yield temporary
     except SafetensorError as error:
         if "I/O error" in str(error) or "IoError" in str(error):
             raise OSError(None, str(error).split(":", 1)[-1].strip(), str(path)) from error

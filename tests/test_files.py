@@ -31,6 +31,23 @@ def test_a_failure_leaves_the_old_content_and_no_temporary_file(tmp_path, kind):
     assert target.read_text() == "old" and names(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_disk_that_says_only_at_the_end_that_it_is_full_leaves_the_old_content(tmp_path, monkeypatch, kind):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "a"
+    file = target / "b" if kind == "folder" else target
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"left on device: '{target}'"), atomic(target) as temporary:
+        if kind == "folder":
+            temporary.mkdir()
+        (temporary / "b" if kind == "folder" else temporary).write_text("new")
+    assert file.read_text() == "old" and names(tmp_path) == ["a"]
+
+
 def test_a_folder_replaces_a_folder_as_a_whole(tmp_path):
     target = tmp_path / "adapter"
     target.mkdir()

@@ -44,13 +44,20 @@ def accuracies(run: Path) -> dict[str, float]:
     return {name: split["accuracy"] for name, split in summary(run).items()}
 
 
-@pytest.mark.parametrize("augment", [["--augment", "none"], ["--augment", "crop"]])
-def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, capsys, augment):
+ONCE, ANEW = "run once", "run once for images as they are, but each time for training images, which every epoch augments anew"
+MIXED = "images are mixed anew"
+
+
+@pytest.mark.parametrize("options, expected", [
+    (["--augment", "none"], ONCE), (["--augment", "crop"], ANEW), (["--augment-views", 2], ONCE), (["--mixup", 0.4], MIXED),
+    (["--cutmix", 1], MIXED), (["--layer-decay", 0.1], ANEW)])
+def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, capsys, options, expected):
     for name, cache in (("with", []), ("without", ["--no-cache"])):
-        assert command(train, *shop.options, *LATE, *augment, *cache, "--out", tmp_path / name) == 0
-        (said,) = re.findall("blocks before 4 are frozen and (.*): up to", capsys.readouterr().out) or [None]
-        anew = "run once for images as they are, but each time for training images, which every epoch augments anew"
-        assert said == (None if cache else "run once" if augment[1] == "none" else anew)
+        assert command(train, *shop.options, *LATE, *options, *cache, "--out", tmp_path / name) == 0
+        said = capsys.readouterr()
+        (found,) = (re.findall("blocks before 4 are frozen and (.*): up to", said.out)
+                    + re.findall("blocks before 4 are frozen, but run in every step: (.*)", said.err)) or [None]
+        assert found == (None if cache else expected)
     assert accuracies(tmp_path / "with") == accuracies(tmp_path / "without")
     for name, split in summary(tmp_path / "with").items():
         assert split["loss"] == pytest.approx(summary(tmp_path / "without")[name]["loss"], rel=0.01), name
@@ -102,9 +109,42 @@ def test_a_loss_that_is_no_number_names_the_files_of_its_step(shop, tmp_path, ca
     epoch, step, named = re.search(r"in epoch (\d+), step (\d+) \(images: (.*?)\)", capsys.readouterr().err).groups()
     split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
     kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 0))
-    images = Batches(len(kept), 10, None, seed=0).steps(int(epoch))[int(step)]
+    images = Batches(len(kept), 10, None, seed=0).steps(int(epoch))[int(step) - 1]
     assert named.split(", ") == [split.name(kept[index]) for index in images]
     assert all((shop.colours / name).is_file() for name in named.split(", "))
+
+
+def test_weights_that_one_step_destroys_are_one_line(shop, tmp_path, capsys):
+    """No loss of training is left to show it."""
+    argv = [*shop.options, *LATE, "--epochs", 1, "--batch-size", 64, "--learning-rate", 1e30, "--out", tmp_path / "run"]
+    assert command(train, *argv) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: held_out_loss became (nan|inf) after epoch 1; try a smaller --learning-rate with another --out\n", said)
+
+
+def test_frozen_blocks_that_act_otherwise_in_training_are_named(shop, tmp_path, capsys):
+    assert command(train, *shop.options, *LATE, "--drop-path", 0.1, "--epochs", 1, "--out", tmp_path / "run") == 0
+    assert "blocks before 4 are frozen, but run in every step: of this model, or with --drop-path" in capsys.readouterr().err
+
+
+def test_what_is_kept_belongs_to_the_model_and_not_to_its_weights_alone(shop, tmp_path, monkeypatch):
+    """Two models of timm's may load one file and compute other things of it."""
+    argv = [*shop.options, "--cache", tmp_path / "cache"]
+    assert command(train, *argv, "--out", tmp_path / "first") == 0
+    kept = len(list((tmp_path / "cache").glob("features-*")))
+    for place, change in (("model", "another"), ("timm", "0.0")):
+        seen = train.Training._seen
+
+        def other(self, split, view):
+            dataset, key, name = seen(self, split, view)
+            assert place in key
+            return dataset, key | {place: change}, name
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Training, "_seen", other)
+            assert command(train, *argv, "--seed", 1, "--out", tmp_path / place) == 0
+        kept += 2
+        assert len(list((tmp_path / "cache").glob("features-*"))) == kept
 
 
 def test_images_that_are_augmented_anew_go_through_the_frozen_part_each_epoch(shop, tmp_path, passes):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing.forkserver
 import os
+import re
 import resource
 import signal
 import sys
@@ -18,11 +19,23 @@ from safetensors.numpy import load_file
 import commandline
 import train
 from commands import ROOT, TORCHRUN, command, files, free_ports, process
-from models.runs import RESUME, SUMMARY
+from models.runs import RESUME, SUMMARY, load_run
 from test_train_caches import accuracies, history
 from tiny import colour_folder
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
+TELLS_WHO_WRITES = """
+import os
+
+replace = os.replace
+
+def told(temporary, path):
+    replace(temporary, path)
+    with open(os.environ["WHO_WRITES"], "a") as file:
+        file.write(f"{os.environ.get('RANK', '0')} {path}\\n")
+
+os.replace = told
+"""
 FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -128,7 +141,8 @@ def differing(a: Path, b: Path) -> set[str]:
 
 @pytest.mark.parametrize("settings, workers, ranks", [
     (["dora"], 0, 1), pytest.param(["full", "--ema", 0.9, "--mixup", 0.4, "--drop-path", 0.2], 0, 1, marks=pytest.mark.slow),
-    pytest.param(["dora:blocks=4-5"], 2, 1, marks=pytest.mark.slow), (["dora"], 0, 2)])
+    pytest.param(["dora:blocks=4-5"], 2, 1, marks=pytest.mark.slow), (["dora"], 0, 2),
+    pytest.param(["dora:blocks=4-5"], 2, 2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_path, start, settings, workers, ranks):
     """While it saves its first state or its third, at some moment after a step or an epoch, between what it saves of an epoch,
     and while it writes what it has found."""
@@ -191,11 +205,17 @@ def test_a_run_that_is_killed_before_it_has_cleaned_up_is_cleaned_up_when_it_is_
 @pytest.mark.parametrize("settings", [["dora", "--batch-size", 7], pytest.param(["linear"], marks=pytest.mark.slow),
                                       pytest.param(["full", "--accumulate", 2, "--clip", 1], marks=pytest.mark.slow),
                                       pytest.param(["lora:blocks=5", "--augment-views", 1], marks=pytest.mark.slow)])
-def test_two_processes_do_what_one_does(shop, tmp_path, settings):
-    """32 images in steps of 7: an odd number in each, so that one process has more; 18 to evaluate, each once."""
+def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
+    """32 images in steps of 7: an odd number in each, so that one process has more; 150 to evaluate in three batches, each once;
+    and the first process alone puts files into the run's folder."""
+    data = colour_folder(tmp_path / "data", val=50)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(TELLS_WHO_WRITES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("WHO_WRITES", str(tmp_path / "written"))
     for name, launcher in (("one", ()), ("two", TORCHRUN)):
         more = ["--epochs", 2] if settings[0] != "linear" else []
-        running = process(*launcher, "train.py", "--data", shop.colours, *shop.model[:-1], tmp_path / f"cache-{name}", "--method",
+        running = process(*launcher, "train.py", "--data", data, *shop.model[:-1], tmp_path / f"cache-{name}", "--method",
                           *settings, *more, "--out", tmp_path / name)
         out, error = running.communicate(timeout=300)
         assert running.returncode == 0, error
@@ -206,7 +226,10 @@ def test_two_processes_do_what_one_does(shop, tmp_path, settings):
     weights = [load_file(run / "head.safetensors") for run in (one, two)]
     assert all(np.allclose(weights[0][key], weights[1][key], atol=1e-3) for key in weights[0])
     rows = [[line.split(",")[:2] for line in (run / "predictions.csv").read_text().splitlines()] for run in (one, two)]
-    assert rows[0] == rows[1] and len(rows[0]) == 1 + 32 + 4 + 18
+    assert rows[0] == rows[1] and len(rows[0]) == 1 + 32 + 4 + 150
+    written = [line.split(" ", 1) for line in (tmp_path / "written").read_text().splitlines()]
+    assert {rank for rank, path in written if Path(path).is_relative_to(two)} == {"0"}
+    assert {Path(path).name for _, path in written} >= {"config.json", "head.safetensors", "predictions.csv", "summary.json"}
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, start):
@@ -226,6 +249,26 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, 
     again = start([*argv, run])
     assert again.ends() == [0] and "continuing after step 4 of 8 in epoch 2" in again.out, again.error
     assert whole.ends() == [0] and differing(tmp_path / "whole", run) == set()
+
+
+@pytest.mark.parametrize("method, more, stop, limit, name", [
+    ("full", [], RESUME, 1_000_000, "backbone.safetensors"), ("dora", [], RESUME, 10_000, "adapter"),
+    ("linear", ["--export", "merged.safetensors"], SUMMARY, 1_000_000, "merged.safetensors")])
+def test_a_disk_that_is_full_when_results_are_written_is_one_line(shop, tmp_path, start, method, more, stop, limit, name):
+    """Then the same command writes them, of the state that was kept."""
+    run = tmp_path / "run"
+    more = [tmp_path / option if option == name else option for option in more]
+    argv = [*shop.options, "--method", method, *(["--epochs", 1] if method != "linear" else []), *more, "--out", run]
+    running = start(argv, stop=(stop, 1))
+    running.stands_still()
+    pid = running.processes[0].pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
+    running.goes_on.set()
+    assert running.ends() == [1] and re.fullmatch(r"error: .*free space or give another place\n", running.error), running.error
+    assert name in running.error and not (run / name).exists() and not list(tmp_path.rglob(".*.safetensors"))
+    again = start(argv)
+    assert again.ends() == [0] and ((tmp_path if more else run) / name).exists(), again.error
+    assert load_run(run).summary
 
 
 @pytest.mark.parametrize("options, recipe", [

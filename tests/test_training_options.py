@@ -17,10 +17,12 @@ import commandline
 import train
 import training
 from commands import command, files
+from data.datasets import load_data
+from data.transforms import Prepared, evaluation_transform
 from models import fit as fit_module
-from models.runs import state_of
+from models.runs import load_run, state_of
 from test_train_caches import LATE, history
-from tiny import COLOURS, SIZE, colour_image
+from tiny import COLOURS, SIZE, colour_image, write_weights
 
 SIZES = {"blue": 20, "green": 5, "red": 5}
 FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
@@ -163,6 +165,53 @@ def test_images_and_targets_are_mixed_in_the_same_proportion(shop, tmp_path, par
 def test_without_them_nothing_is_mixed(shop, tmp_path, parts):
     assert command(train, *shop.options, *FULL, "--out", tmp_path) == 0
     assert all(torch.equal(part["given"], part["loaded"]) and part["targets"] is None for part in parts) and len(parts) == 4
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("real, expected", [(True, "bfloat16"), (False, "float16")])
+def test_automatic_precision_is_what_the_card_is_made_for(monkeypatch, real, expected):
+    """Older cards emulate bfloat16, slowly."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or real)
+    assert train.precision_of("auto", torch.device("cuda")) == expected
+    assert train.precision_of("auto", torch.device("cpu")) == "no" and train.precision_of("float16", torch.device("cuda")) == "float16"
+
+
+def test_what_training_would_pass_over_is_refused(shop, tmp_path, refused):
+    out = ["--out", tmp_path / "run"]
+    assert "on the CPU give --amp bfloat16" in refused(train, *shop.options, "--method", "dora", "--amp", "float16", *out)
+    assert "--amp belongs to methods that train by epochs" in refused(train, *shop.options, "--amp", "bfloat16", *out)
+    assert "--head-init random belongs to" in refused(train, *shop.options, "--head-init", "random", *out)
+
+
+# ---- views, two heads
+
+
+def test_views_are_the_same_images_whatever_trains(shop, tmp_path, parts):
+    """Epochs take them in turn, with everything trained too, where nothing can be kept."""
+    argv = [*shop.options, "--method", "full", "--head-init", "random", "--augment-views", 2, "--epochs", 4, "--batch-size", 64]
+    assert command(train, *argv, "--out", tmp_path / "run") == 0
+    seen = [part["loaded"].flatten(1)[part["loaded"].sum((1, 2, 3)).argsort()] for part in parts]
+    assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.allclose(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("method", [["linear"], ["dora:blocks=10-11", "--epochs", 1], ["full", "--epochs", 1]])
+def test_a_distilled_model_trains_both_of_its_heads(shop, tmp_path, method):
+    name = "deit_tiny_distilled_patch16_224"
+    model = ["--model", name, "--weights", write_weights(tmp_path / "distilled.safetensors", name), "--image-size", SIZE]
+    assert command(train, "--data", shop.colours, *model, "--cache", tmp_path / "cache", "--method", *method, "--out",
+                   tmp_path / "run") == 0
+    run = load_run(tmp_path / "run")
+    one, other = run.model.head, run.model.head_dist
+    assert torch.equal(one.weight, other.weight) == (method == ["linear"]) and one.weight.any() and other.weight.any()
+    rows = [row for row in csv.DictReader((tmp_path / "run" / "predictions.csv").open()) if row["split"] == "val"]
+    data = load_data(str(shop.colours), image_size=SIZE)
+    images = Prepared(data.splits["val"], evaluation_transform(run.config["data_config"]))
+    with torch.no_grad():
+        logits = run.model(torch.stack([image for image, _ in images]))
+    found = logits.softmax(1)[range(18), data.splits["val"].labels]
+    assert np.allclose(found, [float(row["probability"]) for row in rows], atol=1e-4)
 
 
 # ---- what is told

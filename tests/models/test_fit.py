@@ -4,8 +4,11 @@ import io
 import json
 import math
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from models import fit as fit_module
 from models.batches import feature_batches
 from models.evaluate import predict
 from models.fit import Recipe, fit
-from models.state import State
+from models.share import Share
 from tiny import same_state
 
 CPU = torch.device("cpu")
@@ -69,6 +72,39 @@ def test_predictions_agree_with_the_models_own_probabilities(batches):
     assert np.allclose(found.probability, probability[torch.arange(20), labels], atol=1e-6)
     assert np.allclose(found.loss, -np.log(found.probability), atol=1e-5)
     assert (found.predicted == probability.argmax(1).numpy()).all() and (found.labels == labels.numpy()).all()
+    assert np.allclose(found.confidence, probability.max(1).values)
+
+
+def test_the_rank_is_how_many_classes_are_more_probable():
+    probability = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1], [0.3, 0.3, 0.2, 0.2]])
+    found = predict(nn.Identity(), feature_batches(probability.log(), torch.tensor([1, 0, 3]), 2), CPU)
+    assert found.rank.tolist() == [2, 0, 2] and np.allclose(found.confidence, [0.4, 0.7, 0.3])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_predict_every_image_once_and_in_order(count):
+    """Threads in the place of processes: 11 images in 4 batches, so that some have more than others."""
+    inputs, labels = points(11, 0)
+    model, meeting, said, seen = new_model().eval(), threading.Barrier(count), [None] * count, [[] for _ in range(count)]
+    batches = feature_batches(inputs, labels, 3)
+
+    def exchange(rank: int, value):
+        said[rank] = value
+        meeting.wait()
+        found = list(said)
+        meeting.wait()
+        return found
+
+    def one(rank: int):
+        mine = replace(batches, make=lambda steps, epoch: (seen[rank].extend(steps), batches.make(steps, epoch))[1])
+        return predict(model, mine, CPU, share=Share(rank, count, partial(exchange, rank)))
+
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(one, range(count)))
+    expected = predict(model, batches, CPU)
+    assert sorted(sum(sum(seen, []), [])) == list(range(11)) and all(seen), "each image by one, and none without work"
+    for predictions in found:
+        assert all(np.array_equal(getattr(predictions, field.name), getattr(expected, field.name)) for field in fields(expected))
 
 
 def test_what_is_frozen_stays(batches):
@@ -114,14 +150,19 @@ def test_a_resumed_fit_knows_which_held_out_images_were_right(batches, tmp_path)
     assert same_state(model.state_dict(), whole.state_dict())
 
 
-def test_an_epoch_that_predicts_nothing_finite_is_not_kept():
-    """Its predictions are all of the first class, and too few held-out images are lost by that to be clear."""
-    bias = nn.Parameter(torch.zeros(2))
-    state = State({"bias": bias}, torch.optim.AdamW([bias]))
-    fit_module._finish(state, {"epoch": 1, "held_out_accuracy": 1.0, "held_out_loss": 0.1}, torch.ones(6, dtype=torch.bool), RECIPE)
-    row = {"epoch": 2, "held_out_accuracy": 1 / 3, "held_out_loss": float("nan")}
-    fit_module._finish(state, row, torch.tensor([True, True, False, False, False, False]), RECIPE)
-    assert state.chosen == 1
+@pytest.mark.parametrize("split", ["held_out", "val"])
+def test_an_epoch_that_predicts_nothing_finite_ends_the_fit_and_nothing_of_it_is_kept(batches, tmp_path, split):
+    path, make = tmp_path / "resume.safetensors", batches[split].make
+
+    def poisoned(steps, epoch):
+        for inputs, labels in make(steps, epoch):
+            yield (inputs * float("nan") if epoch == 3 else inputs), labels
+
+    with pytest.raises(ExplainedError, match=f"{split}_loss became nan after epoch 3; the last good state is in {path}"):
+        run(new_model(), batches | {split: replace(batches[split], make=poisoned)}, resume=path)
+    whole, model, rows = new_model(), new_model(), []
+    assert run(model, batches, resume=path, report=rows.append) == run(whole, batches)
+    assert same_state(model.state_dict(), whole.state_dict()) and [row["epoch"] for row in rows] == [3, 4, 5, 6]
 
 
 def test_validation_does_not_choose(batches):
@@ -308,7 +349,7 @@ def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_st
 
     broken = batches | {"train": replace(batches["train"], make=poisoned, name="photo {}".format)}
     images = ", ".join(f"photo {i}" for i in batches["train"].steps(3)[5])
-    with pytest.raises(ExplainedError, match=re.escape(f"nan in epoch 3, step 5 (images: {images}); the state before it")):
+    with pytest.raises(ExplainedError, match=re.escape(f"loss became nan in epoch 3, step 6 (images: {images}); the last good state")):
         run(new_model(), broken, resume=tmp_path / "resume.safetensors")
     with safe_open(tmp_path / "resume.safetensors", framework="pt") as file:
         position = json.loads(file.metadata()["fit"])["position"]
@@ -317,6 +358,42 @@ def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_st
     expected = run(whole, batches)
     assert run(model, batches, resume=tmp_path / "resume.safetensors") == expected, "with the cause gone it goes on there"
     assert same_state(model.state_dict(), whole.state_dict())
+
+
+def test_a_gradient_that_is_no_number_ends_the_fit_before_it_reaches_a_weight(batches, tmp_path):
+    """The loss is finite still; the step before is saved, and goes on where the cause is gone."""
+    path, model, steps = tmp_path / "resume.safetensors", new_model(), []
+
+    def poisoned(gradient):
+        steps.append(1)
+        return gradient * float("inf") if len(steps) == 13 else gradient
+
+    model[0].weight.register_hook(poisoned)
+    with pytest.raises(ExplainedError, match=re.escape("the gradient's norm became ") + r"(inf|nan) in epoch 2, step 5 \(images: "):
+        run(model, batches, resume=path)
+    assert model[0].weight.isfinite().all()
+    whole, again = new_model(), new_model()
+    assert run(again, batches, resume=path) == run(whole, batches) and same_state(again.state_dict(), whole.state_dict())
+
+
+def test_a_state_of_weights_that_are_no_numbers_replaces_no_good_one(batches, tmp_path):
+    """A step so large that weights overflow is seen by the next loss; what was saved before it stays."""
+    path = tmp_path / "resume.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(new_model(), batches, resume=path, report=Stop(1))
+    good, step = path.read_bytes(), torch.optim.AdamW.step
+
+    def overflowing(self, *args, **options):
+        step(self, *args, **options)
+        self.param_groups[0]["params"][0].fill_(float("inf"))
+
+    try:
+        torch.optim.AdamW.step = torch.no_grad()(overflowing)
+        with pytest.raises(ExplainedError, match="loss became nan in epoch 2, step 2"):
+            run(new_model(), batches, resume=path)
+    finally:
+        torch.optim.AdamW.step = step
+    assert path.read_bytes() == good
 
 
 def test_the_history_is_kept_whole_before_the_state_that_holds_it(batches, tmp_path):
@@ -362,6 +439,33 @@ def test_without_a_terminal_there_is_no_bar(batches, capsys):
 
 
 # Optimisation
+
+
+def test_rates_follow_the_schedule(batches, monkeypatch):
+    """By its formula: 5 of 48 steps up, then a cosine; each group at its own rate."""
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (
+        rates.append([group["lr"] for group in self.param_groups]), step(self, *a, **k))[1])
+    run(new_model(), batches)
+    expected = [(i + 1) / 5 if i < 5 else 0.5 * (1 + math.cos(math.pi * (i - 5) / 43)) for i in range(48)]
+    assert np.allclose(rates, 0.05 * np.array(expected)[:, None]) and len(rates[0]) == 2
+
+
+@pytest.fixture
+def group():
+    """A group of this process alone; what takes part in it as one of two gets its own gradients for the other's."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_half_precision_is_for_training_alone(batches, group, processes):
+    model, seen = new_model(), set()
+    model[3].register_forward_hook(lambda module, _, output: seen.add((module.training, output.dtype)))
+    share = Share(0, processes, lambda value: [value] * processes)
+    run(model, batches, replace(RECIPE, epochs=1, precision="bfloat16"), share=share)
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
 
 
 def test_gradients_are_clipped_to_a_norm(batches):

@@ -12,6 +12,7 @@ from frozen_vits import SMALL, VITS, adapted, images, small_vit
 from models.adapt import Settings, adapt, parse_settings, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.features import Frozen, Rest, first_trained_block
+from models.optim import parameter_groups
 from tiny import SIZE
 
 
@@ -125,6 +126,16 @@ def test_adapters_get_the_gradients_of_the_whole_forward(spec):
     F.cross_entropy(rest(Frozen(model, 4)(images())), labels).backward()
     F.cross_entropy(whole(images()), labels).backward()
     assert_same_gradients(model, whole)
+
+
+def test_layers_of_the_rest_learn_as_those_of_the_whole_model(spec):
+    model = adapted(spec)
+
+    def rates(module: nn.Module) -> dict[str, float]:
+        names = {id(p): name for name, p in trainable_parameters(timm_model(model)).items()}
+        return {names[id(p)]: group["lr"] for group in parameter_groups(module, 1.0, 0.1, 0.5) for p in group["params"]}
+
+    assert rates(Rest(model, 4)) == rates(model) and set(rates(model).values()) == {1.0, 0.5, 0.25}
 
 
 def assert_same_gradients(model: nn.Module, whole: nn.Module) -> None:
