@@ -107,11 +107,11 @@ def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: b
                        help=f"{'some' if several else 'one'} of the methods above (default: {default})")
     if not options:
         return
-    group.add_argument("--contrast", choices=CONTRASTS, default="none",
+    group.add_argument("--contrast", choices=CONTRASTS,
                        help="explain, instead of the logit: 'mean', it less the mean of the others' (after Gu et al., ACCV "
                             "2018); 'softmax', it less their mean weighted by softmax (after Iwana et al., ICCV workshops "
                             "2019); 'log_p', log p to first order. For lrp and lrp_magnitude it enters through the gradient "
-                            "only: their relevance still starts at the logit")
+                            "only: their relevance still starts at the logit (default: softmax for lrp_contrast and lrp_blend, else none)")
     group.add_argument("--centre-head", action="store_true",
                        help="explain with the head's rows less their mean over classes, which softmax ignores anyway")
     group.add_argument("--precision", choices=("float16",),
@@ -140,7 +140,7 @@ def relevance_method(name: str) -> str:
 
 def relevance_options(args: argparse.Namespace) -> dict:
     """Return the options of `explain.relevance` that the command line changes; raises UsageError where a method lacks one."""
-    options = {} if args.contrast == "none" else {"contrast": args.contrast}
+    options = {} if args.contrast is None else {"contrast": args.contrast}
     if args.centre_head:
         options["centre_head"] = True
     if args.precision:

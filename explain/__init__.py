@@ -33,7 +33,7 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
     options: that method's own, named by its docstring; a method for which an option makes no sense lacks it, and says
         which it has:
         contrast ("none", "mean", "softmax", "log_p"), centre_head (bool): what is explained, for
-            every method that starts from a logit (see start.class_weights);
+            every method that knows a class (see start.class_weights); "none" but for lrp_contrast and lrp_blend;
         start_block (int): the first block that is aggregated;
         layers (bool): also return (B, K, L, h, grid_h, grid_w), by block and head;
         gap (bool): also return (B, K), what relevance was lost on the way (see `conservation_gap`).

@@ -96,8 +96,8 @@ def attnlrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float =
     gamma, gamma_patch: of the gamma rule in an MLP's linear layers and at the patch convolution; all
         other linear layers have the epsilon rule. The defaults are the paper's composite for ViTs.
         0 is the epsilon rule. The composite is the paper's choice for ViT-B; on DeiT-Tiny the
-        epsilon rule was more faithful (SRG 0.45 against 0.41 on 59 photos, at the tokens), and
-        costs a product less each way: see `attnlrp_epsilon`.
+        epsilon rule at the tokens is more faithful (docs/methods.md), and costs a product less each
+        way: see `attnlrp_epsilon`. gamma_patch matters at="pixels" alone.
     gap: absorbed by biases (of linear layers and of norms), the class token, registers, positions (at
         the pixels) and the softmax, whose own point of expansion keeps a part; under attention pooling also
         by the pool's query, a parameter, which shares the scores' half with the keys.
@@ -111,8 +111,7 @@ def attnlrp_epsilon(network: Network, images: Tensor, targets: Tensor, *, at: st
     """AttnLRP with the epsilon rule in every linear layer, as epsilon goes to 0.
 
     Options as for `attnlrp`, but at the patch tokens: at the pixels, what positions and the patch
-    convolution's bias brought is lost to the map, and it is less faithful and noisier (DeiT-Tiny,
-    32 photos: SRG 0.34 at tokens, 0.25 at pixels; `lrp_magnitude` 0.27).
+    convolution's bias brought is lost to the map.
     """
     return attnlrp(network, images, targets, gamma=0.0, gamma_patch=0.0, at=at, contrast=contrast,
                    centre_head=centre_head, layers=layers, gap=gap)
@@ -147,8 +146,8 @@ def lrp_depth(network: Network, images: Tensor, targets: Tensor, *, gamma: float
                   layers=layers, gap=gap)
 
 
-def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, layers: bool = False,
-                 gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "softmax",
+                 centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
     """`lrp_depth` of the target's logit against its competitors' (contrast "softmax"): what moves its probability.
 
     More faithful to the probability than `lrp_depth`. Where a model is sure, the strongest competitor
@@ -157,11 +156,11 @@ def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: fl
     gap: of the contrast, the target's logit less its competitors' weighted mean, head biases and all, so it may
         have either sign; absorbed as in `lrp_depth`. What all classes share, in a bias too, is in neither.
     """
-    return lrp_depth(network, images, targets, gamma=gamma, contrast="softmax", layers=layers, gap=gap)
+    return lrp_depth(network, images, targets, gamma=gamma, contrast=contrast, centre_head=centre_head, layers=layers, gap=gap)
 
 
-def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, layers: bool = False,
-              gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "softmax",
+              centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
     """The mean of `lrp_contrast` and of AttnLRP (epsilon) over depth from the same start: ours.
 
     CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each errs in
@@ -170,7 +169,8 @@ def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float
     (docs/candidates.md). For maps of other classes see `lrp_contrast`.
     gap: the mean of the gaps of both.
     """
-    return _relevance(network, images, targets, (_attnlrp_way(0.0), _cp_lrp_way(gamma)), 0.0, "depth", "softmax", False, layers, gap)
+    return _relevance(network, images, targets, (_attnlrp_way(0.0), _cp_lrp_way(gamma)), 0.0, "depth", contrast, centre_head,
+                      layers, gap)
 
 
 def input_x_gradient(network: Network, images: Tensor, targets: Tensor, *, at: str = "pixels",

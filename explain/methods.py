@@ -66,7 +66,7 @@ METHODS: dict[str, Method] = {method.name: method for method in (
     Method("attnlrp", attnlrp, True, True, 2.9, "Achtibat et al., ICML 2024",
            "AttnLRP with the paper's composite: input times gradient, changed to keep relevance"),
     Method("attnlrp_epsilon", attnlrp_epsilon, True, True, 1.8, "Achtibat et al., ICML 2024",
-           "AttnLRP with the epsilon rule alone"),
+           "AttnLRP with the epsilon rule alone, at the tokens"),
     Method("cp_lrp", cp_lrp, True, True, 2.4, "Ali et al., ICML 2022; gamma of Achtibat et al., ICML 2024",
            "LRP with attention held constant"),
     Method("lrp_depth", lrp_depth, True, True, 2.4, "ours; after Ali et al., ICML 2022 and Mehri et al., 2024",

@@ -282,6 +282,8 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     0 and up; lower is better; a study of small differences needs it far below them. A map without a
     fixed order, drawn anew, is at about 0.7 (uniform) to 1.4 (of mean 0). nan where a map is 0.
     """
+    if beside := [name for name in ("layers", "gap") if options.get(name)]:
+        raise ValueError(f"{', '.join(beside)} would return more than maps, which alone are compared: leave it out.")
     drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64)
              for image in images]
     noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)

@@ -39,7 +39,7 @@ def in_parts(compute: Callable[[slice], Result], count: int, step: int) -> list[
             results.append(compute(slice(start, start + step)))
             start += step
             continue
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             tried = min(step, count - start)
             if tried == 1 or not out_of_memory(error):
                 raise

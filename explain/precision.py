@@ -1,7 +1,7 @@
 """Matrix products in float16, as tensor cores take them, for the methods whose maps stay what they are.
 
-Offered to methods whose maps stay within 2 % of float32's (relative distance, L2, the worst of 32 maps), whatever the other
-class: docs/benchmark.md has them all, from
+Offered to methods whose maps stay within 2 % of float32's (relative distance, L2, the worst of 32 maps, with default options),
+whatever the other class: docs/benchmark.md has them all, from
 
     python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/benchmark.md
 
@@ -41,7 +41,7 @@ def check_images_of(precision: str | None, images: Tensor) -> None:
 class HalfProducts(TorchDispatchMode):
     """While active, matrix products of float32 tensors take factors of 16 bits and give float32.
 
-    All else (sums, norms, divisions, softmax, the patch convolution, the head) is left in float32.
+    All else (sums, norms, divisions, softmax, the patch convolution) is left in float32.
     dtype: of the factors; torch.bfloat16 is there to be measured.
     """
 

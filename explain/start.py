@@ -27,14 +27,15 @@ def class_weights(logits: Tensor, targets: Tensor, contrast: str = "none", centr
         "log_p"    log p_t, to first order: "softmax" times 1 - p_t.
     centre_head: rows of the head, and its bias, less their mean over classes. Softmax ignores what
         all classes share, a logit does not. "mean" is the same but for the factor C / (C - 1); the
-        other contrasts are centred already.
+        other contrasts are centred already, and stay as they are.
     Weights are constants: nothing is differentiated through the softmax.
     """
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast is {contrast!r}; expected one of {', '.join(CONTRASTS)}.")
     classes = logits.shape[-1]
     if contrast != "none" and classes == 1:
-        raise ValueError(f"contrast={contrast!r} compares with other classes; the model has one class.")
+        raise ValueError(f"contrast={contrast!r} compares with other classes; the model has one class: "
+                         f"give contrast='none'.")
     weights = torch.zeros(*targets.shape, classes, dtype=logits.dtype, device=logits.device)
     weights.scatter_(-1, targets.long().unsqueeze(-1), 1.0)
     if contrast == "mean":

@@ -4,7 +4,7 @@ import hashlib
 import json
 import textwrap
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Callable
 
@@ -63,12 +63,11 @@ def load_model(given: str, hints: Hints = Hints()) -> Run:
 
 
 def check_hints(given: list[str], hints: Hints) -> None:
-    """Raise UsageError when hints for models trained elsewhere are given, but only runs, which need none."""
-    useless = {"--model": hints.model, "--image-size": hints.image_size, "--class-names": hints.class_names}
-    said = [option for option, value in useless.items() if value is not None]
-    if said and not any(map(_loader, given)):
-        raise UsageError(f"{', '.join(said)} is for models trained elsewhere, and {', '.join(given)} "
-                         f"describes itself; leave it out")
+    """Raise UsageError where a hint is given that none of the models reads: it would be passed over without a word."""
+    read = set().union(*(READS[_loader(one)] for one in given))
+    useless = [f"--{f.name.replace('_', '-')}" for f in fields(hints) if getattr(hints, f.name) is not None and f.name not in read]
+    if useless:
+        raise UsageError(f"{', '.join(useless)} is read for none of {', '.join(given)}; leave it out")
 
 
 def is_pretrained(given: str) -> bool:
@@ -173,10 +172,10 @@ def _as_many(names: list[str] | None, model: nn.Module, given: str, hints: Hints
 
 
 def _pretrained_names(model: nn.Module, hints: Hints) -> list[str]:
-    """Return what timm calls a pretrained model's classes, or else the names given, or else their numbers."""
+    """Return the names given, or else what timm calls a pretrained model's classes, or else their numbers."""
+    if hints.class_names:  # --weights may hold a head of somebody's own, with as many classes as timm's
+        return _as_many(read_names(hints.class_names), model, model.pretrained_cfg["architecture"], hints)
     if (subset := infer_imagenet_subset({"num_classes": model.num_classes})) is None:
-        if hints.class_names:
-            return _as_many(read_names(hints.class_names), model, model.pretrained_cfg["architecture"], hints)
         return [f"class {c}" for c in range(model.num_classes)]
     info = ImageNetInfo(subset)
     lemmas = [description.split(",")[0] for description in info.label_descriptions()]
@@ -213,3 +212,8 @@ def _read_adapter(folder: Path, hints: Hints) -> tuple[dict, str]:
 
 def _in_one_line(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300)  # torch lists every parameter
+
+
+# What is read of the hints for each kind of RUN; None is a run folder.
+READS = {None: {"weights"}, _from_timm: {"weights", "image_size", "class_names"}, _from_file: {"model", "image_size", "class_names"},
+         _from_peft: {"model", "weights", "image_size", "class_names"}}

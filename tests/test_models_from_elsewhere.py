@@ -288,7 +288,7 @@ def test_a_merged_model_that_cannot_be_explained(shop, tmp_path, refused, script
 def test_flags_for_models_from_elsewhere_beside_runs_alone(shop, tmp_path, refused, script, option, value):
     second = shop.dora if script is compare else shop.colours / "val" / "red" / "00.png"
     message = refused(script, shop.linear, second, option, value, "--out", tmp_path / "out")
-    assert f"{option} is for models trained elsewhere" in message
+    assert f"{option} is read for none of {shop.linear}" in message
 
 
 def test_no_class_of_the_untuned_model_is_the_photos_folder(shop, tmp_path, refused):

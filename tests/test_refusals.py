@@ -108,7 +108,7 @@ def test_weights_that_are_no_weights(shop, tmp_path, refused):
 
 
 def test_a_loss_that_explodes_is_explained(shop, tmp_path, capsys):
-    argv = [*shop.options, "--method", "full", "--learning-rate", "1e30", "--epochs", 2, "--out", tmp_path / "out"]
+    argv = [*shop.options, "--method", "full", "--learning-rate", "1e30", "--epochs", 2, "--batch-size", 8, "--out", tmp_path / "out"]
     assert command(train, *argv) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the loss became") and "--learning-rate" in error and error.count("\n") == 1

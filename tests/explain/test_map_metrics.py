@@ -208,6 +208,8 @@ def test_repeatability(vit, images, targets):
     alone = metrics.repeatability(vit, images[1:2], targets[1:2], "lrp_magnitude")
     assert torch.allclose(change[1:2], alone, rtol=1e-6), "batches do not matter"
     assert not torch.equal(change, metrics.repeatability(vit, images, targets, "lrp_magnitude", seed=1))
+    with pytest.raises(ValueError, match="layers would return more than maps"):
+        metrics.repeatability(vit, images, targets, "lrp_magnitude", layers=True)
     maps = relevance(vit, images, targets, "lrp_magnitude")
     assert torch.equal(change, metrics.repeatability(vit, images, targets, "lrp_magnitude", maps=maps))
     assert not torch.equal(change, metrics.repeatability(vit, images, targets, "lrp_magnitude", maps=2 * maps))

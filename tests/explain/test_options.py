@@ -13,6 +13,7 @@ from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
 FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in signature(method.compute).parameters]
+OF_ITSELF = ("lrp_contrast", "lrp_blend")    # a contrast
 POOLINGS = ("class token", "mean", "attention pooling", "attention pooling without prefix", "two heads")
 
 
@@ -64,6 +65,9 @@ def test_wrong_contrasts_are_told_the_right_ones(vit, images, targets):
     assert relevance(single, images, targets * 0, "lrp_depth").isfinite().all()
     with pytest.raises(ValueError, match="the model has one class"):
         relevance(single, images, targets * 0, "lrp_depth", contrast="mean")
+    with pytest.raises(ValueError, match="give contrast='none'"):
+        relevance(single, images, targets * 0)
+    assert relevance(single, images, targets * 0, contrast="none").isfinite().all()
 
 
 @pytest.mark.parametrize("contrast", ["mean", "softmax", "log_p"])
@@ -83,7 +87,8 @@ def test_what_all_classes_share_is_nothing_to_a_centred_head(vit, images, target
         vit.head.weight += 2 * torch.randn(12, dtype=torch.float64)
         vit.head.bias += 5
     assert relative(relevance(vit, images, targets, method, centre_head=True), centred) < 1e-8
-    assert relative(relevance(vit, images, targets, method), plain) > 1e-3 or method == "gradcam"
+    changed = relative(relevance(vit, images, targets, method), plain) > 1e-3
+    assert changed == (method not in OF_ITSELF) or method == "gradcam"
     with torch.no_grad():
         vit.head.weight -= vit.head.weight.mean(0)
         vit.head.bias -= vit.head.bias.mean()
@@ -94,7 +99,7 @@ def test_what_all_classes_share_is_nothing_to_a_centred_head(vit, images, target
 def test_signed_maps_are_linear_in_what_is_explained(vit, images, targets, method):
     """So the map of a centred head follows from the plain maps, with one more way down for all classes."""
     every = torch.arange(vit.num_classes).repeat(len(images), 1)
-    maps, centred = (relevance(vit, images, every, method, centre_head=flag) for flag in (False, True))
+    maps, centred = (relevance(vit, images, every, method, contrast="none", centre_head=flag) for flag in (False, True))
     assert relative(maps - maps.mean(1, keepdim=True), centred) < 1e-8
     assert relative(maps - (maps[:, :1] - centred[:, :1]), centred) < 1e-8
 
@@ -105,7 +110,9 @@ def test_contrasts_change_maps_and_batches_do_not(vit, images, targets, method):
         maps = relevance(vit, images, targets, method, contrast=contrast)
         single = relevance(vit, images[1:2], targets[1:2, 1:], method, contrast=contrast)
         assert maps.isfinite().all() and relative(maps[1, 1], single[0, 0]) < 1e-9
-        assert relative(maps, relevance(vit, images, targets, method)) > 1e-3
+        assert relative(maps, relevance(vit, images, targets, method, contrast="none")) > 1e-3
+        same = relative(maps, relevance(vit, images, targets, method)) < 1e-12
+        assert same == (method in OF_ITSELF and contrast == "softmax"), "what is explained where nothing is said"
 
 
 @pytest.mark.parametrize("method", ["attnlrp", "cp_lrp", "input_x_gradient"])
@@ -154,7 +161,7 @@ def test_a_layer_is_what_its_block_adds(vit, images, targets, method):
 # ---- gap
 
 @pytest.mark.parametrize("structure", ["class token", "mean", "attention pooling", "two heads"])
-@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT + ["lrp_contrast", "lrp_blend"] if METHODS[name].signed
+@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT if METHODS[name].signed
                                     and name != "integrated_gradients"])
 def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, structure):
     model = make_structure(structure)
@@ -162,7 +169,7 @@ def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, str
     logits = model(images).detach()
     for b in range(3):
         for k in range(2):
-            contrast = "softmax" if method in ("lrp_contrast", "lrp_blend") else "none"
+            contrast = "softmax" if method in OF_ITSELF else "none"
             explained = slow_weights(logits[b], int(targets[b, k]), contrast) @ logits[b]
             assert float(gap[b, k]) == pytest.approx(float(explained - maps[b, k].sum()), abs=1e-10)
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 
 import pytest
 import timm
@@ -360,11 +361,24 @@ def test_what_holds_no_names_is_one_line(tmp_path, content, words):
 
 def test_flags_that_nothing_reads_are_refused(tmp_path, spec, merged):
     run = str(tmp_path / "run")
-    for hints in (Hints(model=NAME), Hints(image_size=SIZE), Hints(class_names="names.txt")):
-        with pytest.raises(UsageError, match="is for models trained elsewhere"):
+    for option, hints in (("--model", Hints(model=NAME)), ("--image-size", Hints(image_size=SIZE)),
+                          ("--class-names", Hints(class_names="names.txt"))):
+        with pytest.raises(UsageError, match=f"^{option} is read for none of {run}, {run}; leave it out"):
             check_hints([run, run], hints)
-        check_hints([run, merged], hints)
+        check_hints([run, str(merged)], hints)
     check_hints([run], Hints(weights="anywhere"))
+    with pytest.raises(UsageError, match="--weights is read for none of"):
+        check_hints([str(merged)], Hints(weights="anywhere"))
+    with pytest.raises(UsageError, match=f"--model is read for none of {NAME}"):
+        check_hints([NAME], Hints(model="vit_tiny_patch16_224", image_size=SIZE))
+
+
+def test_names_that_are_given_stand_where_timm_has_as_many_of_its_own(tmp_path, weights):
+    """A head of a thousand classes of somebody's own is not ImageNet's."""
+    (tmp_path / "names.txt").write_text("\n".join(f"mine {number}" for number in range(1000)))
+    hints = Hints(weights=str(weights), image_size=SIZE)
+    assert load_model(NAME, hints).class_names[0] == "tench"
+    assert load_model(NAME, replace(hints, class_names=str(tmp_path / "names.txt"))).class_names[999] == "mine 999"
 
 
 def test_the_config_of_a_model_from_elsewhere_is_plain_json(merged):
