@@ -1,7 +1,8 @@
-"""What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other.
+"""What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other, and the one
+that was made a method confirmed on photos that are in neither.
 
-    python benchmarks/candidates.py RUN --out docs/candidates.md          over an hour on one thread
-    python benchmarks/candidates.py RUN --of-each-half 10 --candidates lrp_magnitude lrp_depth
+    python benchmarks/candidates.py RUN --out docs/candidates.md          hours on one thread; continues where it stopped
+    python benchmarks/candidates.py RUN --of-each-half 10 --fresh 0 --candidates lrp_magnitude lrp_depth
 
 All are made of parts that could come from one recorded forward pass; here each part of a sum records its own, and its
 cost is measured so. A sum of maps is of maps that were each divided by their sum of magnitudes. The bar is the sum of
@@ -9,6 +10,8 @@ three methods; the best few and the bar are measured on the half that chose noth
 """
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Callable
@@ -20,7 +23,7 @@ from torch.nn import functional as F
 
 # Both lie beside this file; they find the project's folders.
 from libragrad import fullgrad
-from methods import BATCH, Photos, add_photos, described, difference, passes, with_interval
+from methods import BATCH, Photos, add_photos, code, described, difference, kept, passes, provenance, with_interval
 
 import commandline
 from errors import UsageError
@@ -35,9 +38,12 @@ from report.tables import markdown_table, number, write_text
 
 REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
 BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
+STRONGEST = "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)"
 LIBRAGRAD = "LibraGrad FullGrad+"
 REPORTED = 3  # of the best, beside these:
 ALSO_REPORTED = (DEPTH, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
+# What the method of our own is compared with on fresh photos: the bar, what came near, and the methods that it is made of.
+RIVALS = (STRONGEST, BAR, "AttnLRP over depth (softmax)", f"{LIBRAGRAD} (softmax)", CONTRAST, DEPTH, "AttnLRP", REFERENCE)
 ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
 CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
 GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
@@ -53,10 +59,6 @@ def sum_of(*candidates: Candidate) -> Candidate:
         maps = [one(model, images, targets) for one in candidates]
         return sum(one / one.abs().sum((-2, -1), keepdim=True) for one in maps)
     return compute
-
-
-def mean_of(*candidates: Candidate) -> Candidate:
-    return lambda model, images, targets: sum(one(model, images, targets) for one in candidates) / len(candidates)
 
 
 def smoothed(candidate: Candidate) -> Candidate:
@@ -114,7 +116,7 @@ CANDIDATES: dict[str, Candidate] = {
     "CP-LRP (gamma)": method("cp_lrp"),
     "CP-LRP (gamma, log p)": method("cp_lrp", contrast="log_p"),
     BAR: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
-    "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)": sum_of(
+    STRONGEST: sum_of(
         *(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
     "graph of AttnLRP's relevance of A": graph(ATTNLRP),
     "graph of CP-LRP's relevance of A": graph(CP_LRP),
@@ -131,7 +133,7 @@ CANDIDATES: dict[str, Candidate] = {
     "lrp_contrast smoothed over 3 x 3 patches": smoothed(method("lrp_contrast")),
     "lrp_contrast + lrp_magnitude (log p)": sum_of(method("lrp_contrast"), method("lrp_magnitude", contrast="log_p")),
     BLEND: method("lrp_blend"),
-    "lrp_blend (logit)": mean_of(method("attnlrp_epsilon", at="depth"), method("lrp_depth")),
+    "lrp_blend (logit)": method("lrp_blend", contrast="none"),
     "AttnLRP over depth (softmax) + lrp_contrast": sum_of(
         method("attnlrp_epsilon", at="depth", contrast="softmax"), method("lrp_contrast")),
     "AttnLRP over depth (softmax) + LibraGrad FullGrad+ (softmax)": sum_of(
@@ -154,9 +156,13 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--against", nargs="+", default=[REFERENCE, BAR], choices=list(CANDIDATES), metavar="NAME",
                        help="what they are compared with")
     group.add_argument("--of-each-half", type=commandline.positive, metavar="N", help="photos (default: all of them)")
+    group.add_argument("--fresh", type=commandline.natural, metavar="N",
+                       help=f"photos beyond --images on which {BLEND} is confirmed (default: all that are left)")
     group.add_argument("--rounds", type=commandline.positive, default=5, metavar="N",
                        help="timings whose median is the cost")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown tables")
+    parser.add_argument("--keep", type=Path, default=Path("results/candidates"), metavar="DIR",
+                        help="figures photo by photo, from which an interrupted run continues (default: %(default)s)")
     return parser
 
 
@@ -165,13 +171,15 @@ def main(args: argparse.Namespace) -> None:
     photos = Photos(args)
     names = list(dict.fromkeys([*(args.candidates or CANDIDATES), *args.against]))
     chosen_on, reported_on = halves(photos, args.of_each_half)
+    names_fresh = [BLEND, *RIVALS] if args.candidates is None else list(dict.fromkeys([BLEND, *names]))
     costs = {name: passes(photos, candidate, args.rounds) for name, candidate in
-             [("lrp", method("lrp")), *((name, CANDIDATES[name]) for name in names)]}
-    choosing = {name: measured(photos, chosen_on, name) for name in names}
+             [("lrp", method("lrp")), *((name, CANDIDATES[name]) for name in dict.fromkeys([*names, *names_fresh]))]}
+    choosing = {name: measured(photos, chosen_on, name, args.keep) for name in names}
     order = sorted(names, key=lambda name: -choosing[name].mean())
     best = order if args.candidates else [*order[:REPORTED], *ALSO_REPORTED]
-    reporting = {name: measured(photos, reported_on, name) for name in dict.fromkeys([*best, *args.against])}
-    text = document(args, photos, choosing, reporting, costs)
+    reporting = {name: measured(photos, reported_on, name, args.keep) for name in dict.fromkeys([*best, *args.against])}
+    fresh = confirming(args, names_fresh)
+    text = document(args, photos, choosing, reporting, fresh, costs)
     print(text)
     if args.out:
         write_text(args.out, text)
@@ -185,11 +193,26 @@ def halves(photos: Photos, of_each: int | None) -> tuple[slice, slice]:
     return slice(0, count), slice(photos.half, photos.half + count if of_each else None)
 
 
-def measured(photos: Photos, which: slice, name: str) -> np.ndarray:
+def confirming(args: argparse.Namespace, names: list[str]) -> dict[str, np.ndarray]:
+    """Return the SRG of candidates on photos that are in neither half; nothing where none are left or wanted."""
+    if args.fresh == 0 or len((photos := Photos(args, args.fresh or sys.maxsize)).images) < 2:
+        return {}
+    return {name: measured(photos, slice(None), name, args.keep) for name in names}
+
+
+def measured(photos: Photos, which: slice, name: str, keep: Path) -> np.ndarray:
     """SRG of a candidate's maps of some photos for the predicted class, (n,)."""
     images, targets = photos.images[which], photos.targets[which, :1]
-    batches = zip(images.split(BATCH), targets.split(BATCH))
-    found = photos.srg(torch.cat([CANDIDATES[name](photos.run.model, x, t) for x, t in batches]), which)
+
+    def srg() -> dict[str, list[float]]:
+        batches = zip(images.split(BATCH), targets.split(BATCH))
+        maps = torch.cat([CANDIDATES[name](photos.run.model, x, t) for x, t in batches])
+        return {"srg": photos.srg(maps, which).tolist()}
+
+    about = photos.identity | {"candidate": name, "photos": [which.start, which.stop],
+                               "code": code("explain/*.py", "benchmarks/candidates.py", "benchmarks/libragrad.py")}
+    file = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    found = np.array(kept(keep / f"{file}.json", about, srg)["srg"])
     print(f"{name}: {with_interval(found)}", flush=True)
     return found
 
@@ -221,11 +244,36 @@ def conclusions(found: dict[str, np.ndarray], others: list[str], costs: dict[str
     return "\n".join(lines)
 
 
+def confirmed(found: dict[str, np.ndarray], costs: dict[str, float]) -> str:
+    """The method of our own beside its rivals on fresh photos, and what may be said of it."""
+    if not found:
+        return ""
+    rows = [{"candidate": name, "passes": number(costs[name], 1), "SRG": with_interval(found[name]),
+             f"{BLEND} less this": "" if name == BLEND else difference(found[BLEND], found[name])}
+            for name in sorted(found, key=lambda name: -found[name].mean())]
+    results = {name: paired(found[BLEND], found[name]) for name in found if name != BLEND}
+    said = {words: [f"{name} ({in_passes(costs[name])})" for name, one in results.items() if holds(one)] for words, holds in (
+        ("more faithful than", lambda one: one.low > 0), ("not told apart from", lambda one: one.low <= 0 <= one.high),
+        ("less faithful than", lambda one: one.high < 0))}
+    lines = "\n".join(f"- {words}: {'; '.join(names) or 'none'}." for words, names in said.items())
+    return f"""
+## Confirmed on {len(found[BLEND])} photos that are in neither half
+
+`{BLEND}` was thought of after both halves had been seen; of these photos nobody had.
+
+{markdown_table(rows)}
+There `{BLEND}` ({in_passes(costs[BLEND])}) is
+
+{lines}
+"""
+
+
 def in_passes(cost: float) -> str:
     return f"{number(cost, 1)} passes"
 
 
-def document(args: argparse.Namespace, photos: Photos, choosing: dict, reporting: dict, costs: dict[str, float]) -> str:
+def document(args: argparse.Namespace, photos: Photos, choosing: dict, reporting: dict, fresh: dict,
+             costs: dict[str, float]) -> str:
     first, second = (len(next(iter(found.values()))) for found in (choosing, reporting))
     return f"""# A method of our own: what was tried
 
@@ -240,6 +288,8 @@ share. Written by
 
     python benchmarks/candidates.py {command_of(args)}
 
+{provenance(photos)}
+
 ## Chosen on {first} photos
 
 {table(choosing, args.against[:1], costs)}
@@ -251,7 +301,7 @@ share. Written by
 Where the paired interval on the {second} others excludes 0:
 
 {conclusions(reporting, args.against, costs)}
-""" + ("" if args.candidates else why(reporting, costs))
+{confirmed(fresh, costs)}""" + ("" if args.candidates else why(reporting, costs))
 
 
 def why(reporting: dict[str, np.ndarray], costs: dict[str, float]) -> str:
@@ -276,7 +326,7 @@ at {in_passes(costs[LIBRAGRAD])} against {number(costs[DEPTH], 1)}; from the sam
 def command_of(args: argparse.Namespace) -> str:
     """Return the arguments that write the document."""
     default, given = vars(build_parser().parse_args(["RUN"])), ["RUN"]
-    for name in ("images", "data_seed", "candidates", "against", "of_each_half", "rounds"):
+    for name in ("images", "data_seed", "candidates", "against", "of_each_half", "fresh", "rounds"):
         value = getattr(args, name)
         if value != default[name]:
             words = [f'"{word}"' if " " in word else word for word in value] if isinstance(value, list) else [str(value)]
@@ -285,4 +335,4 @@ def command_of(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))
+    sys.exit(commandline.run(main, build_parser(), interrupted="the same command continues after the last candidate that was measured"))

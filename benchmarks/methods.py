@@ -11,6 +11,7 @@ the class that the model predicts, and for a random other one.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ import commandline
 from compare import data_of_runs
 from data.datasets import stratified
 from data.transforms import Prepared, evaluation_transform
-from explain import METHODS, relevance
+from explain import DEFAULT_METHOD, METHODS, relevance
 from explain.metrics import repeatability, spearman
 from explain.perturbation import perturbation_curves
 from explained import load_explainable
@@ -37,7 +38,8 @@ from report.statistics import paired, single
 from report.tables import markdown_table, number, percent, write_json, write_text
 
 NOISE, STEPS, BATCH = 1e-3, 10, 8
-REFERENCE = "lrp_magnitude"
+REFERENCES = ("lrp_magnitude", DEFAULT_METHOD)
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,21 +66,26 @@ def add_photos(parser: argparse.ArgumentParser) -> None:
 
 
 class Photos:
-    """N validation photos as a run takes them, with the class it predicts and another one as targets (N, 2)."""
+    """N validation photos as a run takes them, with the class it predicts and another one as targets (N, 2).
 
-    def __init__(self, args: argparse.Namespace):
+    fresh: of the photos that these leave, as many as are asked for, in their place: no choice was made by any of them.
+    """
+
+    def __init__(self, args: argparse.Namespace, fresh: int | None = None):
         self.run: Run = load_explainable([args.run], commandline.hints_of(args))[0]
-        data = data_of_runs(argparse.Namespace(**vars(args), runs=[args.run]), [self.run])
+        self.data = data = data_of_runs(argparse.Namespace(**vars(args), runs=[args.run]), [self.run])
         split, draw = data.splits["val"], np.random.default_rng(args.data_seed)
         indices = draw.permutation(stratified(split.labels, min(args.images, len(split)), args.data_seed))
+        if fresh is not None:
+            indices = draw.permutation(np.setdiff1d(np.arange(len(split)), indices))[:fresh]
         prepared = Prepared(split, evaluation_transform(self.run.config["data_config"]))
         self.images = torch.stack([prepared[int(i)][0] for i in indices])
         with torch.inference_mode():
             predicted = torch.cat([self.run.model(x).argmax(-1) for x in self.images.split(BATCH)]).numpy()
         other = (predicted + draw.integers(1, len(self.run.class_names), len(predicted))) % len(self.run.class_names)
         self.targets = torch.from_numpy(np.stack([predicted, other], axis=1))
-        self.identity = {"model": content_hash(self.run.model, head=True), "images": args.images, "data": data.fingerprint,
-                         "data_seed": args.data_seed}
+        self.identity = {"model": content_hash(self.run.model, head=True), "images": args.images, "fresh": fresh,
+                         "data": data.fingerprint, "data_seed": args.data_seed}
 
     @property
     def half(self) -> int:
@@ -103,28 +110,32 @@ def in_batches(model: nn.Module, images: Tensor, targets: Tensor, method: str) -
         batches, total=-(-len(images) // BATCH), desc=method, delay=2, leave=False, disable=None)])
 
 
-def measure(photos: Photos, method: str, noise_images: int | None) -> dict[str, list[float]]:
-    """One method's figures, photo by photo."""
-    model = photos.run.model
-    maps = in_batches(model, photos.images, photos.targets, method)
-    images, targets, known = (x[:noise_images] for x in (photos.images, photos.targets, maps))
+def measure(photos: Photos, method: str) -> dict[str, list[float]]:
+    """How faithful a method is, photo by photo, and how alike two classes' maps."""
+    maps = in_batches(photos.run.model, photos.images, photos.targets, method)
+    return {"srg": photos.srg(maps[:, :1]).tolist(), "likeness": spearman(maps[:, 0], maps[:, 1]).tolist()}
+
+
+def measure_noise(photos: Photos, method: str, noise_images: int | None) -> dict[str, list[float]]:
+    """What noise and rounding do to a method's maps, photo by photo, both classes."""
+    model, images, targets = photos.run.model, photos.images[:noise_images], photos.targets[:noise_images]
+    known = in_batches(model, images, targets, method)
     noise = [repeatability(model, x, t, method, NOISE, maps=m)
              for x, t, m in zip(images.split(BATCH), targets.split(BATCH), known.split(BATCH))]
     exact = in_batches(model.double(), images.double(), targets, method)
     model.float()
     rounding = (known - exact).flatten(2).norm(dim=-1) / exact.flatten(2).norm(dim=-1)
-    return {"srg": photos.srg(maps[:, :1]).tolist(), "likeness": spearman(maps[:, 0], maps[:, 1]).tolist(),
-            "noise": torch.cat(noise).flatten().tolist(), "rounding": rounding.flatten().tolist()}
+    return {"noise": torch.cat(noise).flatten().tolist(), "rounding": rounding.flatten().tolist()}
 
 
-def row(name: str, found: dict, reference: dict, half: int, costs: float) -> dict:
+def row(name: str, found: dict, references: dict[str, dict], half: int, costs: float) -> dict:
     """A method's row of the table."""
     likeness, noise, rounding = (np.array(found[key]) for key in ("likeness", "noise", "rounding"))
     return {
         "method": f"`{name}`", "signed": "yes" if METHODS[name].signed else "no", "passes": number(costs, 1),
         "SRG, first half": with_interval(found["srg"][:half]), "SRG, second half": with_interval(found["srg"][half:]),
-        f"less {REFERENCE}'s, second half":
-            "" if found is reference else difference(found["srg"][half:], reference["srg"][half:]),
+        **{f"less {other}'s, second half": "" if name == other else difference(found["srg"][half:], known["srg"][half:])
+           for other, known in references.items()},
         "noise": f"{percent(np.nanmedian(noise), 2)}, {percent(np.nanmax(noise), 2)}",
         "float32": f"{scientific(np.nanmedian(rounding))}, {scientific(np.nanmax(rounding))}",
         "likeness of two classes": number(np.nanmean(likeness), 2) if np.isfinite(likeness).any() else "",
@@ -151,27 +162,40 @@ def scientific(value: float) -> str:
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     photos = Photos(args)
-    names = list(dict.fromkeys([REFERENCE, *args.methods]))
-    found = {name: kept(photos, name, args) for name in names}
+    names = list(dict.fromkeys([*REFERENCES, *args.methods]))
+    found = {name: figures(photos, name, args) for name in names}
     costs = {name: passes(photos, lambda *inputs: relevance(*inputs, name), args.rounds) for name in names}
-    rows = [row(name, found[name], found[REFERENCE], photos.half, costs[name]) for name in names]
+    references = {name: found[name] for name in REFERENCES}
+    rows = [row(name, found[name], references, photos.half, costs[name]) for name in names]
     text = document(args, photos, markdown_table(rows))
     print(text)
     if args.out:
         write_text(args.out, text)
 
 
-def kept(photos: Photos, name: str, args: argparse.Namespace) -> dict[str, list[float]]:
-    """Return a method's figures, from where they are kept if they are of these photos and this model."""
-    path, settings = args.keep / f"{name}.json", {**photos.identity, "noise_images": args.noise_images}
+def figures(photos: Photos, name: str, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return a method's figures, photo by photo."""
+    about = photos.identity | {"code": code("explain/*.py")}
+    found = kept(args.keep / f"{name}.json", about, lambda: measure(photos, name))
+    print(name, with_interval(found["srg"]), flush=True)
+    return found | kept(args.keep / f"{name}-noise.json", about | {"noise_images": args.noise_images},
+                        lambda: measure_noise(photos, name, args.noise_images))
+
+
+def kept(path: Path, settings: dict, compute: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Return figures from a file, if they were computed there with these settings; else compute and keep them."""
     known = json.loads(path.read_text()) if path.is_file() else {}
     if known.get("settings") != settings:
-        known = {"settings": settings, "figures": measure(photos, name, args.noise_images)}
+        known = {"settings": settings, "figures": compute()}
         write_json(path, known)
     # JSON has no NaN: null stands for it
-    figures = {key: [np.nan if v is None else v for v in values] for key, values in known["figures"].items()}
-    print(name, with_interval(figures["srg"]), flush=True)
-    return figures
+    return {key: [np.nan if v is None else v for v in values] for key, values in known["figures"].items()}
+
+
+def code(*patterns: str) -> str:
+    """A SHA-256 of the project's files that figures depend on."""
+    files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def described(run: Run) -> str:
@@ -180,6 +204,15 @@ def described(run: Run) -> str:
     backbone = f"{run.config['backbone']['name']} with " if "backbone" in run.config else ""
     right = f" ({percent(accuracy['val']['accuracy'])} on validation)" if accuracy else ""
     return f"{backbone}{run.label}{right}, {len(run.class_names)} classes"
+
+
+def provenance(photos: Photos) -> str:
+    """Return how the run was trained, and what is to be known of the photos."""
+    config = photos.run.config
+    lines = [] if not photos.run.summary else [
+        f"RUN is what `python train.py --data PHOTOS --model {config['backbone']['name']} --method {photos.run.label} --seed "
+        f"{config['seed']} --out RUN` writes{' with `--weights FILE`' if config['backbone']['weights'] else ''}."]
+    return " ".join([*lines, *(f"Of PHOTOS: {warning}." for warning in photos.data.warnings)])
 
 
 def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
@@ -191,6 +224,8 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
 
     python benchmarks/methods.py RUN --images {args.images}{noise} --out FILE
 
+{provenance(photos)}
+
 {table}
 - **signed**: maps have negative parts, which speak against the class.
 - **passes**: cost of a map in forward passes at K = 2 (one thread, B = {min(BATCH, images)}, the median of
@@ -199,7 +234,7 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
   faithful, chance is 0 (the row of `random`). Mean with a 95 % BCa interval over photos, for the first
   {photos.half} photos and the others. Whatever was chosen by looking at photos was chosen on the first half, so
   read the second.
-- **less {REFERENCE}'s**: mean paired difference of SRG to `{REFERENCE}`'s, with its interval.
+- **less ...'s**: mean paired difference of SRG to that of `{REFERENCES[0]}`, and of `{REFERENCES[1]}`, with its interval.
 - **noise**: relative change (L2) of a map when noise of {NOISE:g} is added to the normalised image: median and worst of
   {min(args.noise_images or images, images)} photos x 2 classes.
 - **float32**: relative difference between the map in float32 and in float64, median and worst of the same.

@@ -81,6 +81,7 @@ def _lxt(model: nn.Module, images: Tensor) -> Explain:
         image_size=images.shape[-1], patch_size=model.patch_embed.patch_size[0], num_layers=len(model.blocks),
         num_heads=block.attn.num_heads, hidden_dim=model.embed_dim, mlp_dim=block.mlp.fc1.out_features,
         num_classes=model.num_classes).eval().requires_grad_(False).to(images.device)
+    nn.init.trunc_normal_(twin.heads.head.weight, std=0.02)  # torchvision's is 0, of which nothing comes back
     patched = (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
 
     def explain(column: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """The benchmarks run from end to end on the tiniest models, and what they compute is right where it can be known."""
 
 import importlib.util
+import multiprocessing
+import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch.nn import functional as F
 
 from commands import ROOT, command
 from tiny import NAME
@@ -99,10 +103,15 @@ def test_methods_measures_a_run_and_continues(shop, tmp_path, monkeypatch):
     assert text.startswith(f"# Relevance methods, measured\n\n4 validation photos, {NAME} with linear (")
     head, _, *rows = (line for line in text.splitlines() if line.startswith("| "))
     assert [cell.strip() for cell in head.split("|")][2:4] == ["signed", "passes"]
-    assert [row.split(" | ")[1] for row in rows] == ["no", "yes"] and rows[1].endswith(f"| {METHODS['lrp_depth'].source} |")
+    assert [row.split(" | ")[1] for row in rows] == ["no", "yes", "yes"] and rows[2].endswith(f"| {METHODS['lrp_depth'].source} |")
+    assert f"RUN is what `python train.py --data PHOTOS --model {NAME} --method linear --seed 0 --out RUN` writes with" in text
     assert "median and worst of\n  4 photos x 2 classes" in text
-    monkeypatch.setattr(methods, "measure", None)  # all is kept
+    for name in ("measure", "measure_noise"):
+        monkeypatch.setattr(methods, name, None)  # all is kept
     assert command(methods, *argv) == 0
+    monkeypatch.setattr(methods, "code", lambda *patterns: "changed")
+    with pytest.raises(TypeError):  # what is measured again is measured by None
+        command(methods, *argv)
 
 
 def test_methods_takes_a_model_trained_elsewhere(weights, colours, tmp_path, capsys):
@@ -116,10 +125,15 @@ def test_methods_takes_a_model_trained_elsewhere(weights, colours, tmp_path, cap
 def test_candidates_chooses_and_reports(shop, tmp_path):
     out = tmp_path / "candidates.md"
     assert command(candidates, shop.linear, "--images", 8, "--of-each-half", 2, "--rounds", 1, "--candidates", "lrp_depth",
-                   "LibraGrad FullGrad+", "--against", "lrp_contrast", "--out", out) == 0
+                   "LibraGrad FullGrad+", "--against", "lrp_contrast", "--fresh", 3, "--keep", tmp_path / "keep", "--out", out) == 0
     text = out.read_text()
+    assert "## Confirmed on 3 photos that are in neither half" in text and "| candidate | passes | SRG | lrp_blend less this |" in text
+    assert re.search(r"- (more|less) faithful than: .*lrp_depth \(|- not told apart from: .*lrp_depth \(", text)
+    one, other = (methods.Photos(candidates.build_parser().parse_args([str(shop.linear), "--images", "8"]), fresh) for fresh in (None, 99))
+    assert (len(one.images), len(other.images)) == (8, 10)
+    assert not any(torch.equal(a, b) for a in one.images for b in other.images)
     assert ('    python benchmarks/candidates.py RUN --images 8 --candidates lrp_depth "LibraGrad FullGrad+" --against '
-            'lrp_contrast --of-each-half 2 --rounds 1 --out FILE\n') in text
+            'lrp_contrast --of-each-half 2 --fresh 3 --rounds 1 --out FILE\n') in text
     assert "## Chosen on 2 photos" in text and "## Reported on 2 others" in text
     assert text.count("| candidate | passes | SRG | less lrp_contrast |") == 2
     assert "- More faithful than lrp_contrast (" in text and "selectable by name" not in text
@@ -128,7 +142,7 @@ def test_candidates_chooses_and_reports(shop, tmp_path):
 @pytest.mark.slow
 def test_all_candidates(shop, tmp_path):
     out = tmp_path / "candidates.md"
-    assert command(candidates, shop.linear, "--images", 4, "--rounds", 1, "--out", out) == 0
+    assert command(candidates, shop.linear, "--images", 4, "--fresh", 2, "--rounds", 1, "--keep", tmp_path / "keep", "--out", out) == 0
     text = out.read_text()
     assert all(f"| {name} |" in text for name in candidates.CANDIDATES)
     assert f"less {candidates.BAR} |" in text and "`lrp_blend`, `lrp_contrast` and `lrp_depth` are selectable by name." in text
@@ -335,3 +349,34 @@ def test_libragrad_accounts_for_the_whole_logit(changes, contrast):
     mean = torch.stack([tokens[..., -100:] for tokens in at_blocks]).mean(0).unflatten(-1, (10, 10))
     assert torch.allclose(mean, relevance(model, images, targets, "lrp_depth", gamma=0.0, contrast=contrast), atol=1e-12)
     assert torch.allclose(maps, len(at_blocks) * mean + biases[..., -100:].unflatten(-1, (10, 10)), atol=1e-12)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_batch_alone_and_a_base_model_fits_in_4_gb():
+    """Of ViT-B/16, eight images at once: neither with the number of images, nor with K beyond the K maps' own tensors."""
+    def peak(method: str, images: int, targets: int) -> float:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            return process.submit(memory.peak_memory, memory.MODEL, method, images, targets, 0).result()
+
+    one = peak("lrp_depth", 8, 2)
+    assert max(one, peak("lrp", 8, 2)) < 4e9 / 2**30
+    assert peak("lrp_depth", 24, 2) < one + 0.1 and peak("lrp_depth", 8, 10) < one + 0.3
+
+
+# ---- other packages
+
+
+@pytest.mark.parametrize("peer", peers.PEERS, ids=lambda peer: peer.name)
+def test_another_package_explains_the_same_classes_of_the_same_images(peer):
+    pytest.importorskip(peer.module, reason=f"not installed: {peer.install}")
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, img_size=32, num_classes=5).eval().requires_grad_(False)
+    images, targets = torch.randn(3, 3, 32, 32), torch.randint(0, 5, (3, 2))
+    explain = peers.prepared(peer, model, images)
+    assert callable(explain), explain
+    found = [torch.as_tensor(one).detach() for one in explain(targets)]
+    assert len(found) == 2 and all(len(one) == 3 and one.isfinite().all() and one.abs().sum() > 0 for one in found)
+    if peer.module == "captum":  # what theirs says of a patch's pixels is what ours says of the patch
+        patches = torch.stack([F.avg_pool2d(one.sum(1), 16) * 256 for one in found], dim=1)
+        ours = relevance(model, images, targets, peer.ours)
+        assert torch.allclose(patches, ours, rtol=1e-3, atol=1e-4 * ours.abs().max())
