@@ -142,8 +142,9 @@ def main(args: argparse.Namespace) -> None:
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(args.rounds + 1)][1:]  # 1 warms up
     rows = [{"": name, "CPU s": number(median(rounds, name), 2), "times LoRA's (range)": ratios(rounds, name),
              "kept for backward, MiB": number(kept(models[name], loss), 0)} for name in steps]
-    profiles = {name: [by_kind(step) for _ in range(args.rounds)] for name, step in steps.items()}
-    parts = [{"ms": kind} | {name: number(median(profiles[name], kind), 0) for name in steps} for kind in (*KINDS, REST)]
+    profiles = [{name: by_kind(step) for name, step in steps.items()} for _ in range(args.rounds)]  # taking turns, as above
+    parts = [{"ms": kind} | {name: number(statistics.median(taken[name][kind] for taken in profiles), 0) for name in steps}
+             for kind in (*KINDS, REST)]
     norms = statistics.median(seconds(lambda: weight_norms(models[PEFT])) for _ in range(args.rounds))
     text = f"""{args.model}, {args.batch} images, rank {args.rank}, random weights, one CPU thread; a step, median of \
 {args.rounds} rounds; torch {torch.__version__}, peft {peft.__version__}, timm {timm.__version__}.

@@ -20,6 +20,7 @@ from tiny import NAME
 sys.path.append(str(ROOT / "benchmarks"))  # behind the packages, one of which is called explain, too
 
 import candidates
+import dora
 import libragrad
 import memory
 import methods
@@ -361,6 +362,15 @@ def test_memory_grows_with_the_batch_alone_and_a_base_model_fits_in_4_gb():
     one = peak("lrp_depth", 8, 2)
     assert max(one, peak("lrp", 8, 2)) < 4e9 / 2**30
     assert peak("lrp_depth", 24, 2) < one + 0.1 and peak("lrp_depth", 8, 10) < one + 0.3
+
+
+def test_dora_says_where_the_time_goes(tmp_path):
+    """What is kept for backward is no time, and so is the same in every run: peft's DoRA holds on to more than ours."""
+    assert command(dora, "--model", NAME, "--batch", 2, "--rounds", 1, "--out", tmp_path / "dora.md") == 0
+    text = (tmp_path / "dora.md").read_text()
+    times, parts = (re.findall(rf"^\| {name}\b.*", text, re.M) for name in ("(?:LoRA|DoRA)", "(?:matrix|attention|elementwise|everything)"))
+    kept = [float(row.split(" | ")[-1].rstrip(" |")) for row in times]
+    assert len(times) == 3 and len(parts) == 4 and kept[1] > kept[2] >= kept[0] > 0
 
 
 # ---- other packages
