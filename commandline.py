@@ -126,7 +126,7 @@ def relevance_table() -> str:
                           "Signed maps hold evidence against the class, too.", width)
     for method in METHODS.values():
         start = f"  {method.name:<21}{'signed' if method.signed else 'unsigned':<9}{method.passes:>4.1f}  "
-        lines += textwrap.wrap(method.description, width, initial_indent=start, subsequent_indent=" " * len(start))
+        lines += textwrap.wrap(f"{method.description} ({method.source})", width, initial_indent=start, subsequent_indent=" " * len(start))
     return "\n".join(lines)
 
 
@@ -268,6 +268,12 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", processes.local_rank())
 
 
+def images_at_once(given: int | None, device: torch.device) -> int:
+    """Return how many images are explained together: as many as were asked for, or as a device makes good use of. On an
+    accelerator, what its memory has no room for is tried again by halves (explain.parts)."""
+    return given or (16 if device.type == "cpu" else 128)
+
+
 def workers_of(args: argparse.Namespace, device: torch.device) -> int:
     """Return the number of loader processes."""
     if args.workers is not None:
@@ -335,7 +341,7 @@ def _fewer_images(args: argparse.Namespace) -> str:
     if getattr(args, "method", "linear") != "linear":
         return "give --accumulate 2, or more, to take a batch in parts, and another --out; or --device cpu"
     for name in ("images_at_once", "batch_size"):
-        if getattr(args, name, None) is not None:
+        if name in args and "method" not in args:
             return f"give a smaller --{name.replace('_', '-')}, or --device cpu"
     return "give --device cpu, or a smaller model"
 

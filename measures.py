@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from commandline import images_at_once
 from comparison import regions_of
 from data.datasets import ImageData, Split, stratified
 from explain import METHODS, find_method, relevance
@@ -43,7 +44,7 @@ class Subject:
     """A run, the images it is asked about, and how.
 
     args: others (random classes an image), images (how many for what is cheap; None: all), metric_images (for what
-    is dear), data_seed, images_at_once.
+    is dear), data_seed, images_at_once (None: by the device).
     """
 
     run: Run
@@ -60,7 +61,11 @@ class Subject:
     def images(self, count: int | None) -> Images:
         """`count` images, spread over classes, or all; fewer are the same for every run."""
         indices = stratified(self.split.labels, min(count or len(self.split), len(self.split)), self.args.data_seed)
-        return Images(self.split, indices, self.run.config["data_config"], self.args.images_at_once, 0)
+        return Images(self.split, indices, self.run.config["data_config"], self.at_once, 0)
+
+    @property
+    def at_once(self) -> int:
+        return images_at_once(self.args.images_at_once, self.device)
 
     @cached_property
     def content(self) -> str:
@@ -94,7 +99,7 @@ class Subject:
 
     def batches(self, what: str, *tensors: Tensor, size: int | None = None):
         """Pieces of tensors that belong together, with a progress bar."""
-        size = size or self.args.images_at_once
+        size = size or self.at_once
         return self.progress(what, zip(*(one.split(size) for one in tensors)), -(-len(tensors[0]) // size))
 
     def progress(self, what: str, batches, total: int):
@@ -225,7 +230,8 @@ def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observati
 def measure_perturbation(subject: Subject, name: str, keep: Path, removal: str) -> Iterator[Observation]:
     """Faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the curves' points."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    curves = [_curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=4)]
+    size = 4 if subject.device.type == "cpu" else max(1, subject.at_once // 4)   # each image comes back as many changed ones
+    curves = [_curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=size)]
     for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
         values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
         yield from subject.rows(images, name, TRUE, {metric.removesuffix("_mean"): values}, removal)

@@ -14,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 
+import commandline
 import compare
 import comparison
 import explained
@@ -226,3 +227,7 @@ def test_a_process_ends_with_the_status_and_one_line(shop, tmp_path):
     out, error = running.communicate(timeout=120)
     assert running.returncode == 2 and out == "" and not (tmp_path / "run").exists()
     assert error.startswith(f"error: --data {tmp_path / 'nowhere'} does not exist") and error.count("\n") == 1
+
+
+def test_an_accelerator_takes_more_images_at_once():
+    assert [commandline.images_at_once(given, torch.device(kind)) for given in (None, 5) for kind in ("cpu", "cuda")] == [16, 128, 5, 5]

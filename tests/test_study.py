@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 import study
@@ -334,7 +335,7 @@ def test_a_study_of_other_settings_needs_overwrite(shop, tmp_path, no_pictures, 
 def test_random_classes_are_the_same_for_every_run_and_never_the_true_one(shop):
     data = load_data("scenes", image_size=32, train_images=24, val_images=24)
     args = study.build_parser().parse_args(["--others", "3"])
-    subject = Subject(load_run(shop.linear), "linear", data, "val", args, None)
+    subject = Subject(load_run(shop.linear), "linear", data, "val", args, torch.device("cpu"))
     images, probability = subject.images(None), np.random.default_rng(0).random((24, 12))
     first, second = targets_of(subject, images, probability), targets_of(subject, images, probability[::-1])
     true, runner_up = np.asarray(data.splits["val"].labels)[images.indices], first[:, 4]
