@@ -390,3 +390,14 @@ def test_another_package_explains_the_same_classes_of_the_same_images(peer):
         patches = torch.stack([F.avg_pool2d(one.sum(1), 16) * 256 for one in found], dim=1)
         ours = relevance(model, images, targets, peer.ours)
         assert torch.allclose(patches, ours, rtol=1e-3, atol=1e-4 * ours.abs().max())
+
+
+def test_the_docs_have_a_row_for_every_method_and_its_cost():
+    """What METHODS and --help say of a map's cost is what docs/benchmark.md measured at K = 2, to a tenth of it."""
+    benchmark, measured, readme = ((ROOT / name).read_text() for name in ("docs/benchmark.md", "docs/methods.md", "README.md"))
+    costs = {name: float(cells.split(" | ")[1]) for name, cells in
+             re.findall(r"^\| (\w+) \| (.*) \|$", benchmark[:benchmark.index("## Memory")], re.M)}
+    assert costs.keys() == METHODS.keys()
+    for name, method in METHODS.items():
+        assert f"\n| `{name}` | {'yes' if method.signed else 'no'} | " in measured and f"`{name}`" in readme, name
+        assert method.passes == pytest.approx(costs[name], rel=0.1, abs=0.1), name
