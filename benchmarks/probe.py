@@ -1,6 +1,6 @@
 """What it costs to solve a linear probe along its whole path of penalties: CPU time of one thread, features in memory.
 
-    python benchmarks/probe.py                                  13,500 features of 100 classes, 192 and 768 wide
+    python benchmarks/probe.py --out docs/probe.md              13,500 features of 100 classes, 192 and 768 wide
     python benchmarks/probe.py --features 1000 --classes 10 --widths 64
 
 Features are drawn around a centre for each class, so close that a probe confuses some: how long L-BFGS takes depends on that.
@@ -8,6 +8,7 @@ Features are drawn around a centre for each class, so close that a probe confuse
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from timing import seconds  # beside this file; it finds the project's folders
 
 import commandline
 from models.batches import feature_batches
-from models.probe import ProbeRecipe, fit_probe
-from report.tables import markdown_table, number, percent
+from models.probe import WORSE, ProbeRecipe, fit_probe
+from report.tables import markdown_table, number, percent, write_text
 
 SPREAD = 0.28  # of a class's features, in distances of its centre from the origin
 HELD_OUT = 0.1
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--widths", type=commandline.positive, nargs="+", default=[192, 768], metavar="D",
                         help="of a feature: 192 is DeiT-Tiny's, 768 ViT-B's (default: 192 768)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write this as Markdown")
     return parser
 
 
@@ -57,7 +59,17 @@ def row(args: argparse.Namespace, width: int) -> dict[str, str]:
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    print(markdown_table([row(args, width) for width in args.widths], align="lrrrrr"))
+    text = f"""# What a linear probe costs to solve
+
+    python benchmarks/probe.py --features {args.features} --classes {args.classes} --widths {" ".join(map(str, args.widths))} --out FILE
+
+Seconds of one CPU thread for the whole path of penalties, features in memory: full-batch L-BFGS, each penalty from where the one
+before ended, until {WORSE} in a row do no better on as many held-out features as make a tenth (`models/probe.py`). torch {torch.__version__}.
+
+{markdown_table([row(args, width) for width in args.widths], align="lrrrrr")}"""
+    print(text)
+    if args.out:
+        write_text(args.out, text)
 
 
 if __name__ == "__main__":

@@ -315,4 +315,5 @@ def test_tensorboard_is_written_where_it_is_installed_and_named_where_it_is_not(
 
 
 def test_the_readme_names_the_torchrun_line():
-    assert "torchrun --nproc_per_node" in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "torchrun --nproc_per_node 8 train.py" in readme and "torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend" in readme
