@@ -91,7 +91,7 @@ def add_elsewhere(to: argparse.ArgumentParser) -> None:
                        help="side of a model's input (default: what its file says, or timm's for the model)")
     group.add_argument("--class-names", metavar="FILE",
                        help="class names in the head's order, one a line or a JSON list: of merged files (default: "
-                            "what the file says), of peft folders, and of timm names whose classes timm does not name")
+                            "what the file says), of peft folders, and of timm names (default: timm's names for their classes)")
 
 
 def hints_of(args: argparse.Namespace) -> Hints:
@@ -140,13 +140,14 @@ def relevance_method(name: str) -> str:
 
 def relevance_options(args: argparse.Namespace) -> dict:
     """Return the options of `explain.relevance` that the command line changes; raises UsageError where a method lacks one."""
-    options = {} if args.contrast is None else {"contrast": args.contrast}
+    methods = [args.relevance] if isinstance(args.relevance, str) else args.relevance
+    changes = args.contrast is not None and any(args.contrast != (METHODS[name].contrast or "none") for name in methods)
+    options = {"contrast": args.contrast} if changes else {}
     if args.centre_head:
         options["centre_head"] = True
     if args.precision:
         options["precision"] = args.precision
     asked = options | layers_option(args)
-    methods = [args.relevance] if isinstance(args.relevance, str) else args.relevance
     refusals = {method: why for method in methods if (why := _refusal(method, asked))}
     if refusals:
         flags = " and ".join(f"--{option.replace('_', '-')}" for option in asked)
@@ -158,9 +159,11 @@ def relevance_options(args: argparse.Namespace) -> dict:
 
 def _refusal(method: str, options: dict) -> str | None:
     try:
-        find_method(method, options)
+        start = find_method(method, options).contrast
     except ValueError as error:
         return str(error)
+    if options.get("centre_head") and "contrast" not in options and start != "none":
+        return f"{method} explains a contrast, which a centred head leaves as it is."
     return None
 
 
@@ -268,10 +271,13 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", processes.local_rank())
 
 
-def images_at_once(given: int | None, device: torch.device) -> int:
-    """Return how many images are explained together: as many as were asked for, or as a device makes good use of. On an
-    accelerator, what its memory has no room for is tried again by halves (explain.parts)."""
-    return given or (16 if device.type == "cpu" else 128)
+def batch_of(given: int | None, device: torch.device, count: int) -> int:
+    """Return how many of `count` images are explained together: as many as were asked for, or as a device makes good use of.
+
+    On an accelerator, maps that its memory has no room for are tried again by halves (explain.parts). A few images still make
+    eight batches there, which several processes share.
+    """
+    return given or (16 if device.type == "cpu" else min(128, max(16, count // 8)))
 
 
 def workers_of(args: argparse.Namespace, device: torch.device) -> int:

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--layers", action="store_true",
                        help="also write each block's and head's share of the relevance of all heads (what that is, the "
                             "figure says): layers.png, layers.csv")
-    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="images at a time (default: 16, on a GPU 128)")
+    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="images at a time (default: 16, on a GPU up to 128)")
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
     group.add_argument("--overwrite", action="store_true", help="replace a comparison of other settings in --out")
     commandline.add_elsewhere(parser)
@@ -113,7 +113,7 @@ def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, devi
         return found
     split = data.splits[args.split]
     indices = picked(split, args.pick) if args.pick else stratified(split.labels, min(args.images, len(split)), args.data_seed)
-    at_once = commandline.images_at_once(args.batch_size, device)
+    at_once = commandline.batch_of(args.batch_size, device, len(indices))
     images = [Images(split, indices, run.config["data_config"], at_once, commandline.workers_of(args, device))
               for run in runs]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ from typing import Iterator
 
 
 @contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[Path]:
+def atomic(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place when the block ends well.
 
     The temporary name keeps the suffix, because many writers choose their format by it. The block may
     create a file or a folder under it. If the block raises, what it wrote is removed and `path` keeps
     what it held before. Missing parent folders are made. Raises OSError as the file system does.
+    flush: wait until the disk has it all; not needed for what is checked before it is used.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +24,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
-        _flush(temporary, path)
+        if flush:
+            _flush(temporary, path)
         if temporary.is_dir() and path.is_dir():
             _remove(path)  # rename() replaces a file but not a folder that holds something
         os.replace(temporary, path)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from commandline import images_at_once
+from commandline import batch_of
 from comparison import regions_of
 from data.datasets import ImageData, Split, stratified
 from explain import METHODS, find_method, relevance
@@ -58,14 +58,13 @@ class Subject:
     def split(self) -> Split:
         return self.data.splits[self.split_name]
 
-    def images(self, count: int | None) -> Images:
+    def images(self, count: int | None, at_once: int | None = None) -> Images:
         """`count` images, spread over classes, or all; fewer are the same for every run."""
         indices = stratified(self.split.labels, min(count or len(self.split), len(self.split)), self.args.data_seed)
-        return Images(self.split, indices, self.run.config["data_config"], self.at_once, 0)
+        return Images(self.split, indices, self.run.config["data_config"], at_once or self.at_once(len(indices)), 0)
 
-    @property
-    def at_once(self) -> int:
-        return images_at_once(self.args.images_at_once, self.device)
+    def at_once(self, count: int) -> int:
+        return batch_of(self.args.images_at_once, self.device, count)
 
     @cached_property
     def content(self) -> str:
@@ -99,7 +98,7 @@ class Subject:
 
     def batches(self, what: str, *tensors: Tensor, size: int | None = None):
         """Pieces of tensors that belong together, with a progress bar."""
-        size = size or self.at_once
+        size = size or self.at_once(len(tensors[0]))
         return self.progress(what, zip(*(one.split(size) for one in tensors)), -(-len(tensors[0]) // size))
 
     def progress(self, what: str, batches, total: int):
@@ -164,7 +163,7 @@ def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observatio
     yield from subject.rows(images, name, RUNNER_UP, likeness(maps, slice(1 + others, 2 + others)))
     for target, part in ((TRUE, slice(0, 1)), (RANDOM, slice(1, 1 + others))):
         yield from subject.rows(images, name, target, scatter(maps[:, part]))
-    if has_option(name, "centre_head"):
+    if METHODS[name].contrast == "none":    # a contrast is centred already
         if METHODS[name].signed:    # linear: what is taken off is the same for every class of an image
             centred = maps - (maps[:, :1] - maps_of(targets[:, :1], centre_head=True))
         else:
@@ -230,7 +229,7 @@ def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observati
 def measure_perturbation(subject: Subject, name: str, keep: Path, removal: str) -> Iterator[Observation]:
     """Faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the curves' points."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    size = 4 if subject.device.type == "cpu" else max(1, subject.at_once // 4)   # each image comes back as many changed ones
+    size = 4 if subject.device.type == "cpu" else max(1, subject.at_once(len(x)) // 4)   # each image comes back as many changed ones
     curves = [_curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=size)]
     for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
         values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
@@ -311,7 +310,7 @@ def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
 
 def compare_depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
     """Attention, features and (by relevance method `name`, if any) relevance by depth, before (0_) and after (1_)."""
-    images = after.images(after.args.metric_images)
+    images = after.images(after.args.metric_images, after.args.images_at_once or 16)   # all blocks of two models lie in memory
     batches = (x.to(after.device) for x in images.read(images.batches))
     depths = measure_depth([before.model, after.model], after.progress("depth", batches, len(images.batches)))
     found = {f"{i}_{key}": value for i, one in enumerate(depths) for key, value in one.measures.items()}

@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
                        help=f"what takes the place of removed patches: {', '.join(REMOVALS)} (default: mean)")
     group.add_argument("--rows", type=commandline.positive, default=8, metavar="N", help="images in the picture")
     group.add_argument("--images-at-once", type=commandline.positive, metavar="N",
-                       help="images explained together (default: 16, on a GPU 128)")
+                       help="images explained together (default: 16, on a GPU up to 128)")
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, default=Path("results/study"), metavar="DIR", help="(default: %(default)s)")
     group.add_argument("--overwrite", action="store_true", help="replace runs and comparisons of other settings in --out")

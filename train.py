@@ -223,8 +223,8 @@ def _check_options(args: argparse.Namespace) -> None:
                          f"penalty chosen on images held out of training: drop it, or give another --method")
     if parse_settings(args.method).method != "linear":
         precision_of(args.amp, commandline.device_of(args.device))
-    elif args.amp != "auto" or args.head_init == "random":
-        raise UsageError(f"{'--amp' if args.amp != 'auto' else '--head-init random'} belongs to methods that train by epochs; a "
+    elif args.amp not in ("auto", "no") or args.head_init == "random":
+        raise UsageError(f"{'--head-init random' if args.head_init == 'random' else '--amp'} belongs to methods that train by epochs; a "
                          f"linear probe is solved in float32, from zero: drop it, or give another --method")
     if args.balance == "sampling" and parse_settings(args.method).method == "linear":
         raise UsageError("--balance sampling draws images, and a probe is solved for all of them at once; give --balance weights")

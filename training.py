@@ -184,7 +184,7 @@ class Training:
         mixed = bool(self.recipe.mixup or self.recipe.cutmix)
         if first is None or mixed:
             if (frozen := min(self.settings.blocks or (0,))) > 0:
-                why = "images are mixed anew" if mixed else "of this model, or with --drop-path, they act otherwise in training"
+                why = "images are mixed anew" if mixed else "with --drop-path, or of this model, what they give cannot be kept"
                 commandline.warn(f"blocks before {frozen} are frozen, but run in every step: {why}")
             return None
         images = len(self.data.splits["val"]) + len(self.data.splits["train"]) * (1 + self.args.augment_views)

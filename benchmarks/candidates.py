@@ -14,135 +14,23 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 # Both lie beside this file; they find the project's folders.
-from libragrad import fullgrad
 from methods import BATCH, Photos, add_photos, code, described, difference, kept, passes, provenance, with_interval
+from tried import BAR, BLEND, CANDIDATES, CONTRAST, DEPTH, LIBRAGRAD, REFERENCE, STRONGEST, method
 
 import commandline
 from errors import UsageError
-from explain import relevance
-from explain.aggregate import TokenRow
-from explain.gradients import Way, attention_gradients, patch_gradient
-from explain.parts import images_at_once
-from explain.start import class_weights, head_rows
-from explain.vit import Network
 from report.statistics import paired
 from report.tables import markdown_table, number, write_text
 
-REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
-BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
-STRONGEST = "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)"
-LIBRAGRAD = "LibraGrad FullGrad+"
 REPORTED = 3  # of the best, beside these:
 ALSO_REPORTED = (DEPTH, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
 # What the method of our own is compared with on fresh photos: the bar, what came near, and the methods that it is made of.
 RIVALS = (STRONGEST, BAR, "AttnLRP over depth (softmax)", f"{LIBRAGRAD} (softmax)", CONTRAST, DEPTH, "AttnLRP", REFERENCE)
-ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
-CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
-GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
-Candidate = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
-
-
-def method(name: str, **options) -> Candidate:
-    return lambda model, images, targets: relevance(model, images, targets, name, **options)
-
-
-def sum_of(*candidates: Candidate) -> Candidate:
-    def compute(model, images, targets):
-        maps = [one(model, images, targets) for one in candidates]
-        return sum(one / one.abs().sum((-2, -1), keepdim=True) for one in maps)
-    return compute
-
-
-def smoothed(candidate: Candidate) -> Candidate:
-    def compute(model, images, targets):
-        kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
-        maps = candidate(model, images, targets).flatten(0, 1).unsqueeze(1)
-        return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), kernel).view(*targets.shape, *maps.shape[-2:])
-    return compute
-
-
-def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
-    """What works on a traced model, by as many images at once as `relevance` takes, so that costs compare."""
-    def candidate(model, images, targets):
-        network = Network(model)
-        step = images_at_once(network, images, targets.shape[1])
-        with torch.no_grad():
-            return torch.cat([compute(network, x, t) for x, t in zip(images.split(step), targets.split(step))])
-    return candidate
-
-
-def graph(way: Way, contrast: str = "none") -> Candidate:
-    """Chefer's aggregation over blocks, with a changed gradient times A for the relevance of attention."""
-    @traced
-    def compute(network, images, targets):
-        record, count = network.record(images), targets.shape[1]
-        rows, row = head_rows(network, class_weights(record.logits, targets, contrast)), TokenRow(record, count)
-        for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, way=way)):
-            row.descend(block, (gradient * block.attention).clamp_(min=0))
-        return row.result(count)
-    return compute
-
-
-def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
-    """Relevance at the tokens of some blocks alone, or its positive part."""
-    @traced
-    def compute(network, images, targets):
-        record, at_blocks = network.record(images), []
-        rows = head_rows(network, class_weights(record.logits, targets, contrast))
-        patch_gradient(network, record, rows, way, at_blocks)
-        chosen = torch.stack(at_blocks[::-1])[blocks]
-        return (chosen.clamp(min=0) if positive else chosen).mean(0).unflatten(-1, record.grid)
-    return compute
-
-
-def libra(**options) -> Candidate:
-    return traced(lambda network, images, targets: fullgrad(network, images, targets, **options))
-
-
-# A name says in brackets what a method starts from (else the logit) and by which rule (else epsilon).
-CANDIDATES: dict[str, Candidate] = {
-    REFERENCE: method("lrp_magnitude"),
-    "lrp_magnitude (log p)": method("lrp_magnitude", contrast="log_p"),
-    "AttnLRP": method("attnlrp_epsilon"),
-    "AttnLRP (log p)": method("attnlrp_epsilon", contrast="log_p"),
-    "CP-LRP (gamma)": method("cp_lrp"),
-    "CP-LRP (gamma, log p)": method("cp_lrp", contrast="log_p"),
-    BAR: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
-    STRONGEST: sum_of(
-        *(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
-    "graph of AttnLRP's relevance of A": graph(ATTNLRP),
-    "graph of CP-LRP's relevance of A": graph(CP_LRP),
-    "AttnLRP over depth": method("attnlrp_epsilon", at="depth"),
-    "AttnLRP over depth (softmax)": method("attnlrp_epsilon", at="depth", contrast="softmax"),
-    "CP-LRP over depth": method("cp_lrp", gamma=0.0, at="depth"),
-    "CP-LRP over depth (softmax)": method("cp_lrp", gamma=0.0, at="depth", contrast="softmax"),
-    DEPTH: method("lrp_depth"),
-    "lrp_depth (mean)": method("lrp_depth", contrast="mean"),
-    CONTRAST: method("lrp_contrast"),
-    "lrp_contrast (gamma 0.1)": method("lrp_contrast", gamma=0.1),
-    "lrp_contrast without the last three blocks": by_block(GAMMA, "softmax", slice(None, -3)),
-    "lrp_contrast, positive part of each block": by_block(GAMMA, "softmax", slice(None), positive=True),
-    "lrp_contrast smoothed over 3 x 3 patches": smoothed(method("lrp_contrast")),
-    "lrp_contrast + lrp_magnitude (log p)": sum_of(method("lrp_contrast"), method("lrp_magnitude", contrast="log_p")),
-    BLEND: method("lrp_blend"),
-    "lrp_blend (logit)": method("lrp_blend", contrast="none"),
-    "AttnLRP over depth (softmax) + lrp_contrast": sum_of(
-        method("attnlrp_epsilon", at="depth", contrast="softmax"), method("lrp_contrast")),
-    "AttnLRP over depth (softmax) + LibraGrad FullGrad+ (softmax)": sum_of(
-        method("attnlrp_epsilon", at="depth", contrast="softmax"), libra(plus=True, contrast="softmax")),
-    "LibraGrad FullGrad": libra(),
-    "LibraGrad FullGrad (softmax)": libra(contrast="softmax"),
-    LIBRAGRAD: libra(plus=True),
-    f"{LIBRAGRAD} (softmax)": libra(plus=True, contrast="softmax"),
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -168,17 +56,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    photos = Photos(args)
+    photos, others = Photos(args), None if args.fresh == 0 else Photos(args, args.fresh or sys.maxsize)
     names = list(dict.fromkeys([*(args.candidates or CANDIDATES), *args.against]))
     chosen_on, reported_on = halves(photos, args.of_each_half)
-    names_fresh = [BLEND, *RIVALS] if args.candidates is None else list(dict.fromkeys([BLEND, *names]))
+    names_fresh = [BLEND, *(RIVALS if args.candidates is None else names)] if others else []
     costs = {name: passes(photos, candidate, args.rounds) for name, candidate in
              [("lrp", method("lrp")), *((name, CANDIDATES[name]) for name in dict.fromkeys([*names, *names_fresh]))]}
     choosing = {name: measured(photos, chosen_on, name, args.keep) for name in names}
     order = sorted(names, key=lambda name: -choosing[name].mean())
     best = order if args.candidates else [*order[:REPORTED], *ALSO_REPORTED]
     reporting = {name: measured(photos, reported_on, name, args.keep) for name in dict.fromkeys([*best, *args.against])}
-    fresh = confirming(args, names_fresh)
+    fresh = {name: measured(others, slice(None), name, args.keep) for name in names_fresh}
     text = document(args, photos, choosing, reporting, fresh, costs)
     print(text)
     if args.out:
@@ -193,13 +81,6 @@ def halves(photos: Photos, of_each: int | None) -> tuple[slice, slice]:
     return slice(0, count), slice(photos.half, photos.half + count if of_each else None)
 
 
-def confirming(args: argparse.Namespace, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the SRG of candidates on photos that are in neither half; nothing where none are left or wanted."""
-    if args.fresh == 0 or len((photos := Photos(args, args.fresh or sys.maxsize)).images) < 2:
-        return {}
-    return {name: measured(photos, slice(None), name, args.keep) for name in names}
-
-
 def measured(photos: Photos, which: slice, name: str, keep: Path) -> np.ndarray:
     """SRG of a candidate's maps of some photos for the predicted class, (n,)."""
     images, targets = photos.images[which], photos.targets[which, :1]
@@ -210,7 +91,7 @@ def measured(photos: Photos, which: slice, name: str, keep: Path) -> np.ndarray:
         return {"srg": photos.srg(maps, which).tolist()}
 
     about = photos.identity | {"candidate": name, "photos": [which.start, which.stop],
-                               "code": code("explain/*.py", "benchmarks/candidates.py", "benchmarks/libragrad.py")}
+                               "code": code("explain/*.py", "benchmarks/tried.py", "benchmarks/libragrad.py")}
     file = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     found = np.array(kept(keep / f"{file}.json", about, srg)["srg"])
     print(f"{name}: {with_interval(found)}", flush=True)

@@ -28,6 +28,7 @@ import commandline
 from compare import data_of_runs
 from data.datasets import stratified
 from data.transforms import Prepared, evaluation_transform
+from errors import UsageError
 from explain import DEFAULT_METHOD, METHODS, relevance
 from explain.metrics import repeatability, spearman
 from explain.perturbation import perturbation_curves
@@ -78,13 +79,15 @@ class Photos:
         indices = draw.permutation(stratified(split.labels, min(args.images, len(split)), args.data_seed))
         if fresh is not None:
             indices = draw.permutation(np.setdiff1d(np.arange(len(split)), indices))[:fresh]
+            if not len(indices):
+                raise UsageError(f"--images {args.images} leaves no photo of {len(split)} to confirm anything on; give fewer, or --fresh 0")
         prepared = Prepared(split, evaluation_transform(self.run.config["data_config"]))
         self.images = torch.stack([prepared[int(i)][0] for i in indices])
         with torch.inference_mode():
             predicted = torch.cat([self.run.model(x).argmax(-1) for x in self.images.split(BATCH)]).numpy()
         other = (predicted + draw.integers(1, len(self.run.class_names), len(predicted))) % len(self.run.class_names)
         self.targets = torch.from_numpy(np.stack([predicted, other], axis=1))
-        self.identity = {"model": content_hash(self.run.model, head=True), "images": args.images, "fresh": fresh,
+        self.identity = {"steps": STEPS, "model": content_hash(self.run.model, head=True), "images": args.images, "fresh": fresh,
                          "data": data.fingerprint, "data_seed": args.data_seed}
 
     @property
@@ -178,7 +181,7 @@ def figures(photos: Photos, name: str, args: argparse.Namespace) -> dict[str, li
     about = photos.identity | {"code": code("explain/*.py")}
     found = kept(args.keep / f"{name}.json", about, lambda: measure(photos, name))
     print(name, with_interval(found["srg"]), flush=True)
-    return found | kept(args.keep / f"{name}-noise.json", about | {"noise_images": args.noise_images},
+    return found | kept(args.keep / f"{name}-noise.json", about | {"noise": NOISE, "noise_images": args.noise_images},
                         lambda: measure_noise(photos, name, args.noise_images))
 
 
@@ -210,8 +213,9 @@ def provenance(photos: Photos) -> str:
     """Return how the run was trained, and what is to be known of the photos."""
     config = photos.run.config
     lines = [] if not photos.run.summary else [
-        f"RUN is what `python train.py --data PHOTOS --model {config['backbone']['name']} --method {photos.run.label} --seed "
-        f"{config['seed']} --out RUN` writes{' with `--weights FILE`' if config['backbone']['weights'] else ''}."]
+        f"RUN was trained by `python train.py --data PHOTOS --model {config['backbone']['name']}"
+        f"{' --weights FILE' if config['backbone']['weights'] else ''} --method {photos.run.label} --seed {config['seed']} --out RUN`; "
+        f"every other setting stands in its config.json."]
     return " ".join([*lines, *(f"Of PHOTOS: {warning}." for warning in photos.data.warnings)])
 
 

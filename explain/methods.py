@@ -4,6 +4,7 @@ Shapes: B images, K targets. A method computes maps (B, K, grid_h, grid_w).
 """
 
 import hashlib
+import inspect
 from dataclasses import dataclass
 from typing import Callable
 
@@ -36,6 +37,12 @@ class Method:
     passes: float
     source: str
     description: str
+
+    @property
+    def contrast(self) -> str | None:
+        """What it explains where nothing else is said, one of start.CONTRASTS; None where it knows no class."""
+        option = inspect.signature(self.compute).parameters.get("contrast")
+        return None if option is None else option.default
 
 
 def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:

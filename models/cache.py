@@ -173,7 +173,7 @@ class Cache:
         for name, array in arrays.items():
             array = np.ascontiguousarray(array)
             path = self.path / f"{self._stem(name, span)}-{self._checksum(array, name, span):08x}.npy"
-            with atomic(path) as temporary, open(temporary, "wb") as file:
+            with atomic(path, flush=False) as temporary, open(temporary, "wb") as file:
                 np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
                 offset = file.tell()
                 file.write(array.data)  # np.save would hide why a disk refuses: "5 requested and 3 written"

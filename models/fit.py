@@ -100,7 +100,7 @@ def fit(
 ) -> Fit:
     """Train what requires grad; after every epoch evaluate; keep the epoch that `held_out` speaks for.
 
-    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported. The learning rate ends
+    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported, where they are finite. The learning rate ends
     at zero, so the last epoch is the one that is meant, and an earlier one has to be clearly better: kept is the last that
     is not less accurate on held-out images than the most accurate one, by McNemar's exact test at 0.05. (The plain maximum
     follows single images; loss also rises where a model only becomes too sure.) Fewer than six images never speak clearly.
@@ -110,7 +110,7 @@ def fit(
     and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
     epoch's row; keep: is given all rows so far before a state is saved that holds them. With several processes, `share`,
     the first one writes and keeps. Raises ExplainedError at the first loss or gradient that is not finite, with the last good
-    state saved, and OSError.
+    state saved (float16 leaves out such steps instead, until its scale is below 1), and OSError.
     """
     loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
     state, share = loop.state, loop.share
@@ -240,14 +240,15 @@ class _Loop:
         total = np.sum([values for values, _ in found], axis=0)
         self._refuse_step_unless_finite("loss", total[0], step)
         norm = self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip or math.inf)
-        if not self.accelerator.scaler:     # which leaves out such steps by itself, and goes on with a smaller scale
+        scaler = self.accelerator.scaler    # leaves out such steps by itself, and goes on with half the scale
+        if not scaler or scaler.get_scale() < 1:
             self._refuse_step_unless_finite("gradient's norm", float(norm), step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
         position.step, position.loss = position.step + 1, position.loss + total[0]
         position.correct, position.images = position.correct + total[1], position.images + total[2]
-        if found[0][1] and position.step < len(self.train):   # the epoch's end has a saved state of its own
+        if found[0][1] and position.step < len(self.train) and self._is_finite():  # the epoch's end has a state of its own
             self.save()
         self.seconds, self.waiting = self.seconds + time.monotonic() - start, self.waiting + waited
         self.shown.update(len(step))
@@ -286,11 +287,14 @@ class _Loop:
     def _refuse_step_unless_finite(self, what: str, value: float, step: list[int]) -> None:
         if np.isfinite(value):
             return
-        if all(p.isfinite().all() for p in self.state.trained.values()):  # else what was saved before is better
+        if self._is_finite():  # else what was saved before is better
             self.save()
         position = self.state.position
         names = ", ".join(dict.fromkeys(map(self.train.name, step)))  # sampling may draw one twice
         self._refuse(f"the {what} became {value} in epoch {position.epoch}, step {position.step + 1} (images: {names})")
+
+    def _is_finite(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.state.trained.values())
 
     def refuse_unless_finite(self, row: dict) -> None:
         """Raise ExplainedError where an epoch's evaluations hold a loss that is not finite; nothing is saved of it."""

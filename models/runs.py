@@ -169,11 +169,14 @@ def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.M
                              f"(SHA-256 {recorded['sha256'][:12]}... recorded, {content_hash(model)[:12]}... found); "
                              f"give the original file with --weights")
     settings = settings_of(config)
+    for path in (folder / HEAD, folder / BACKBONE, folder / ADAPTER / ADAPTER_WEIGHTS):
+        if path.is_file():  # safetensors would call one that may not be read missing: nobody should train a whole run again
+            path.open("rb").close()
     try:
         return _put_on(model, folder, settings)
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-        if out_of_memory(error) or isinstance(error, PermissionError):
-            raise   # the run is whole, and nobody should train it again
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())  # torch and peft write several lines
         raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {reason}); train it again with "
                              f"--overwrite") from error

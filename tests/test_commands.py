@@ -230,4 +230,5 @@ def test_a_process_ends_with_the_status_and_one_line(shop, tmp_path):
 
 
 def test_an_accelerator_takes_more_images_at_once():
-    assert [commandline.images_at_once(given, torch.device(kind)) for given in (None, 5) for kind in ("cpu", "cuda")] == [16, 128, 5, 5]
+    batches = {kind: [commandline.batch_of(None, torch.device(kind), count) for count in (10, 64, 500, 5000)] for kind in ("cpu", "cuda")}
+    assert batches == {"cpu": [16] * 4, "cuda": [16, 16, 62, 128]} and commandline.batch_of(5, torch.device("cuda"), 500) == 5

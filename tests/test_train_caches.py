@@ -124,7 +124,7 @@ def test_weights_that_one_step_destroys_are_one_line(shop, tmp_path, capsys):
 
 def test_frozen_blocks_that_act_otherwise_in_training_are_named(shop, tmp_path, capsys):
     assert command(train, *shop.options, *LATE, "--drop-path", 0.1, "--epochs", 1, "--out", tmp_path / "run") == 0
-    assert "blocks before 4 are frozen, but run in every step: of this model, or with --drop-path" in capsys.readouterr().err
+    assert "blocks before 4 are frozen, but run in every step: with --drop-path, or of this model, what they give" in capsys.readouterr().err
 
 
 def test_what_is_kept_belongs_to_the_model_and_not_to_its_weights_alone(shop, tmp_path, monkeypatch):

@@ -17,8 +17,8 @@ import commandline
 import train
 import training
 from commands import command, files
-from data.datasets import load_data
-from data.transforms import Prepared, evaluation_transform
+from data.datasets import load_data, stratified
+from data.transforms import Prepared, evaluation_transform, training_transform
 from models import fit as fit_module
 from models.runs import load_run, state_of
 from test_train_caches import LATE, history
@@ -190,10 +190,17 @@ def test_what_training_would_pass_over_is_refused(shop, tmp_path, refused):
 
 def test_views_are_the_same_images_whatever_trains(shop, tmp_path, parts):
     """Epochs take them in turn, with everything trained too, where nothing can be kept."""
-    argv = [*shop.options, "--method", "full", "--head-init", "random", "--augment-views", 2, "--epochs", 4, "--batch-size", 64]
+    argv = [*shop.options, "--method", "full", "--head-init", "random", "--augment-views", 2, "--epochs", 4, "--batch-size", 64,
+            "--data-seed", 5]
     assert command(train, *argv, "--out", tmp_path / "run") == 0
     seen = [part["loaded"].flatten(1)[part["loaded"].sum((1, 2, 3)).argsort()] for part in parts]
     assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.allclose(seen[0], seen[1])
+    split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
+    kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 5))
+    for view in (0, 1):     # those that a cache would hold: by the data's seed and the image's place among all
+        config = json.loads((tmp_path / "run" / "config.json").read_text())["data_config"]
+        found = torch.stack([Prepared(split, training_transform(config, "crop"), 5, view)[int(i)][0] for i in kept])
+        assert torch.equal(found.flatten(1)[found.sum((1, 2, 3)).argsort()], seen[view])
 
 
 @pytest.mark.parametrize("method", [["linear"], ["dora:blocks=10-11", "--epochs", 1], ["full", "--epochs", 1]])

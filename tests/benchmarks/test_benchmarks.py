@@ -105,7 +105,7 @@ def test_methods_measures_a_run_and_continues(shop, tmp_path, monkeypatch):
     head, _, *rows = (line for line in text.splitlines() if line.startswith("| "))
     assert [cell.strip() for cell in head.split("|")][2:4] == ["signed", "passes"]
     assert [row.split(" | ")[1] for row in rows] == ["no", "yes", "yes"] and rows[2].endswith(f"| {METHODS['lrp_depth'].source} |")
-    assert f"RUN is what `python train.py --data PHOTOS --model {NAME} --method linear --seed 0 --out RUN` writes with" in text
+    assert f"RUN was trained by `python train.py --data PHOTOS --model {NAME} --weights FILE --method linear --seed 0 --out RUN`" in text
     assert "median and worst of\n  4 photos x 2 classes" in text
     for name in ("measure", "measure_noise"):
         monkeypatch.setattr(methods, name, None)  # all is kept
@@ -123,7 +123,7 @@ def test_methods_takes_a_model_trained_elsewhere(weights, colours, tmp_path, cap
     assert "give the images to compare on as --data" in capsys.readouterr().err
 
 
-def test_candidates_chooses_and_reports(shop, tmp_path):
+def test_candidates_chooses_and_reports(shop, tmp_path, capsys):
     out = tmp_path / "candidates.md"
     assert command(candidates, shop.linear, "--images", 8, "--of-each-half", 2, "--rounds", 1, "--candidates", "lrp_depth",
                    "LibraGrad FullGrad+", "--against", "lrp_contrast", "--fresh", 3, "--keep", tmp_path / "keep", "--out", out) == 0
@@ -133,6 +133,8 @@ def test_candidates_chooses_and_reports(shop, tmp_path):
     one, other = (methods.Photos(candidates.build_parser().parse_args([str(shop.linear), "--images", "8"]), fresh) for fresh in (None, 99))
     assert (len(one.images), len(other.images)) == (8, 10)
     assert not any(torch.equal(a, b) for a in one.images for b in other.images)
+    assert command(candidates, shop.linear, "--images", 18, "--candidates", "lrp_depth", "--keep", tmp_path / "keep") == 2
+    assert "leaves no photo of 18 to confirm anything on; give fewer, or --fresh 0" in capsys.readouterr().err
     assert ('    python benchmarks/candidates.py RUN --images 8 --candidates lrp_depth "LibraGrad FullGrad+" --against '
             'lrp_contrast --of-each-half 2 --fresh 3 --rounds 1 --out FILE\n') in text
     assert "## Chosen on 2 photos" in text and "## Reported on 2 others" in text
@@ -202,7 +204,7 @@ def test_train_times_whole_processes(training, weights, colours, tmp_path):
 
 def test_probe_solves_a_path_of_penalties(capsys):
     assert command(loaded("probe"), "--features", 200, "--classes", 5, "--widths", 16, 32) == 0
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:] if line]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if line.startswith("| 200")]
     assert [row[:2] for row in rows] == [["200 x 16", "5"], ["200 x 32", "5"]]
     for _, _, seconds, penalties, iterations, accuracy in rows:
         assert float(seconds.strip("< ")) >= 0 and int(iterations) > int(penalties) > 3

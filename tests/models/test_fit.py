@@ -85,7 +85,7 @@ def test_the_rank_is_how_many_classes_are_more_probable():
 def test_several_processes_predict_every_image_once_and_in_order(count):
     """Threads in the place of processes: 11 images in 4 batches, so that some have more than others."""
     inputs, labels = points(11, 0)
-    model, meeting, said, seen = new_model().eval(), threading.Barrier(count), [None] * count, [[] for _ in range(count)]
+    model, meeting, said, seen = new_model().eval(), threading.Barrier(count, timeout=60), [None] * count, [[] for _ in range(count)]
     batches = feature_batches(inputs, labels, 3)
 
     def exchange(rank: int, value):
@@ -376,7 +376,24 @@ def test_a_gradient_that_is_no_number_ends_the_fit_before_it_reaches_a_weight(ba
     assert run(again, batches, resume=path) == run(whole, batches) and same_state(again.state_dict(), whole.state_dict())
 
 
-def test_a_state_of_weights_that_are_no_numbers_replaces_no_good_one(batches, tmp_path):
+def test_gradients_that_half_precision_never_gets_right_end_the_fit(batches, monkeypatch):
+    """Its scaler leaves out a step and halves its scale, 4, 2, 1: below that it is no scale that is wrong."""
+    def scaled(precision, device):
+        found = accelerator("no", device)
+        found.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        return found
+
+    accelerator, model, wrong = fit_module.accelerator, new_model(), []
+    monkeypatch.setattr(fit_module, "accelerator", scaled)
+    model[0].weight.register_hook(lambda gradient: gradient * float("inf") if wrong else gradient)
+    run(model, batches, replace(RECIPE, epochs=1))
+    wrong.append(True)
+    with pytest.raises(ExplainedError, match="gradient's norm became .* in epoch 1, step 4 "):
+        run(model, batches)
+
+
+@pytest.mark.parametrize("save_every", [300, -1.0])
+def test_a_state_of_weights_that_are_no_numbers_replaces_no_good_one(batches, tmp_path, save_every):
     """A step so large that weights overflow is seen by the next loss; what was saved before it stays."""
     path = tmp_path / "resume.safetensors"
     with pytest.raises(KeyboardInterrupt):
@@ -390,7 +407,7 @@ def test_a_state_of_weights_that_are_no_numbers_replaces_no_good_one(batches, tm
     try:
         torch.optim.AdamW.step = torch.no_grad()(overflowing)
         with pytest.raises(ExplainedError, match="loss became nan in epoch 2, step 2"):
-            run(new_model(), batches, resume=path)
+            run(new_model(), batches, resume=path, save_every=save_every)
     finally:
         torch.optim.AdamW.step = step
     assert path.read_bytes() == good

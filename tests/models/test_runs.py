@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -138,17 +139,30 @@ def test_a_head_with_other_names_or_shapes_is_refused(tmp_path, spec):
     assert "damaged" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), PermissionError(13, "Permission denied")])
-def test_a_run_that_is_whole_but_cannot_be_read_now_is_not_called_damaged(tmp_path, spec, monkeypatch, error):
-    """Else it would be trained again for a full memory."""
-    def fails(*_, **__):
-        raise error
+def test_a_run_that_memory_has_no_room_for_is_not_called_damaged(tmp_path, spec, monkeypatch):
+    """Else it would be trained again."""
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     finish(tmp_path, spec)
-    monkeypatch.setattr("models.runs._put_on", fails)
-    with pytest.raises(type(error)) as caught:
+    monkeypatch.setattr("models.runs.load_file", full)
+    with pytest.raises(RuntimeError, match="can't allocate"):
         load_run(tmp_path)
-    assert caught.value is error
+
+
+@pytest.mark.parametrize("name", [HEAD, "adapter/adapter_model.safetensors"])
+def test_a_run_that_may_not_be_read_is_not_called_damaged(tmp_path, spec, monkeypatch, name):
+    """safetensors says that there is no such file. (A stand-in: a superuser may read everything.)"""
+    def locked(path, *args, **options):
+        if path == tmp_path / name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    finish(tmp_path, spec, "dora")
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(PermissionError, match=name):
+        load_run(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")
