@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import commandline
 import visualize
 from commands import command, files
 from data.images import open_image
@@ -261,12 +262,23 @@ def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, red, tmp_pa
     assert set(files(tmp_path / "out")) == {"00.png"}
 
 
+def test_what_a_method_does_by_itself_is_no_change():
+    def options(*words: str) -> dict:
+        return commandline.relevance_options(visualize.build_parser().parse_args(["run", "photo.jpg", *words]))
+
+    assert options("--relevance", "lrp_depth", "rollout", "--contrast", "none") == {} == options("--contrast", "softmax")
+    assert options("--contrast", "none", "--centre-head") == {"contrast": "none", "centre_head": True}
+    assert options("--relevance", "lrp_depth", "--contrast", "softmax") == {"contrast": "softmax"}
+
+
 @pytest.mark.parametrize("methods, options, words", [
     (["lrp", "rollout", "lrp_depth"], ["--contrast", "mean"], "rollout has no option 'contrast'; it has start_block, layers. "
      "Of those given, lrp, lrp_depth can; give no other, or drop --contrast"),
     (["gradcam", "lrp"], ["--layers", "--centre-head"], "Of those given, lrp can; give no other, or drop --centre-head and "
      "--layers"),
     (["rollout", "random"], ["--contrast", "mean"], "Choose another --relevance, or drop --contrast"),
+    (["lrp_blend"], ["--centre-head"], "lrp_blend explains a contrast, which a centred head leaves as it is. Choose another "
+     "--relevance, or drop --centre-head"),
 ])
 def test_methods_that_have_the_option_are_named_where_another_lacks_it(tmp_path, refused, methods, options, words):
     """Before anything is loaded: the run is not even there."""
