@@ -6,7 +6,7 @@ whatever the other class: docs/benchmark.md has them all, from
     python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/benchmark.md
 
 on a CPU, which rounds as a GPU does. How much faster a GPU becomes is not measured. bfloat16 is not offered: it has three
-binary digits less, its distances are five to eight times as large, and beyond 2 % for every method that asks for a class.
+binary digits less, its distances are seven to ten times as large, and beyond 2 % for every method that asks for a class.
 """
 
 import torch
