@@ -198,7 +198,7 @@ def test_what_ctrl_c_leaves_is_said_by_each_command(tmp_path, monkeypatch, capsy
 
 
 def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, capsys):
-    argv = [*shop.options, "--method", "dora", "--epochs", 20, "--batch-size", 2, "--out"]  # slow enough to be caught
+    argv = [*shop.options, "--method", "dora", "--epochs", 8, "--batch-size", 2, "--out"]  # slow enough to be caught
     running = process("train.py", *argv, tmp_path / "run")
     for line in running.stdout:
         if line.startswith("epoch   1"):
