@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME",
                        help="(default: all)")
     group.add_argument("--noise-images", type=commandline.positive, metavar="N",
-                       help="photos for repeatability and float32 against float64 (default: all of --images)")
+                       help="photos for repeatability (default: all of --images)")
+    group.add_argument("--rounding-images", type=commandline.positive, metavar="N",
+                       help="photos for float32 against float64 (default: all of --images)")
     group.add_argument("--rounds", type=commandline.positive, default=5, metavar="N",
                        help="timings whose median is the cost")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown table")
@@ -120,15 +122,19 @@ def measure(photos: Photos, method: str) -> dict[str, list[float]]:
 
 
 def measure_noise(photos: Photos, method: str, noise_images: int | None) -> dict[str, list[float]]:
-    """What noise and rounding do to a method's maps, photo by photo, both classes."""
-    model, images, targets = photos.run.model, photos.images[:noise_images], photos.targets[:noise_images]
+    """What noise does to a method's maps, photo by photo, both classes."""
+    batches = zip(*(x[:noise_images].split(BATCH) for x in (photos.images, photos.targets)))
+    return {"noise": torch.cat([repeatability(photos.run.model, x, t, method, NOISE) for x, t in batches]).flatten().tolist()}
+
+
+def measure_rounding(photos: Photos, method: str, rounding_images: int | None) -> dict[str, list[float]]:
+    """How far a method's maps in float32 are from those in float64, photo by photo, both classes."""
+    model, images, targets = photos.run.model, photos.images[:rounding_images], photos.targets[:rounding_images]
     known = in_batches(model, images, targets, method)
-    noise = [repeatability(model, x, t, method, NOISE, maps=m)
-             for x, t, m in zip(images.split(BATCH), targets.split(BATCH), known.split(BATCH))]
     exact = in_batches(model.double(), images.double(), targets, method)
     model.float()
     rounding = (known - exact).flatten(2).norm(dim=-1) / exact.flatten(2).norm(dim=-1)
-    return {"noise": torch.cat(noise).flatten().tolist(), "rounding": rounding.flatten().tolist()}
+    return {"rounding": rounding.flatten().tolist()}
 
 
 def row(name: str, found: dict, references: dict[str, dict], half: int, costs: float) -> dict:
@@ -181,8 +187,10 @@ def figures(photos: Photos, name: str, args: argparse.Namespace) -> dict[str, li
     about = photos.identity | {"code": code("explain/*.py")}
     found = kept(args.keep / f"{name}.json", about, lambda: measure(photos, name))
     print(name, with_interval(found["srg"]), flush=True)
-    return found | kept(args.keep / f"{name}-noise.json", about | {"noise": NOISE, "noise_images": args.noise_images},
-                        lambda: measure_noise(photos, name, args.noise_images))
+    found |= kept(args.keep / f"{name}-noise.json", about | {"noise": NOISE, "noise_images": args.noise_images},
+                  lambda: measure_noise(photos, name, args.noise_images))
+    return found | kept(args.keep / f"{name}-rounding.json", about | {"rounding_images": args.rounding_images},
+                        lambda: measure_rounding(photos, name, args.rounding_images))
 
 
 def kept(path: Path, settings: dict, compute: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -221,12 +229,13 @@ def provenance(photos: Photos) -> str:
 
 def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
     images = len(photos.images)
-    noise = "" if args.noise_images is None else f" --noise-images {args.noise_images}"
+    fewer = "".join(f" --{name.replace('_', '-')} {value}" for name in ("noise_images", "rounding_images")
+                    if (value := getattr(args, name)) is not None)
     return f"""# Relevance methods, measured
 
 {images} validation photos, {described(photos.run)}. Written by
 
-    python benchmarks/methods.py RUN --images {args.images}{noise} --out FILE
+    python benchmarks/methods.py RUN --images {args.images}{fewer} --out FILE
 
 {provenance(photos)}
 
@@ -241,7 +250,8 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
 - **less ...'s**: mean paired difference of SRG to that of `{REFERENCES[0]}`, and of `{REFERENCES[1]}`, with its interval.
 - **noise**: relative change (L2) of a map when noise of {NOISE:g} is added to the normalised image: median and worst of
   {min(args.noise_images or images, images)} photos x 2 classes.
-- **float32**: relative difference between the map in float32 and in float64, median and worst of the same.
+- **float32**: relative difference between the map in float32 and in float64: median and worst of
+  {min(args.rounding_images or images, images)} photos x 2 classes.
 - **likeness of two classes**: mean Spearman correlation between the maps of the predicted and of a random other class;
   lower is more class-specific, 1 is the same map.
 """

@@ -98,7 +98,7 @@ def test_explain_says_where_photos_are_missing(explain, tmp_path, capsys):
 
 def test_methods_measures_a_run_and_continues(shop, tmp_path, monkeypatch):
     out, keep = tmp_path / "methods.md", tmp_path / "keep"
-    argv = [shop.linear, "--images", 4, "--rounds", 1, "--methods", "lrp_depth", "--keep", keep, "--out", out]
+    argv = [shop.linear, "--images", 4, "--rounds", 1, "--methods", "lrp_depth", "--rounding-images", 2, "--keep", keep, "--out", out]
     assert command(methods, *argv) == 0
     text = out.read_text()
     assert text.startswith(f"# Relevance methods, measured\n\n4 validation photos, {NAME} with linear (")
@@ -106,8 +106,8 @@ def test_methods_measures_a_run_and_continues(shop, tmp_path, monkeypatch):
     assert [cell.strip() for cell in head.split("|")][2:4] == ["signed", "passes"]
     assert [row.split(" | ")[1] for row in rows] == ["no", "yes", "yes"] and rows[2].endswith(f"| {METHODS['lrp_depth'].source} |")
     assert f"RUN was trained by `python train.py --data PHOTOS --model {NAME} --weights FILE --method linear --seed 0 --out RUN`" in text
-    assert "median and worst of\n  4 photos x 2 classes" in text
-    for name in ("measure", "measure_noise"):
+    assert text.count("median and worst of\n  4 photos x 2 classes") == 1 and "median and worst of\n  2 photos x 2 classes" in text
+    for name in ("measure", "measure_noise", "measure_rounding"):
         monkeypatch.setattr(methods, name, None)  # all is kept
     assert command(methods, *argv) == 0
     monkeypatch.setattr(methods, "code", lambda *patterns: "changed")
