@@ -92,7 +92,7 @@ def test_what_fills_the_memory_is_tried_again_by_halves():
     assert sum(in_parts(compute, 10, 2), []) == list(range(10)) and sizes[4:] == [2] * 5
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory"),
+@pytest.mark.parametrize("error", [MemoryError("no room"), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory"),
                                    RuntimeError("shapes do not fit"), ValueError("no class 9")])
 def test_what_halving_cannot_mend_is_raised(error):
     tried = []
