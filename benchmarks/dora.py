@@ -12,11 +12,8 @@ processes is not counted; what the system needs to hand out memory is, and diffe
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Callable
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import peft
 import timm
@@ -26,6 +23,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+
+from timing import seconds  # beside this file; it finds the project's folders
 
 import commandline
 from models.adapt import Settings, target_pattern
@@ -75,12 +74,6 @@ def stepper(model: nn.Module, loss: Loss) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def by_kind(step: Callable[[], None]) -> dict[str, float]:

@@ -91,6 +91,13 @@ def find_method(name: str, options: dict | None = None) -> Method:
     return METHODS[name]
 
 
+def refuse_more_than_maps(options: dict) -> None:
+    """Raise ValueError where options of `relevance` ask for more than maps, for callers that take maps alone."""
+    if beside := [name for name in ("layers", "gap") if options.get(name)]:
+        raise ValueError(f"{', '.join(beside)} would return more than maps, which alone are taken here: leave it out, or call "
+                         f"relevance.")
+
+
 def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
     check_images(model, images)
     if targets.dim() != 2 or len(targets) != len(images):

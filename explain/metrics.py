@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from . import relevance
+from . import refuse_more_than_maps, relevance
 from .methods import generator_for
 
 
@@ -282,8 +282,7 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     0 and up; lower is better; a study of small differences needs it far below them. A map without a
     fixed order, drawn anew, is at about 0.7 (uniform) to 1.4 (of mean 0). nan where a map is 0.
     """
-    if beside := [name for name in ("layers", "gap") if options.get(name)]:
-        raise ValueError(f"{', '.join(beside)} would return more than maps, which alone are compared: leave it out.")
+    refuse_more_than_maps(options)
     drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64)
              for image in images]
     noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from files import atomic
 
-from . import check_explainable, relevance
+from . import check_explainable, refuse_more_than_maps, relevance
 from .methods import DEFAULT_METHOD
 
 
@@ -24,8 +24,7 @@ def save_relevance(path: str | os.PathLike, model: nn.Module, batches: Iterable[
 
     Raises what `relevance` and `save_chunks` do. Whatever is raised meanwhile, `path` is left as it was.
     """
-    if beside := [name for name in ("layers", "gap") if options.get(name)]:
-        raise ValueError(f"{', '.join(beside)} would return more than maps; a file holds maps alone: call relevance.")
+    refuse_more_than_maps(options)
     check_explainable(model)
     device = model.head.weight.device
     maps = (relevance(model, images.to(device), targets.to(device), method, **options).cpu().numpy()
