@@ -6,9 +6,9 @@ import shutil
 import sys
 import textwrap
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Sequence
 
 import torch
 
@@ -31,7 +31,8 @@ def parser(doc: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose help opens with the purpose and a command that can be run as it stands."""
     return _Parser(
         description=f"{doc.strip().splitlines()[0]}\n\nexample:\n  {example}",
-        formatter_class=_Formatter, allow_abbrev=False,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
 
 
@@ -58,18 +59,40 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", several: bool = False) -> None:
     group = to.add_argument_group("data")
-    group.add_argument("--data", nargs="+" if several else None, default=[default] if several else default, metavar="D",
-                       help="'scenes' (drawn, offline), 'sports' (100-sports, downloaded once), or a folder with train/ "
-                            "and val/ or valid/, one subfolder a class")
+    group.add_argument(
+        "--data",
+        nargs="+" if several else None,
+        default=[default] if several else default,
+        metavar="D",
+        help="'scenes' (drawn, offline), 'sports' (100-sports, downloaded once), or a folder with train/ "
+        "and val/ or valid/, one subfolder a class",
+    )
     group.add_argument("--classes", nargs="+", metavar="NAME", help="keep these classes of a folder")
-    group.add_argument("--data-seed", type=int, default=0, metavar="N",
-                       help="which images are drawn, sampled or held out; --seed never changes them")
-    group.add_argument("--train-images", type=positive, metavar="N",
-                       help="images in the training split (default: 1500 scenes, or all of a folder)")
-    group.add_argument("--val-images", type=positive, metavar="N",
-                       help="images in each other split (default: 300 scenes, or all of a folder)")
-    group.add_argument("--context-bias", type=float, metavar="P",
-                       help="share of scenes on their class's usual surface, in train and val (default: 0.9)")
+    group.add_argument(
+        "--data-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which images are drawn, sampled or held out; --seed never changes them",
+    )
+    group.add_argument(
+        "--train-images",
+        type=positive,
+        metavar="N",
+        help="images in the training split (default: 1500 scenes, or all of a folder)",
+    )
+    group.add_argument(
+        "--val-images",
+        type=positive,
+        metavar="N",
+        help="images in each other split (default: 300 scenes, or all of a folder)",
+    )
+    group.add_argument(
+        "--context-bias",
+        type=float,
+        metavar="P",
+        help="share of scenes on their class's usual surface, in train and val (default: 0.9)",
+    )
 
 
 def add_model(to: argparse.ArgumentParser) -> None:
@@ -82,16 +105,29 @@ def add_model(to: argparse.ArgumentParser) -> None:
 def add_elsewhere(to: argparse.ArgumentParser) -> None:
     """Add what a RUN may need beside its name; a run folder needs nothing, unless its backbone was moved."""
     group = to.add_argument_group("models trained elsewhere")
-    group.add_argument("--model", metavar="NAME",
-                       help="architecture of a merged file, base of a peft folder (default: what they say themselves)")
-    group.add_argument("--weights", metavar="FILE",
-                       help="where the backbone of a run, a timm name or a peft folder lies (default: where it lay in "
-                            "training, or the model hub)")
-    group.add_argument("--image-size", type=positive, metavar="PIXELS",
-                       help="side of a model's input (default: what its file says, or timm's for the model)")
-    group.add_argument("--class-names", metavar="FILE",
-                       help="class names in the head's order, one a line or a JSON list: of merged files (default: "
-                            "what the file says), of peft folders, and of timm names (default: timm's names for their classes)")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="architecture of a merged file, base of a peft folder (default: what they say themselves)",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="where the backbone of a run, a timm name or a peft folder lies (default: where it lay in "
+        "training, or the model hub)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=positive,
+        metavar="PIXELS",
+        help="side of a model's input (default: what its file says, or timm's for the model)",
+    )
+    group.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="class names in the head's order, one a line or a JSON list: of merged files (default: "
+        "what the file says), of peft folders, and of timm names (default: timm's names for their classes)",
+    )
 
 
 def hints_of(args: argparse.Namespace) -> Hints:
@@ -99,34 +135,55 @@ def hints_of(args: argparse.Namespace) -> Hints:
     return Hints(args.model, args.weights, args.image_size, args.class_names)
 
 
-def add_relevance(to: argparse.ArgumentParser, several: bool = False, options: bool = True, comparing: bool = False) -> None:
+def add_relevance(
+    to: argparse.ArgumentParser, several: bool = False, options: bool = True, comparing: bool = False
+) -> None:
     default = COMPARISON_METHOD if comparing else DEFAULT_METHOD
     group = to.add_argument_group("explanation", relevance_table())
-    group.add_argument("--relevance", nargs="+" if several else None, default=[default] if several else default,
-                       type=relevance_method, metavar="NAME",
-                       help=f"{'some' if several else 'one'} of the methods above (default: {default})")
+    group.add_argument(
+        "--relevance",
+        nargs="+" if several else None,
+        default=[default] if several else default,
+        type=relevance_method,
+        metavar="NAME",
+        help=f"{'some' if several else 'one'} of the methods above (default: {default})",
+    )
     if not options:
         return
-    group.add_argument("--contrast", choices=CONTRASTS,
-                       help="explain, instead of the logit: 'mean', it less the mean of the others' (after Gu et al., ACCV "
-                            "2018); 'softmax', it less their mean weighted by softmax (after Iwana et al., ICCV workshops "
-                            "2019); 'log_p', log p to first order. For lrp and lrp_magnitude it enters through the gradient "
-                            "only: their relevance still starts at the logit (default: softmax for lrp_contrast and lrp_blend, else none)")
-    group.add_argument("--centre-head", action="store_true",
-                       help="explain with the head's rows less their mean over classes, which softmax ignores anyway")
-    group.add_argument("--precision", choices=("float16",),
-                       help="factors of matrix products, for GPUs with tensor cores and for methods whose maps stay within 2 %% "
-                            "(default: float32)")
+    group.add_argument(
+        "--contrast",
+        choices=CONTRASTS,
+        help="explain, instead of the logit: 'mean', it less the mean of the others' (after Gu et al., ACCV "
+        "2018); 'softmax', it less their mean weighted by softmax (after Iwana et al., ICCV workshops "
+        "2019); 'log_p', log p to first order. For lrp and lrp_magnitude it enters through the gradient "
+        "only: their relevance still starts at the logit (default: softmax for lrp_contrast and lrp_blend, else none)",
+    )
+    group.add_argument(
+        "--centre-head",
+        action="store_true",
+        help="explain with the head's rows less their mean over classes, which softmax ignores anyway",
+    )
+    group.add_argument(
+        "--precision",
+        choices=("float16",),
+        help="factors of matrix products, for GPUs with tensor cores and for methods whose maps stay within 2 %% "
+        "(default: float32)",
+    )
 
 
 def relevance_table() -> str:
     """Return what --help says of each relevance method, in lines as wide as the terminal."""
     width = max(60, shutil.get_terminal_size().columns - 4)  # argparse keeps two, and indents by two
-    lines = textwrap.wrap("The methods, each with the cost of a map in forward passes of its image (about, at K = 2 classes). "
-                          "Signed maps hold evidence against the class, too.", width)
+    lines = textwrap.wrap(
+        "The methods, each with the cost of a map in forward passes of its image (about, at K = 2 classes). "
+        "Signed maps hold evidence against the class, too.",
+        width,
+    )
     for method in METHODS.values():
         start = f"  {method.name:<21}{'signed' if method.signed else 'unsigned':<9}{method.passes:>4.1f}  "
-        lines += textwrap.wrap(f"{method.description} ({method.source})", width, initial_indent=start, subsequent_indent=" " * len(start))
+        lines += textwrap.wrap(
+            f"{method.description} ({method.source})", width, initial_indent=start, subsequent_indent=" " * len(start)
+        )
     return "\n".join(lines)
 
 
@@ -139,7 +196,8 @@ def relevance_method(name: str) -> str:
 
 
 def relevance_options(args: argparse.Namespace) -> dict:
-    """Return the options of `explain.relevance` that the command line changes; raises UsageError where a method lacks one."""
+    """Return the options of `explain.relevance` that the command line changes; raises UsageError where a method lacks
+    one."""
     methods = [args.relevance] if isinstance(args.relevance, str) else args.relevance
     changes = args.contrast is not None and any(args.contrast != (METHODS[name].contrast or "none") for name in methods)
     options = {"contrast": args.contrast} if changes else {}
@@ -169,8 +227,10 @@ def _refusal(method: str, options: dict) -> str | None:
 
 def relevance_changes(args: argparse.Namespace) -> list[str]:
     """Return in words what --contrast, --centre-head and --precision change: pictures and their names say so."""
-    return [f"{option.replace('_', ' ')}" + ("" if value is True else f" {value}")
-            for option, value in relevance_options(args).items()]
+    return [
+        f"{option.replace('_', ' ')}" + ("" if value is True else f" {value}")
+        for option, value in relevance_options(args).items()
+    ]
 
 
 def layers_option(args: argparse.Namespace) -> dict:
@@ -188,17 +248,35 @@ def add_device(to: argparse.ArgumentParser):
 
 
 def add_workers(group) -> None:
-    group.add_argument("--workers", type=natural, default=None, metavar="N",
-                       help="processes that load images (default: 0 on the CPU, otherwise up to 8)")
+    group.add_argument(
+        "--workers",
+        type=natural,
+        default=None,
+        metavar="N",
+        help="processes that load images (default: 0 on the CPU, otherwise up to 8)",
+    )
 
 
 def add_running(to: argparse.ArgumentParser) -> None:
     group = add_device(to)
     add_workers(group)
-    group.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="where features and checks of image files are kept between runs")
-    group.add_argument("--cache-limit", type=positive_number, default=20.0, metavar="GIB",
-                       help="the most that a run may keep of tokens before late adapters; beyond it they are not kept")
-    group.add_argument("--no-cache", dest="cache", action="store_const", const=None, help="compute features and check files every time")
+    group.add_argument(
+        "--cache",
+        type=Path,
+        default=CACHE,
+        metavar="DIR",
+        help="where features and checks of image files are kept between runs",
+    )
+    group.add_argument(
+        "--cache-limit",
+        type=positive_number,
+        default=20.0,
+        metavar="GIB",
+        help="the most that a run may keep of tokens before late adapters; beyond it they are not kept",
+    )
+    group.add_argument(
+        "--no-cache", dest="cache", action="store_const", const=None, help="compute features and check files every time"
+    )
 
 
 def _whole(text: str, least: int) -> int:
@@ -256,26 +334,31 @@ def colour_map(name: str) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device asked for; `auto` takes the first of cuda, mps and cpu that is there. A process has its own GPU."""
+    """Return the device asked for; `auto` takes the first of cuda, mps and cpu that is there. A process has its own
+    GPU."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
     if not available[name]:
-        raise UsageError(f"--device {name} is not available here; use --device "
-                         f"{' or '.join(kind for kind, there in available.items() if there)}")
+        raise UsageError(
+            f"--device {name} is not available here; use --device "
+            f"{' or '.join(kind for kind, there in available.items() if there)}"
+        )
     if name != "cuda" or not processes.launched():
         return torch.device(name)
     if processes.local_rank() >= (gpus := torch.cuda.device_count()):
-        raise UsageError(f"more processes than the {gpus} GPU(s) here; give torchrun --nproc_per_node {gpus}, or "
-                         f"--device cpu")
+        raise UsageError(
+            f"more processes than the {gpus} GPU(s) here; give torchrun --nproc_per_node {gpus}, or --device cpu"
+        )
     return torch.device("cuda", processes.local_rank())
 
 
 def batch_of(given: int | None, device: torch.device, count: int) -> int:
-    """Return how many of `count` images are explained together: as many as were asked for, or as a device makes good use of.
+    """Return how many of `count` images are explained together: as many as were asked for, or as a device makes good
+    use of.
 
-    On an accelerator, maps that its memory has no room for are tried again by halves (explain.parts). A few images still make
-    eight batches there, which several processes share.
+    On an accelerator, maps that its memory has no room for are tried again by halves (explain.parts). A few images
+    still make eight batches there, which several processes share.
     """
     return given or (16 if device.type == "cpu" else min(128, max(16, count // 8)))
 
@@ -293,15 +376,21 @@ def backbone_of(args: argparse.Namespace) -> BackboneSpec:
 
 
 def data_options(args: argparse.Namespace) -> dict:
-    """Return what the command line says about the images beside --data, as `load_data` takes it and a run records it."""
+    """Return what the command line says about the images beside --data, as `load_data` takes it and a run records
+    it."""
     return {key: getattr(args, key) for key in DATA_OPTIONS}
 
 
 def data_of(args: argparse.Namespace) -> ImageData:
     """Load and check --data at the size that the model's data config asks for; print what is odd about it."""
     config = data_config(backbone_of(args))
-    data = load_data(args.data, image_size=drawing_size(config), progress=True, cache=getattr(args, "cache", None),
-                     **data_options(args))
+    data = load_data(
+        args.data,
+        image_size=drawing_size(config),
+        progress=True,
+        cache=getattr(args, "cache", None),
+        **data_options(args),
+    )
     for warning in data.warnings:
         warn(warning)
     return data
@@ -313,7 +402,8 @@ def warn(text: str) -> None:
 
 
 def check_writable(folder: Path | None, option: str = "--out") -> None:
-    """Raise ExplainedError when a folder cannot be made or written to; it is left as it was found. None is no folder."""
+    """Raise ExplainedError when a folder cannot be made or written to; it is left as it was found. None is no
+    folder."""
     if folder is None:
         return
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
@@ -330,8 +420,13 @@ def check_writable(folder: Path | None, option: str = "--out") -> None:
                 parent.rmdir()
 
 
-def run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
-        argv: Sequence[str] | None = None, several: bool = False, interrupted: str = CONTINUES) -> int:
+def run(
+    main: Callable[[argparse.Namespace], None],
+    arguments: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    several: bool = False,
+    interrupted: str = CONTINUES,
+) -> int:
     """Parse, run, and turn what the user can mend into one line and an exit status; return that status.
 
     several: the command shares its work among the processes that torchrun starts; others refuse more than one.
@@ -352,8 +447,12 @@ def _fewer_images(args: argparse.Namespace) -> str:
     return "give --device cpu, or a smaller model"
 
 
-def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.ArgumentParser,
-         argv: Sequence[str] | None, interrupted: str) -> processes.Outcome:
+def _run(
+    main: Callable[[argparse.Namespace], None],
+    arguments: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    interrupted: str,
+) -> processes.Outcome:
     args = arguments.parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if hasattr(sys.stdout, "reconfigure"):

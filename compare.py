@@ -3,8 +3,8 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,22 @@ from data.transforms import drawing_size
 from errors import UsageError
 from explain import METHODS
 from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
-from explained import (INPUT_NOISE, OTHER, TRUE, Chosen, Explained, Images, check_comparable, choose_targets, explain, knows,
-                       labels_of, load_explainable, save_probabilities, targets_of)
+from explained import (
+    INPUT_NOISE,
+    OTHER,
+    TRUE,
+    Chosen,
+    Explained,
+    Images,
+    check_comparable,
+    choose_targets,
+    explain,
+    knows,
+    labels_of,
+    load_explainable,
+    save_probabilities,
+    targets_of,
+)
 from files import atomic
 from models.runs import Run, differing, read_json
 from report.figures import CORRECT, WRONG, Cell, bars, grid, layer_profiles
@@ -38,25 +52,47 @@ INTERRUPTED = "the comparison is not finished; the same command starts it again"
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of compare.py."""
     parser = commandline.parser(
-        __doc__, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare")
-    parser.add_argument("runs", nargs="+", metavar="RUN",
-                        help=f"two or more: folders that train.py wrote; also {commandline.ELSEWHERE}")
+        __doc__, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare"
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help=f"two or more: folders that train.py wrote; also {commandline.ELSEWHERE}"
+    )
     commandline.add_data(parser, default=None)
     commandline.add_relevance(parser, comparing=True)
     group = parser.add_argument_group("comparison")
     group.add_argument("--split", default="val", help="val, or val_shuffled of drawn scenes")
     group.add_argument("--rows", type=commandline.positive, default=8, metavar="N", help="images in the picture")
     group.add_argument("--images", type=commandline.positive, default=64, metavar="N", help="images for the numbers")
-    group.add_argument("--pick", nargs="+", metavar="IMAGE",
-                       help="these images instead, all of them drawn, by the names that comparison.csv gives them")
-    group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
-                       help="scale every heatmap by its own maximum, or all of an image by one")
-    group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
-                       help=f"any of matplotlib's (default: {DEFAULT_COLOUR_MAP}, or {SIGNED_COLOUR_MAP} for signed maps)")
-    group.add_argument("--layers", action="store_true",
-                       help="also write each block's and head's share of the relevance of all heads (what that is, the "
-                            "figure says): layers.png, layers.csv")
-    group.add_argument("--batch-size", type=commandline.positive, metavar="N", help="images at a time (default: 16, on a GPU up to 128)")
+    group.add_argument(
+        "--pick",
+        nargs="+",
+        metavar="IMAGE",
+        help="these images instead, all of them drawn, by the names that comparison.csv gives them",
+    )
+    group.add_argument(
+        "--normalise",
+        choices=("heatmap", "shared"),
+        default="heatmap",
+        help="scale every heatmap by its own maximum, or all of an image by one",
+    )
+    group.add_argument(
+        "--colour-map",
+        type=commandline.colour_map,
+        metavar="NAME",
+        help=f"any of matplotlib's (default: {DEFAULT_COLOUR_MAP}, or {SIGNED_COLOUR_MAP} for signed maps)",
+    )
+    group.add_argument(
+        "--layers",
+        action="store_true",
+        help="also write each block's and head's share of the relevance of all heads (what that is, the "
+        "figure says): layers.png, layers.csv",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=commandline.positive,
+        metavar="N",
+        help="images at a time (default: 16, on a GPU up to 128)",
+    )
     group.add_argument("--out", type=Path, required=True, metavar="DIR")
     group.add_argument("--overwrite", action="store_true", help="replace a comparison of other settings in --out")
     commandline.add_elsewhere(parser)
@@ -79,8 +115,10 @@ def main(args: argparse.Namespace) -> None:
         data = data_of_runs(args, runs)
     for run in runs:
         if not knows(run, data.class_names):
-            commandline.warn(f"{run.label} has other classes than {data.name}: it is explained for the class that it "
-                             f"predicts, and its accuracy is not defined")
+            commandline.warn(
+                f"{run.label} has other classes than {data.name}: it is explained for the class that it "
+                f"predicts, and its accuracy is not defined"
+            )
     compare(runs, data, args, device)
 
 
@@ -88,8 +126,10 @@ def data_of_runs(args: argparse.Namespace, runs: Sequence[Run]) -> ImageData:
     """Return the data that a run was trained on, the first that recorded it, or what the command line names instead."""
     trained = next((run for run in runs if run.config["data"] is not None), None)
     if args.data is None and trained is None:
-        raise UsageError(f"none of {', '.join(args.runs)} says which images it was trained on; give the images to "
-                         f"compare on as --data")
+        raise UsageError(
+            f"none of {', '.join(args.runs)} says which images it was trained on; give the images to "
+            f"compare on as --data"
+        )
     if args.data is None:
         source = trained.config["data"]
         spec, options = source["spec"], {key: source[key] for key in commandline.DATA_OPTIONS}
@@ -112,10 +152,15 @@ def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, devi
         print(f"{args.out} holds this very comparison, finished: reused")
         return found
     split = data.splits[args.split]
-    indices = picked(split, args.pick) if args.pick else stratified(split.labels, min(args.images, len(split)), args.data_seed)
+    indices = (
+        picked(split, args.pick)
+        if args.pick
+        else stratified(split.labels, min(args.images, len(split)), args.data_seed)
+    )
     at_once = commandline.batch_of(args.batch_size, device, len(indices))
-    images = [Images(split, indices, run.config["data_config"], at_once, commandline.workers_of(args, device))
-              for run in runs]
+    images = [
+        Images(split, indices, run.config["data_config"], at_once, commandline.workers_of(args, device)) for run in runs
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".compare.", dir=args.out) as scratch:
         files = [(Path(scratch, f"probabilities-{i}.npy"), Path(scratch, f"maps-{i}.npy")) for i in range(len(runs))]
@@ -123,13 +168,16 @@ def compare(runs: Sequence[Run], data: ImageData, args: argparse.Namespace, devi
         chosen = choose_targets(split, indices, runs, probabilities, args.data_seed, data.class_names)
         shown = np.arange(len(indices)) if args.pick else rows_to_show(chosen, args.rows, args.data_seed)
         own = [targets_of(run, chosen, p, args.data_seed) for run, p in zip(runs, probabilities)]
-        results = [explain(file, run, label, x, p, targets, shown, data, args, device)
-                   for (_, file), run, label, x, p, targets in zip(files, runs, labels_of(runs), images, probabilities, own)]
+        results = [
+            explain(file, run, label, x, p, targets, shown, data, args, device)
+            for (_, file), run, label, x, p, targets in zip(files, runs, labels_of(runs), images, probabilities, own)
+        ]
         return processes.first_says(lambda: write(runs, results, split, chosen, data, args, configuration))
 
 
 def picked(split: Split, names: Sequence[str]) -> np.ndarray:
-    """Return the indices of images by name, ascending; raises UsageError, with the nearest names, for one that is not there."""
+    """Return the indices of images by name, ascending; raises UsageError, with the nearest names, for one that is not
+    there."""
     number = {split.name(i): i for i in range(len(split))}
     for name in names:
         if name not in number:
@@ -152,8 +200,15 @@ def prepare(data: ImageData, args: argparse.Namespace, configuration: dict) -> d
     return None
 
 
-def write(runs: Sequence[Run], results: Sequence[Explained], split: Split, chosen: Chosen, data: ImageData,
-          args: argparse.Namespace, configuration: dict) -> dict:
+def write(
+    runs: Sequence[Run],
+    results: Sequence[Explained],
+    split: Split,
+    chosen: Chosen,
+    data: ImageData,
+    args: argparse.Namespace,
+    configuration: dict,
+) -> dict:
     """Write maps, numbers and pictures to args.out; return the content of comparison.json."""
     rows = rows_of(results, runs, split, chosen)
     write_maps(args.out / "maps.npz", results, split, chosen)
@@ -173,11 +228,19 @@ def configuration_of(runs: Sequence[Run], data: ImageData, args: argparse.Namesp
     """Return all that the result depends on."""
     return {
         "runs": {label: run.identity for label, run in zip(labels_of(runs), runs)},
-        "order": labels_of(runs),   # the first is what others are set against
-        "data": data.fingerprint, "split": args.split, "images": args.images, "rows": args.rows,
-        "data_seed": args.data_seed, "relevance": args.relevance, "options": commandline.relevance_options(args),
-        "input_noise": INPUT_NOISE, "normalise": args.normalise, "colour_map": args.colour_map,
-        **commandline.layers_option(args), **({"pick": sorted(args.pick)} if args.pick else {}),
+        "order": labels_of(runs),  # the first is what others are set against
+        "data": data.fingerprint,
+        "split": args.split,
+        "images": args.images,
+        "rows": args.rows,
+        "data_seed": args.data_seed,
+        "relevance": args.relevance,
+        "options": commandline.relevance_options(args),
+        "input_noise": INPUT_NOISE,
+        "normalise": args.normalise,
+        "colour_map": args.colour_map,
+        **commandline.layers_option(args),
+        **({"pick": sorted(args.pick)} if args.pick else {}),
     }
 
 
@@ -190,8 +253,10 @@ def finished(out: Path, configuration: dict, overwrite: bool) -> dict | None:
     if not differences:
         return found
     if not overwrite:
-        raise UsageError(f"{out} holds another comparison ({'; '.join(differences[:4])}); give another --out, or "
-                         f"--overwrite to replace it")
+        raise UsageError(
+            f"{out} holds another comparison ({'; '.join(differences[:4])}); give another --out, or "
+            f"--overwrite to replace it"
+        )
     return None
 
 
@@ -205,25 +270,39 @@ def write_maps(path: Path, results: Sequence[Explained], split: Split, chosen: C
     arrays |= {f"classes_{i}": result.chosen.names for i, result in enumerate(results)}
     with atomic(path) as temporary:
         np.savez_compressed(
-            temporary, **arrays, runs=np.array([r.label for r in results]),
+            temporary,
+            **arrays,
+            runs=np.array([r.label for r in results]),
             images=np.array([split.name(int(i)) for i in chosen.indices]),
-            true=chosen.names[:, TRUE], other=chosen.names[:, OTHER])
+            true=chosen.names[:, TRUE],
+            other=chosen.names[:, OTHER],
+        )
 
 
 def draw_grid(path: Path, results, split, chosen: Chosen, data: ImageData, args) -> None:
     """Draw the picture: a row an image, the photo, then for each run the heatmaps of the two classes."""
     shown = sorted(results[0].pixels)
-    rows = [[photo_cell(results[0], chosen, i, split if args.pick else None)] + [cell for cells in heat_cells(results, i, args) for cell in cells]
-            for i in shown]
+    rows = [
+        [photo_cell(results[0], chosen, i, split if args.pick else None)]
+        + [cell for cells in heat_cells(results, i, args) for cell in cells]
+        for i in shown
+    ]
     grid(
-        path, rows,
+        path,
+        rows,
         headers=[("", 1)] + [(result.head, 2) for result in results],
         subheaders=["image"] + [head for result in results for head in target_heads(result.chosen)],
         title=f"What speaks for a class: {relevance_name(args.relevance, args)} on {len(shown)} images of {data.name}, "
-              f"{args.split}",
-        scales=[colour_scale(args.relevance, args.colour_map, "its own maximum" if args.normalise == "heatmap"
-                             else "the maximum over an image's heatmaps")],
-        footnote=grid_note(results, chosen))
+        f"{args.split}",
+        scales=[
+            colour_scale(
+                args.relevance,
+                args.colour_map,
+                "its own maximum" if args.normalise == "heatmap" else "the maximum over an image's heatmaps",
+            )
+        ],
+        footnote=grid_note(results, chosen),
+    )
 
 
 def grid_note(results: Sequence[Explained], chosen: Chosen) -> str:
@@ -231,12 +310,19 @@ def grid_note(results: Sequence[Explained], chosen: Chosen) -> str:
     note = ["Under each heatmap: the class explained and the probability the run gives it."]
     if not all(result.chosen.own for result in results):
         note.append("Frames: blue, the run predicts the true class; orange, it does not (its prediction is named).")
-        note.append(("Where a second sport's equipment lies unused the other class is that sport, elsewhere it"
-                     if chosen.distracted.any() else "The other class")
-                    + " is drawn uniformly from the classes that are neither true nor predicted.")
+        note.append(
+            (
+                "Where a second sport's equipment lies unused the other class is that sport, elsewhere it"
+                if chosen.distracted.any()
+                else "The other class"
+            )
+            + " is drawn uniformly from the classes that are neither true nor predicted."
+        )
     if any(result.chosen.own for result in results):
-        note.append("A model with classes of its own is explained for the one that it predicts and for one drawn "
-                    "uniformly from its others.")
+        note.append(
+            "A model with classes of its own is explained for the one that it predicts and for one drawn "
+            "uniformly from its others."
+        )
     return " ".join(note)
 
 
@@ -255,19 +341,25 @@ def relevance_name(method: str, args: argparse.Namespace) -> str:
 def colour_scale(method: str, colour_map: str | None, maximum: str) -> Scale:
     """Return the colours of a method's heatmaps and the words beside their bar."""
     if METHODS[method].signed:
-        return Scale(colour_map or SIGNED_COLOUR_MAP,
-                     f"relevance against and for the class, each heatmap scaled by {maximum} (of magnitudes)",
-                     ("against", "for"))
+        return Scale(
+            colour_map or SIGNED_COLOUR_MAP,
+            f"relevance against and for the class, each heatmap scaled by {maximum} (of magnitudes)",
+            ("against", "for"),
+        )
     return Scale(colour_map or DEFAULT_COLOUR_MAP, f"relevance, each heatmap from 0 to {maximum}", ("0", "max"))
 
 
 def rows_to_show(chosen: Chosen, count: int, seed: int) -> np.ndarray:
-    """Choose images for the picture, spread over classes; half of them with unused equipment, where scenes have some."""
+    """Choose images for the picture, spread over classes; half of them with unused equipment, where scenes have
+    some."""
     groups = [np.flatnonzero(chosen.distracted), np.flatnonzero(~chosen.distracted)]
     first = min(len(groups[0]), max(count // 2, count - len(groups[1])))
     labels = chosen.targets[:, TRUE]
-    picks = [group[stratified(labels[group], min(n, len(group)), seed)]
-             for group, n in zip(groups, (first, count - first)) if len(group) and n]
+    picks = [
+        group[stratified(labels[group], min(n, len(group)), seed)]
+        for group, n in zip(groups, (first, count - first))
+        if len(group) and n
+    ]
     return np.sort(np.concatenate(picks))
 
 
@@ -300,8 +392,13 @@ def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
                 caption += NOTHING
             colours = colour_scale(args.relevance, args.colour_map, "").colour_map
             picture = overlay(result.pixels[i], heat[target].numpy(), colours, grey=signed)
-            pair.append(Cell(picture, caption=caption,
-                             colour=None if target == OTHER or result.chosen.own else CORRECT if right else WRONG))
+            pair.append(
+                Cell(
+                    picture,
+                    caption=caption,
+                    colour=None if target == OTHER or result.chosen.own else CORRECT if right else WRONG,
+                )
+            )
         cells.append(pair)
     return cells
 
@@ -309,32 +406,47 @@ def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
 def draw_plots(out: Path, rows: list[dict], results: Sequence[Explained]) -> None:
     """Draw paired differences of every further run to the first and, on scenes, where the relevance lies."""
     table = {label: [row for row in rows if row["run"] == label] for label in (r.label for r in results)}
-    measures = {"probability_true": ("Probability of the true class", "probability"),
-                "spearman_true_other": ("Likeness of the two maps", "Spearman correlation"),
-                "entropy_other": ("Entropy of the other class's map", "normalised entropy")}
+    measures = {
+        "probability_true": ("Probability of the true class", "probability"),
+        "spearman_true_other": ("Likeness of the two maps", "Spearman correlation"),
+        "entropy_other": ("Entropy of the other class's map", "normalised entropy"),
+    }
     first, own = results[0].label, {result.label for result in results if result.chosen.own}
     metrics = []
     for key, (title, unit) in measures.items():
         # A model with classes of its own gives the true class no probability.
         shown = [label for label in list(table)[1:] if key != "probability_true" or not own & {first, label}]
         values = {label: np.array([[row[key] for row in table[label]]], dtype=float) for label in (first, *shown)}
-        clouds = [Cloud(f"{first} minus {label}", (values[first] - values[label])[0],
-                        measure(values[first], values[label])) for label in shown]
+        clouds = [
+            Cloud(f"{first} minus {label}", (values[first] - values[label])[0], measure(values[first], values[label]))
+            for label in shown
+        ]
         metrics += [Metric(title, f"difference in {unit}", clouds)] if clouds else []
     rainclouds(out / "differences.png", metrics, "Differences between runs, image by image")
     groups = {}
     for region in REGIONS:
         key = f"ratio_{region.replace(' ', '_')}"
-        if any(key in row for row in rows):     # an image may lack a region, or all masks
+        if any(key in row for row in rows):  # an image may lack a region, or all masks
             means = {label: single([row.get(key, np.nan) for row in part]) for label, part in table.items()}
             groups[region] = {label: (m.mean, m.low, m.high) for label, m in means.items()}
     if groups:
-        bars(out / "regions.png", f"Where the true {'or predicted ' if own else ''}class's relevance lies", groups,
-             "share of relevance / share of area", reference=1.0)
+        bars(
+            out / "regions.png",
+            f"Where the true {'or predicted ' if own else ''}class's relevance lies",
+            groups,
+            "share of relevance / share of area",
+            reference=1.0,
+        )
 
 
-def write_layers(out: Path, runs: Sequence[Run], results: Sequence[Explained], chosen: Chosen, data: ImageData,
-                 args: argparse.Namespace) -> None:
+def write_layers(
+    out: Path,
+    runs: Sequence[Run],
+    results: Sequence[Explained],
+    chosen: Chosen,
+    data: ImageData,
+    args: argparse.Namespace,
+) -> None:
     """Write the mean share of relevance of each block and head, as a table and as a figure."""
     means, difference = layer_statistics(runs, results)
     write_csv(out / "layers.csv", layer_rows([*means, *([difference] if difference else [])], ("true", "other")))
@@ -342,17 +454,29 @@ def write_layers(out: Path, runs: Sequence[Run], results: Sequence[Explained], c
     heads, named = target_heads(own[0].chosen if len(own) == len(results) else chosen), ", ".join(r.label for r in own)
     where = "relevance arises" if heads_add_up(args.relevance) else "heads carry relevance"
     layer_profiles(
-        out / "layers.png", means, difference, heads,
+        out / "layers.png",
+        means,
+        difference,
+        heads,
         title=f"Where in the network {where}: {relevance_name(args.relevance, args)} on {len(chosen.indices)} images of "
-              f"{data.name}, {args.split}",
-        footnote=(f"{heads_note(args.relevance)} A share: a head's relevance in magnitudes, summed over patches, over the "
-                  "same sum for all blocks and heads. Blocks and heads count from 0, as in timm; block 0 is next "
-                  "to the image. Intervals are of the mean over images, each by itself: of cells that do not differ, "
-                  "about one in twenty has a dot. "
-                  + ("Heads correspond by number where both runs start from one backbone." if difference else
-                     "No difference is drawn: the first and the last run have other numbers of blocks or heads.")
-                  + (f" For {named}, with classes of its own, the true class is the one it predicts."
-                     if 0 < len(own) < len(results) else "")))
+        f"{data.name}, {args.split}",
+        footnote=(
+            f"{heads_note(args.relevance)} A share: a head's relevance in magnitudes, summed over patches, over the "
+            "same sum for all blocks and heads. Blocks and heads count from 0, as in timm; block 0 is next "
+            "to the image. Intervals are of the mean over images, each by itself: of cells that do not differ, "
+            "about one in twenty has a dot. "
+            + (
+                "Heads correspond by number where both runs start from one backbone."
+                if difference
+                else "No difference is drawn: the first and the last run have other numbers of blocks or heads."
+            )
+            + (
+                f" For {named}, with classes of its own, the true class is the one it predicts."
+                if 0 < len(own) < len(results)
+                else ""
+            )
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What runs say about the same images, in numbers: image by image, by block and head, and in short."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,10 +32,14 @@ def heads_add_up(method: str) -> bool:
 def heads_note(method: str) -> str:
     """Return what a head's relevance is, by one method, as a figure's footnote says it."""
     if heads_add_up(method):
-        return ("A head's relevance is what it adds to the map: all heads of all blocks add up to it (where tokens are "
-                "averaged, to the map less their even start).")
-    return ("A head's relevance is what it carries away from each patch to where it mixes values. It does not add up to "
-            "the map: skip connections and MLPs carry the rest, and what one block carries, another may carry again.")
+        return (
+            "A head's relevance is what it adds to the map: all heads of all blocks add up to it (where tokens are "
+            "averaged, to the map less their even start)."
+        )
+    return (
+        "A head's relevance is what it carries away from each patch to where it mixes values. It does not add up to "
+        "the map: skip connections and MLPs carry the rest, and what one block carries, another may carry again."
+    )
 
 
 def layer_statistics(runs: Sequence[Run], results: Sequence[Explained]) -> tuple[list[LayerMeans], LayerMeans | None]:
@@ -81,23 +85,29 @@ def rows_of(results: Sequence[Explained], runs: Sequence[Run], split: Split, cho
         for i, index in enumerate(chosen.indices):
             first_class, other_class = result.chosen.targets[i]
             own = result.chosen.own
-            rows.append({
-                "image": split.name(int(index)), "run": result.label, "true": chosen.names[i, TRUE],
-                "explained": result.chosen.names[i, TRUE], "other": result.chosen.names[i, OTHER],
-                "other_is_distractor": int(result.chosen.distracted[i]),
-                "predicted": result.chosen.class_names[result.predicted[i]],
-                "correct": None if own else int(result.correct[i]),
-                "probability_true": None if own else result.probability[i, first_class],
-                "probability_other": result.probability[i, other_class],
-                **{name: None if values is None else values[i] for name, values in columns.items()}, **shares[i],
-            })
+            rows.append(
+                {
+                    "image": split.name(int(index)),
+                    "run": result.label,
+                    "true": chosen.names[i, TRUE],
+                    "explained": result.chosen.names[i, TRUE],
+                    "other": result.chosen.names[i, OTHER],
+                    "other_is_distractor": int(result.chosen.distracted[i]),
+                    "predicted": result.chosen.class_names[result.predicted[i]],
+                    "correct": None if own else int(result.correct[i]),
+                    "probability_true": None if own else result.probability[i, first_class],
+                    "probability_other": result.probability[i, other_class],
+                    **{name: None if values is None else values[i] for name, values in columns.items()},
+                    **shares[i],
+                }
+            )
     return rows
 
 
 def in_chunks(measure: Callable[..., np.ndarray], *maps: np.ndarray) -> np.ndarray:
     """Return a measure (N,) of maps (N, grid_h, grid_w) that lie in files, of which it reads some at a time."""
     starts = range(0, len(maps[0]), CHUNK)
-    return np.concatenate([measure(*(one[start:start + CHUNK] for one in maps)) for start in starts])
+    return np.concatenate([measure(*(one[start : start + CHUNK] for one in maps)) for start in starts])
 
 
 def regions_of(split: Split, index: int, config: dict) -> dict[str, np.ndarray]:
@@ -137,8 +147,16 @@ def summaries(runs, results, rows: list[dict]) -> list[dict]:
         means = {key: single([np.nan if row.get(key) is None else row[key] for row in part]) for key in numeric}
         median = {key: finite_median([row[key] for row in part]) for key in ("noise_true", "noise_other")}
         right = None if result.correct is None else float(result.correct.mean())
-        summary.append({"label": result.label, "folder": str(run.folder), "accuracy": run.summary.get("accuracy"),
-                        "accuracy_explained": right, "means": means, "median_noise": median})
+        summary.append(
+            {
+                "label": result.label,
+                "folder": str(run.folder),
+                "accuracy": run.summary.get("accuracy"),
+                "accuracy_explained": right,
+                "means": means,
+                "median_noise": median,
+            }
+        )
         print(f"{result.label}: {describe(means, median)}")
     return summary
 
@@ -154,7 +172,9 @@ def describe(means: dict, median: dict) -> str:
     """Return one line about a run: likeness of its maps, their entropy, and their own noise beside it."""
     true, noise = means["probability_true"], means["noise_true"]
     zero = f"; {noise.n_dropped} of {noise.n + noise.n_dropped} maps are 0 and left out" if noise.n_dropped else ""
-    return (("own classes" if not true.n else f"true class {percent(true.mean)}") + f", likeness of the two maps "
-            f"{means['spearman_true_other'].mean:.3f} (Spearman), entropy of the other class's map "
-            f"{means['entropy_other'].mean:.3f}, {INPUT_NOISE:g} input noise moves maps by "
-            f"{percent(median['noise_true'], 2)} (median{zero})")
+    return (
+        ("own classes" if not true.n else f"true class {percent(true.mean)}") + f", likeness of the two maps "
+        f"{means['spearman_true_other'].mean:.3f} (Spearman), entropy of the other class's map "
+        f"{means['entropy_other'].mean:.3f}, {INPUT_NOISE:g} input noise moves maps by "
+        f"{percent(median['noise_true'], 2)} (median{zero})"
+    )

@@ -65,29 +65,42 @@ SCATTER = (
     ROUGHNESS,
     Metric("mass outside the top 20 % of patches, random classes", "mass_outside_top", RANDOM),
 )
-MOSAICS = (Metric(f"share of relevance in the class's own cell of a mosaic (chance {1 / CELLS ** 2:g})", "mosaic_share"),)
-PERTURBED = {"srg": "SRG (higher: more faithful)", "morf": "MoRF (lower: more faithful)", "lerf": "LeRF (higher: more faithful)",
-             "insertion": "insertion (higher: more faithful)", "deletion": "deletion (lower: more faithful)"}
+MOSAICS = (Metric(f"share of relevance in the class's own cell of a mosaic (chance {1 / CELLS**2:g})", "mosaic_share"),)
+PERTURBED = {
+    "srg": "SRG (higher: more faithful)",
+    "morf": "MoRF (lower: more faithful)",
+    "lerf": "LeRF (higher: more faithful)",
+    "insertion": "insertion (higher: more faithful)",
+    "deletion": "deletion (lower: more faithful)",
+}
 ABOVE = "_above_random"
 LEANING = {
-    "evidence": (("ratio", "relevance on the evidence, over its share of the area (1: no preference)"),
-                 ("rank_accuracy", "rank accuracy on the evidence (higher: better)"),
-                 ("pointing", "pointing game on the evidence (higher: better)"),
-                 ("outside", "relevance outside the evidence")),
+    "evidence": (
+        ("ratio", "relevance on the evidence, over its share of the area (1: no preference)"),
+        ("rank_accuracy", "rank accuracy on the evidence (higher: better)"),
+        ("pointing", "pointing game on the evidence (higher: better)"),
+        ("outside", "relevance outside the evidence"),
+    ),
     "surface": (("ratio", "relevance on the surface, over its share of the area (1: no preference)"),),
 }
 
 
 def faithfulness(removal: str) -> tuple[Metric, ...]:
     """Metrics of removing patches, each also less the same model's own random baseline."""
-    return tuple(Metric(title + (" less the model's own random baseline" if end else ""), name + end, removal=removal)
-                 for name, title in PERTURBED.items() for end in (ABOVE, ""))
+    return tuple(
+        Metric(title + (" less the model's own random baseline" if end else ""), name + end, removal=removal)
+        for name, title in PERTURBED.items()
+        for end in (ABOVE, "")
+    )
 
 
 def leaning(split: str) -> tuple[Metric, ...]:
     """Metrics of where relevance lies, on splits whose images have masks."""
-    return tuple(Metric(f"{title}, {split}", metric, split=split, place=region)
-                 for region, found in LEANING.items() for metric, title in found)
+    return tuple(
+        Metric(f"{title}, {split}", metric, split=split, place=region)
+        for region, found in LEANING.items()
+        for metric, title in found
+    )
 
 
 @dataclass
@@ -97,8 +110,8 @@ class Study:
     methods: labels, in the order asked for; kinds: what they are. runs: (label, seed) -> run. results: every
     observation. relevances: the methods of explanation, the first being that of claims and pictures. removals: what
     took the place of removed patches, the first being that of claims and pictures. depth: (label, seed) -> the run
-    before fine-tuning and this one. runners_up: (label, seed) -> image of `val` -> its class and the runner-up's number.
-    asked: the kinds of measurements asked for. drawn: figures that are there, as both reports show some.
+    before fine-tuning and this one. runners_up: (label, seed) -> image of `val` -> its class and the runner-up's
+    number. asked: the kinds of measurements asked for. drawn: figures that are there, as both reports show some.
     """
 
     out: Path
@@ -136,9 +149,17 @@ class Study:
 
     def both(self, first: str, second: str, metric: Metric, relevance: str) -> tuple[np.ndarray, np.ndarray] | None:
         try:
-            found = self.results.pairs(first, second, metric.metric, split=metric.split, target=metric.target,
-                                       relevance=relevance, removal=metric.removal, place=metric.place)
-        except UsageError:      # not asked for, or not defined here
+            found = self.results.pairs(
+                first,
+                second,
+                metric.metric,
+                split=metric.split,
+                target=metric.target,
+                relevance=relevance,
+                removal=metric.removal,
+                place=metric.place,
+            )
+        except UsageError:  # not asked for, or not defined here
             return None
         return found.first, found.second
 
@@ -153,11 +174,13 @@ class Study:
 
 # ---- claims
 
+
 def evidence_of(study: Study, method: str) -> list[Evidence]:
     """One Evidence a seed, from predictions and measurements."""
     main = study.relevances[0]
     found = []
     for place, seed in enumerate(study.seeds):
+
         def explained(metric: str, target: str) -> np.ndarray | None:
             values = study.values(method, Metric("", metric, target), main)
             return None if values is None else values[place]
@@ -167,11 +190,20 @@ def evidence_of(study: Study, method: str) -> list[Evidence]:
 
         noise = explained("noise", TRUE)
         otherwise = {name: explained(*which) for name, which in OTHERWISE.items()}
-        found.append(Evidence(
-            method, predicted("val", "probability"), predicted("val", "correct") == 1, predicted("train", "correct") == 1,
-            explained("spearman", RANDOM), explained("cosine", RANDOM), explained("entropy", RANDOM),
-            float("nan") if noise is None else float(np.nanmedian(noise)), seed,
-            {name: values for name, values in otherwise.items() if values is not None}))
+        found.append(
+            Evidence(
+                method,
+                predicted("val", "probability"),
+                predicted("val", "correct") == 1,
+                predicted("train", "correct") == 1,
+                explained("spearman", RANDOM),
+                explained("cosine", RANDOM),
+                explained("entropy", RANDOM),
+                float("nan") if noise is None else float(np.nanmedian(noise)),
+                seed,
+                {name: values for name, values in otherwise.items() if values is not None},
+            )
+        )
     return found
 
 
@@ -203,6 +235,7 @@ def _value(text: str):
 
 # ---- methods compared, measure by measure
 
+
 @dataclass(frozen=True)
 class Difference:
     """Two methods compared by one metric, first less second: each image's difference, averaged over seeds, (N,)."""
@@ -220,7 +253,9 @@ class Difference:
         if self.judgement.word == "undecided":
             least = number(self.scale * self.measured.smallest_detectable, 1 if self.metric.points else 3)
             least += self._unit if least != ABSENT else ""
-            return "undecided (" + "; ".join(filter(None, (self.judgement.reason, f"smallest detectable {least}"))) + ")"
+            return (
+                "undecided (" + "; ".join(filter(None, (self.judgement.reason, f"smallest detectable {least}"))) + ")"
+            )
         return f"{self.pair[0 if self.judgement.word == 'supported' else 1]} higher"
 
     @property
@@ -247,8 +282,13 @@ class Difference:
         return " points" if self.metric.points else ""
 
 
-def compared(study: Study, metrics: Sequence[Metric], relevance: str, splits: Sequence[str] = (),
-             pairs: Sequence[tuple[str, str]] | None = None) -> list[Difference]:
+def compared(
+    study: Study,
+    metrics: Sequence[Metric],
+    relevance: str,
+    splits: Sequence[str] = (),
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> list[Difference]:
     """Compare pairs of methods (default: all) by metrics, and by accuracy on some splits; one family of p-values."""
     found, pairs = [], study.pairs if pairs is None else pairs
     for split in splits:
@@ -262,14 +302,27 @@ def compared(study: Study, metrics: Sequence[Metric], relevance: str, splits: Se
             if values is not None and np.isfinite(values[0] - values[1]).any():
                 found.append((metric, pair, measure(*values), (values[0] - values[1]).mean(0)))
     corrected = holm([m.p_value for _, _, m, _ in found]) if found else []
-    return [Difference(metric, pair, m, each, p, judge(m, 1, p)) for (metric, pair, m, each), p in zip(found, corrected)]
+    return [
+        Difference(metric, pair, m, each, p, judge(m, 1, p)) for (metric, pair, m, each), p in zip(found, corrected)
+    ]
 
 
 def rows_of(found: Sequence[Difference]) -> list[dict]:
     """Rows of a table of differences."""
-    return [{"": one.metric.title, "first": one.pair[0], "its mean": one.means[0],
-             "second": one.pair[1], "mean": one.means[1], "difference [95 %, images]": one.estimate,
-             "seed by seed; mean [95 %, seeds]": _seeds(one), "images": one.measured.n, "says": one.says} for one in found]
+    return [
+        {
+            "": one.metric.title,
+            "first": one.pair[0],
+            "its mean": one.means[0],
+            "second": one.pair[1],
+            "mean": one.means[1],
+            "difference [95 %, images]": one.estimate,
+            "seed by seed; mean [95 %, seeds]": _seeds(one),
+            "images": one.measured.n,
+            "says": one.says,
+        }
+        for one in found
+    ]
 
 
 def _seeds(one: Difference) -> str:
@@ -280,17 +333,26 @@ def _seeds(one: Difference) -> str:
 
 # ---- what figures and tables need
 
+
 def curves_of(study: Study, relevance: str, removal: str) -> tuple[np.ndarray, list[RunCurves]]:
     """Shares removed (T,), and each method's curves with its random baseline."""
     places = sorted(study.results.known("place", "morf_curve"), key=float)
 
     def stacked(method: str, order: str, of: str) -> np.ndarray:
-        found = [study.values(method, Metric("", f"{order}_curve", removal=removal, place=place), of) for place in places]
+        found = [
+            study.values(method, Metric("", f"{order}_curve", removal=removal, place=place), of) for place in places
+        ]
         return np.stack(found, axis=-1)
 
     return np.array([float(place) for place in places]), [
-        RunCurves(method, stacked(method, "morf", relevance), stacked(method, "lerf", relevance),
-                  (stacked(method, "morf", "random") + stacked(method, "lerf", "random")) / 2) for method in study.methods]
+        RunCurves(
+            method,
+            stacked(method, "morf", relevance),
+            stacked(method, "lerf", relevance),
+            (stacked(method, "morf", "random") + stacked(method, "lerf", "random")) / 2,
+        )
+        for method in study.methods
+    ]
 
 
 def region_rows(study: Study, relevance: str, split: str) -> list[dict]:
@@ -305,14 +367,23 @@ def region_rows(study: Study, relevance: str, split: str) -> list[dict]:
         own = study.values(method, Metric("", "share", DISTRACTOR, split, place="distractor"), relevance)
         other = study.values(method, Metric("", "share", TRUE, split, place="distractor"), relevance)
         if own is not None and other is not None and own.shape == other.shape:
-            rows.append(_region(split, "unused equipment: its own class's share less the true class's", method, own - other))
+            rows.append(
+                _region(split, "unused equipment: its own class's share less the true class's", method, own - other)
+            )
     return rows
 
 
 def _region(split: str, region: str, method: str, values: np.ndarray) -> dict:
-    return {"split": split, "region": region, "method": method, "ratio [95 %]": mean_of(values, 2),
-            "seed by seed": ", ".join(number(float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else None, 2)
-                                      for v in values), "images": values.shape[1]}
+    return {
+        "split": split,
+        "region": region,
+        "method": method,
+        "ratio [95 %]": mean_of(values, 2),
+        "seed by seed": ", ".join(
+            number(float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else None, 2) for v in values
+        ),
+        "images": values.shape[1],
+    }
 
 
 def mean_of(values: np.ndarray, digits: int = 3) -> str:
@@ -331,7 +402,7 @@ def confused_pairs(study: Study) -> list[Confusion]:
     shared = _shared_runner_up(study)
     order = {name: i for i, name in enumerate(study.runners_up[study.methods[0], study.seeds[0]])}
     confused: dict[tuple[str, str], int] = {}
-    for (method, seed) in study.runs:
+    for method, seed in study.runs:
         for row in study.predictions(method, seed, "val"):
             if row["correct"] != 1 and row["image"] in order:
                 key = row["label"], row["predicted"]
@@ -340,7 +411,9 @@ def confused_pairs(study: Study) -> list[Confusion]:
     for (true, other), times in confused.items():
         images = [order[name] for name, (a, b) in shared.items() if (classes[a], classes[b]) == (true, other)]
         spread = {method: single(found[:, images].mean(0)) for method, found in values.items()}
-        pairs.append(Confusion(true, other, len(images), times, {m: (s.mean, s.low, s.high) for m, s in spread.items()}))
+        pairs.append(
+            Confusion(true, other, len(images), times, {m: (s.mean, s.low, s.high) for m, s in spread.items()})
+        )
     return pairs
 
 

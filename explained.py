@@ -1,10 +1,10 @@
 """What runs are explained for, and on which images: who may be compared, the classes asked for, and the maps."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -59,8 +59,10 @@ def check_comparable(runs: Sequence[Run]) -> None:
     for run in trained[1:]:
         if run.class_names != trained[0].class_names:
             odd = sorted(set(run.class_names) ^ set(trained[0].class_names))[:5]
-            raise UsageError(f"{trained[0].folder} and {run.folder} know different classes "
-                             f"({', '.join(odd) or 'same names, other order'}); train both on the same data")
+            raise UsageError(
+                f"{trained[0].folder} and {run.folder} know different classes "
+                f"({', '.join(odd) or 'same names, other order'}); train both on the same data"
+            )
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Images:
     def batches(self) -> list[range]:
         """The rows of every batch: the same whatever the number of processes, so that results are."""
         rows = range(len(self.indices))
-        return [rows[start:start + self.batch_size] for start in rows[::self.batch_size]]
+        return [rows[start : start + self.batch_size] for start in rows[:: self.batch_size]]
 
     def read(self, batches: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         """Yield the images (B, 3, H, W) of each batch of rows."""
@@ -162,6 +164,7 @@ def probabilities_of(run: Run, images: torch.Tensor, device: torch.device) -> np
 
 def save_probabilities(path: Path, run: Run, images: Images, device: torch.device) -> np.ndarray:
     """Write all images' probabilities (N, C), which all processes compute together, to a .npy file; return it."""
+
     def work(batches: Sequence[range]) -> Iterator[np.ndarray]:
         return (probabilities_of(run, x, device) for x in images.read(batches))
 
@@ -173,16 +176,25 @@ def knows(run: Run, class_names: Sequence[str]) -> bool:
     return sorted(run.class_names) == sorted(class_names)
 
 
-def choose_targets(split: Split, indices: np.ndarray, runs: Sequence[Run], probabilities: Sequence[np.ndarray],
-                   data_seed: int, class_names: Sequence[str]) -> Chosen:
+def choose_targets(
+    split: Split,
+    indices: np.ndarray,
+    runs: Sequence[Run],
+    probabilities: Sequence[np.ndarray],
+    data_seed: int,
+    class_names: Sequence[str],
+) -> Chosen:
     """Return the true class and another for every image, among the data's classes.
 
     The other is uniform over classes that are neither true nor predicted by any run that knows the data's classes
     (`probabilities`: (N, C) a run); on drawn scenes it is the class of the unused equipment where there is one.
     """
     number = {name: c for c, name in enumerate(class_names)}
-    predicted = [[number[run.class_names[c]] for c in p.argmax(1)]
-                 for run, p in zip(runs, probabilities) if knows(run, class_names)]
+    predicted = [
+        [number[run.class_names[c]] for c in p.argmax(1)]
+        for run, p in zip(runs, probabilities)
+        if knows(run, class_names)
+    ]
     targets, distracted = np.empty((len(indices), 2), dtype=np.int64), np.zeros(len(indices), dtype=bool)
     for row, index in enumerate(indices):
         true, scene = int(split.labels[index]), split.scene(int(index))
@@ -207,13 +219,27 @@ def targets_of(run: Run, chosen: Chosen, probability: np.ndarray, data_seed: int
     if knows(run, chosen.class_names):
         number = np.array([run.class_names.index(name) for name in chosen.class_names])
         return replace(chosen, targets=number[chosen.targets], class_names=run.class_names)
-    targets = np.array([(c, draw_other(len(run.class_names), c, set(), data_seed, int(index)))
-                        for c, index in zip(probability.argmax(1).tolist(), chosen.indices)])
+    targets = np.array(
+        [
+            (c, draw_other(len(run.class_names), c, set(), data_seed, int(index)))
+            for c, index in zip(probability.argmax(1).tolist(), chosen.indices)
+        ]
+    )
     return Chosen(chosen.indices, targets, np.zeros(len(targets), dtype=bool), run.class_names, own=True)
 
 
-def explain(path: Path, run: Run, label: str, images: Images, probability: np.ndarray, chosen: Chosen,
-            shown: Sequence[int], data: ImageData, args: argparse.Namespace, device: torch.device) -> Explained:
+def explain(
+    path: Path,
+    run: Run,
+    label: str,
+    images: Images,
+    probability: np.ndarray,
+    chosen: Chosen,
+    shown: Sequence[int],
+    data: ImageData,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> Explained:
     """Return a run's maps for both targets, and how far invisible input noise moves each.
 
     All processes compute them together and batch by batch, and write the maps to a .npy file at `path`. shown: the rows
@@ -225,7 +251,7 @@ def explain(path: Path, run: Run, label: str, images: Images, probability: np.nd
 
     def work(batches: Sequence[range]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         for rows, x in zip(batches, images.read(batches)):
-            x, t, share = x.to(device), targets[rows.start:rows.stop].to(device), None
+            x, t, share = x.to(device), targets[rows.start : rows.stop].to(device), None
             maps = relevance(model, x, t, args.relevance, **options, **commandline.layers_option(args))
             if args.layers:
                 maps, layers = maps
@@ -234,16 +260,31 @@ def explain(path: Path, run: Run, label: str, images: Images, probability: np.nd
             yield maps.cpu().numpy(), moved.cpu().double().numpy(), share
 
     def maps_of_batches() -> Iterator[np.ndarray]:
-        for maps, moved, share in tqdm(processes.spread(images.batches, work), desc=f"{args.relevance} {label}",
-                                       total=len(images.batches), unit="batch", delay=2, leave=False, disable=None):
+        for maps, moved, share in tqdm(
+            processes.spread(images.batches, work),
+            desc=f"{args.relevance} {label}",
+            total=len(images.batches),
+            unit="batch",
+            delay=2,
+            leave=False,
+            disable=None,
+        ):
             noise.append(moved)
             shares.append(share)
             yield maps
 
     maps = save_chunks(path, maps_of_batches(), len(images.indices))
     head = head_of(run, label, probability, chosen, args.split, data)
-    return Explained(label, head, chosen, images.pixels(shown), probability, maps, np.concatenate(noise),
-                     np.concatenate(shares) if args.layers else None)
+    return Explained(
+        label,
+        head,
+        chosen,
+        images.pixels(shown),
+        probability,
+        maps,
+        np.concatenate(noise),
+        np.concatenate(shares) if args.layers else None,
+    )
 
 
 def head_of(run: Run, label: str, probability: np.ndarray, chosen: Chosen, split: str, data: ImageData) -> str:
@@ -260,9 +301,9 @@ def head_of(run: Run, label: str, probability: np.ndarray, chosen: Chosen, split
 def layer_shares(layers: torch.Tensor) -> torch.Tensor:
     """Return each block's and head's share of the relevance of all heads, (B, K, L, h) float64 on the CPU.
 
-    layers: the relevance of each head of each block, (B, K, L, h, grid_h, grid_w), as `explain.relevance` returns it; what
-    that is, `comparison.heads_note` says. A share is the sum of magnitudes over patches, over that of all blocks and
-    heads: relevance for and against the target counts alike. NaN where no head has any.
+    layers: the relevance of each head of each block, (B, K, L, h, grid_h, grid_w), as `explain.relevance` returns it;
+    what that is, `comparison.heads_note` says. A share is the sum of magnitudes over patches, over that of all blocks
+    and heads: relevance for and against the target counts alike. NaN where no head has any.
     """
     sums = layers.abs().sum((-2, -1)).cpu().double()
     return sums / sums.sum((-2, -1), keepdim=True)

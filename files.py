@@ -4,9 +4,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
 
 
 @contextmanager
@@ -34,7 +34,8 @@ def atomic(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, age: float = 0.0) -> None:
-    """Remove what `atomic` left below a folder when its process was killed in the middle; what a living one writes stays.
+    """Remove what `atomic` left below a folder when its process was killed in the middle; what a living one writes
+    stays.
 
     age: seconds since it was last written to, at least; for folders that several machines share, as only this one's
     processes are known.
@@ -46,7 +47,8 @@ def remove_leftovers(folder: Path, age: float = 0.0) -> None:
 
 
 def _flush(written: Path, path: Path) -> None:
-    """Wait until the disk has what was written: some say only now that they are full, and power may fail after a rename."""
+    """Wait until the disk has what was written: some say only now that they are full, and power may fail after a
+    rename."""
     try:
         for file in [written] if written.is_file() else filter(Path.is_file, written.rglob("*")):
             with open(file, "rb+") as opened:
@@ -67,7 +69,7 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:     # another user's
+    except OSError:  # another user's
         return True
     return True
 

@@ -16,7 +16,7 @@ from report.depth import DepthRun
 from report.results import Observation, read_results, write_results
 from report.tables import write_json
 
-FOLDER = "measures"     # beside the runs' folders
+FOLDER = "measures"  # beside the runs' folders
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,22 @@ class Task:
     removal: str = ""
 
     def __str__(self) -> str:
-        return f"{self.measurement} of {self.relevance}" + (f", removed patches: {self.removal}" if self.removal else "")
+        return f"{self.measurement} of {self.relevance}" + (
+            f", removed patches: {self.removal}" if self.removal else ""
+        )
 
 
 def tasks(metrics: list[str], relevances: list[str], removals: list[str]) -> list[Task]:
-    """What is measured of a run on `val`. metrics: all, quick, or names of MEASUREMENTS; maps are always among them, and
-    perturbation by `random` is the baseline."""
+    """What is measured of a run on `val`. metrics: all, quick, or names of MEASUREMENTS; maps are always among them,
+    and perturbation by `random` is the baseline."""
     chosen = {"all": list(MEASUREMENTS), "quick": [name for name, one in MEASUREMENTS.items() if one.quick]}
     wanted = {"maps", *(name for given in metrics for name in chosen.get(given, [given]))}
     found = []
     for name in (one for one in MEASUREMENTS if one in wanted):
         if name == "perturbation":
-            found += [Task(name, one, removal) for removal in removals for one in dict.fromkeys([*relevances, "random"])]
+            found += [
+                Task(name, one, removal) for removal in removals for one in dict.fromkeys([*relevances, "random"])
+            ]
         else:
             found += [Task(name, one) for one in relevances]
     return found
@@ -56,7 +60,7 @@ def measured(subject: Subject, task: Task) -> tuple[list[Observation], Path]:
         card.unlink(missing_ok=True)
         extra = [task.removal] if task.removal else []
         write_results(table, one.compute(subject, task.relevance, keep, *extra))
-        write_json(card, settings)      # it says that the rest is there, and comes last
+        write_json(card, settings)  # it says that the rest is there, and comes last
     names = {"data": Path(subject.data.name).name, "method": subject.method, "seed": subject.run.config["seed"]}
     return [replace(row, **names) for row in read_results(table)], keep
 
@@ -89,10 +93,16 @@ def _images(subject: Subject) -> dict:
 
 
 def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
-    """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with `after`."""
+    """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with
+    `after`."""
     arrays, card = (folder_of(after) / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
-    settings = {"before": before.content, "after": after.content, **_images(after), "images": after.args.metric_images,
-                "version": DEPTH_VERSION}
+    settings = {
+        "before": before.content,
+        "after": after.content,
+        **_images(after),
+        "images": after.args.metric_images,
+        "version": DEPTH_VERSION,
+    }
     if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
         card.unlink(missing_ok=True)
         found = compare_depth(before, after, name)
@@ -108,5 +118,11 @@ def _depth_run(subject: Subject, place: int, found) -> DepthRun:
     measures = {key: value for key, value in own.items() if not key.startswith("uniform_")}
     uniform = {key.removeprefix("uniform_"): float(value) for key, value in own.items() if key.startswith("uniform_")}
     layers = next(iter(measures.values())).shape[1]
-    return DepthRun(subject.method, tuple(layer_names(subject.model, layers)), measures, uniform,
-                    found["divergence"] if place else None, found["cka"] if place else None)
+    return DepthRun(
+        subject.method,
+        tuple(layer_names(subject.model, layers)),
+        measures,
+        uniform,
+        found["divergence"] if place else None,
+        found["cka"] if place else None,
+    )

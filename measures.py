@@ -3,11 +3,10 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
@@ -20,8 +19,20 @@ from data.datasets import ImageData, Split, stratified
 from explain import METHODS, find_method, relevance
 from explain.depth import measure_depth
 from explain.heatmap import to_heatmap
-from explain.metrics import (cosine, entropy, gini, mass, mass_outside_top, patch_coverage, pointing_game, rank_accuracy,
-                             repeatability, spearman, ssim, total_variation)
+from explain.metrics import (
+    cosine,
+    entropy,
+    gini,
+    mass,
+    mass_outside_top,
+    patch_coverage,
+    pointing_game,
+    rank_accuracy,
+    repeatability,
+    spearman,
+    ssim,
+    total_variation,
+)
 from explain.mosaic import cell_share, make_mosaics
 from explain.perturbation import Curves, perturbation_curves
 from explain.sanity import cascading_randomisation, emprt
@@ -32,10 +43,10 @@ from models.runs import Run
 from report.depth import DepthRun
 from report.results import Observation
 
-INPUT_NOISE = 1e-3      # standard deviation added to the normalised image: invisible
-STEPS = 10              # of removal; as many as patches where they are fewer
-CELLS = 2               # mosaics of 2 x 2 images
-DEPTH_VERSION = 1       # counted up when the code comes to measure something else
+INPUT_NOISE = 1e-3  # standard deviation added to the normalised image: invisible
+STEPS = 10  # of removal; as many as patches where they are fewer
+CELLS = 2  # mosaics of 2 x 2 images
+DEPTH_VERSION = 1  # counted up when the code comes to measure something else
 TRUE, RANDOM, RUNNER_UP, DISTRACTOR = "true", "random", "runner-up", "distractor"
 
 
@@ -85,13 +96,33 @@ class Subject:
     def names(self, images: Images) -> list[str]:
         return [self.split.name(int(index)) for index in images.indices]
 
-    def observe(self, image: str, relevance_name: str, target: str, metric: str, value: float, removal: str = "",
-                place: str = "") -> Observation:
-        return Observation(Path(self.data.name).name, self.split_name, self.method, self.run.config["seed"], image,
-                           relevance_name, target, metric, removal, place, float(value))
+    def observe(
+        self,
+        image: str,
+        relevance_name: str,
+        target: str,
+        metric: str,
+        value: float,
+        removal: str = "",
+        place: str = "",
+    ) -> Observation:
+        return Observation(
+            Path(self.data.name).name,
+            self.split_name,
+            self.method,
+            self.run.config["seed"],
+            image,
+            relevance_name,
+            target,
+            metric,
+            removal,
+            place,
+            float(value),
+        )
 
-    def rows(self, images: Images, name: str, target: str, columns: dict[str, np.ndarray], removal: str = "",
-             place: str = "") -> Iterator[Observation]:
+    def rows(
+        self, images: Images, name: str, target: str, columns: dict[str, np.ndarray], removal: str = "", place: str = ""
+    ) -> Iterator[Observation]:
         for metric, values in columns.items():
             for image, value in zip(self.names(images), values):
                 yield self.observe(image, name, target, metric, value, removal, place)
@@ -102,10 +133,13 @@ class Subject:
         return self.progress(what, zip(*(one.split(size) for one in tensors)), -(-len(tensors[0]) // size))
 
     def progress(self, what: str, batches, total: int):
-        return tqdm(batches, desc=f"{what}, {self.method}", total=total, unit="batch", delay=2, leave=False, disable=None)
+        return tqdm(
+            batches, desc=f"{what}, {self.method}", total=total, unit="batch", delay=2, leave=False, disable=None
+        )
 
 
 # ---- maps: likeness and scatter
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -133,7 +167,8 @@ def targets_of(subject: Subject, images: Images, probability: np.ndarray) -> np.
         true = int(subject.split.labels[index])
         free = [c for c in range(len(p)) if c != true]
         drawn = np.random.default_rng((subject.args.data_seed, index)).choice(
-            free, min(subject.args.others, len(free)), replace=False)
+            free, min(subject.args.others, len(free)), replace=False
+        )
         runner_up = max(free, key=lambda c: p[c])
         scene = subject.split.scene(index)
         unused = [] if scene is None else [scene.distractor if scene.distractor >= 0 else true]
@@ -144,27 +179,44 @@ def targets_of(subject: Subject, images: Images, probability: np.ndarray) -> np.
 def measure_maps(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Likeness of the true class's map to others', scatter, and regions on drawn scenes; stores the maps at `keep`."""
     images, model = subject.images(subject.args.images), subject.model
-    probability = np.concatenate([probabilities_of(subject.run, x, subject.device) for x in images.read(images.batches)])
+    probability = np.concatenate(
+        [probabilities_of(subject.run, x, subject.device) for x in images.read(images.batches)]
+    )
     targets = targets_of(subject, images, probability)
     others = min(subject.args.others, probability.shape[1] - 1)
 
     def maps_of(classes: np.ndarray, **options) -> np.ndarray:
         batches = zip(images.batches, images.read(images.batches))
-        return np.concatenate([
-            relevance(model, x.to(subject.device), torch.from_numpy(classes[rows.start:rows.stop]).to(subject.device),
-                      name, **options).cpu().numpy() for rows, x in subject.progress(name, batches, len(images.batches))])
+        return np.concatenate(
+            [
+                relevance(
+                    model,
+                    x.to(subject.device),
+                    torch.from_numpy(classes[rows.start : rows.stop]).to(subject.device),
+                    name,
+                    **options,
+                )
+                .cpu()
+                .numpy()
+                for rows, x in subject.progress(name, batches, len(images.batches))
+            ]
+        )
 
     maps = maps_of(targets)
     Maps(maps.astype(np.float32), targets, probability).save(keep)
     rows = np.arange(len(targets))
-    yield from subject.rows(images, "", TRUE, {
-        "probability": probability[rows, targets[:, 0]], "correct": probability.argmax(1) == targets[:, 0]})
+    yield from subject.rows(
+        images,
+        "",
+        TRUE,
+        {"probability": probability[rows, targets[:, 0]], "correct": probability.argmax(1) == targets[:, 0]},
+    )
     yield from subject.rows(images, name, RANDOM, likeness(maps, slice(1, 1 + others)))
     yield from subject.rows(images, name, RUNNER_UP, likeness(maps, slice(1 + others, 2 + others)))
     for target, part in ((TRUE, slice(0, 1)), (RANDOM, slice(1, 1 + others))):
         yield from subject.rows(images, name, target, scatter(maps[:, part]))
-    if METHODS[name].contrast == "none":    # a contrast is centred already
-        if METHODS[name].signed:    # linear: what is taken off is the same for every class of an image
+    if METHODS[name].contrast == "none":  # a contrast is centred already
+        if METHODS[name].signed:  # linear: what is taken off is the same for every class of an image
             centred = maps - (maps[:, :1] - maps_of(targets[:, :1], centre_head=True))
         else:
             centred = maps_of(targets, centre_head=True)
@@ -184,16 +236,25 @@ def has_option(name: str, option: str) -> bool:
 
 def likeness(maps: np.ndarray, others: slice) -> dict[str, np.ndarray]:
     """Mean likeness of the first map of each image to some others."""
-    return {metric: np.nanmean(measure(maps[:, :1], maps[:, others]), axis=1) if maps[:, others].size else
-            np.full(len(maps), np.nan)
-            for metric, measure in (("spearman", spearman), ("cosine", cosine), ("ssim", ssim))}
+    return {
+        metric: np.nanmean(measure(maps[:, :1], maps[:, others]), axis=1)
+        if maps[:, others].size
+        else np.full(len(maps), np.nan)
+        for metric, measure in (("spearman", spearman), ("cosine", cosine), ("ssim", ssim))
+    }
 
 
 def scatter(maps: np.ndarray) -> dict[str, np.ndarray]:
     """How scattered maps (N, T, ...) are, mean over T."""
-    return {metric: measure(maps).mean(1) for metric, measure in
-            (("entropy", entropy), ("gini", gini), ("total_variation", total_variation),
-             ("mass_outside_top", mass_outside_top))}
+    return {
+        metric: measure(maps).mean(1)
+        for metric, measure in (
+            ("entropy", entropy),
+            ("gini", gini),
+            ("total_variation", total_variation),
+            ("mass_outside_top", mass_outside_top),
+        )
+    }
 
 
 def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> Iterator[Observation]:
@@ -211,26 +272,38 @@ def regions(subject: Subject, images: Images, name: str, maps: np.ndarray) -> It
                 yield subject.observe(image, name, DISTRACTOR, "share", own, place=region)
         if (evidence := masks.get("evidence")) is not None:
             heat = to_heatmap(torch.from_numpy(found[:1][None]).double(), evidence.shape)[0, 0].numpy()
-            for metric, value in (("rank_accuracy", rank_accuracy(heat, evidence)), ("pointing", pointing_game(heat, evidence)),
-                                  ("outside", 1 - mass(found[0], patch_coverage(evidence, maps.shape[-2:])))):
+            for metric, value in (
+                ("rank_accuracy", rank_accuracy(heat, evidence)),
+                ("pointing", pointing_game(heat, evidence)),
+                ("outside", 1 - mass(found[0], patch_coverage(evidence, maps.shape[-2:]))),
+            ):
                 yield subject.observe(image, name, TRUE, metric, value, place="evidence")
 
 
 # ---- what is dear
 
+
 def measure_noise(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Relative change of the true class's map under invisible input noise."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    moved = torch.cat([repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed)
-                       for a, b in subject.batches(f"noise, {name}", x, labels)])
+    moved = torch.cat(
+        [
+            repeatability(subject.model, a, b, name, INPUT_NOISE, subject.args.data_seed)
+            for a, b in subject.batches(f"noise, {name}", x, labels)
+        ]
+    )
     yield from subject.rows(images, name, TRUE, {"noise": moved[:, 0].cpu().numpy()})
 
 
 def measure_perturbation(subject: Subject, name: str, keep: Path, removal: str) -> Iterator[Observation]:
     """Faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the curves' points."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    size = 4 if subject.device.type == "cpu" else max(1, subject.at_once(len(x)) // 4)   # each image comes back as many changed ones
-    curves = [_curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=size)]
+    size = (
+        4 if subject.device.type == "cpu" else max(1, subject.at_once(len(x)) // 4)
+    )  # each image comes back as many changed ones
+    curves = [
+        _curves(subject, a, b, name, removal) for a, b in subject.batches(f"perturbation, {name}", x, labels, size=size)
+    ]
     for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
         values = np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])
         yield from subject.rows(images, name, TRUE, {metric.removesuffix("_mean"): values}, removal)
@@ -242,20 +315,30 @@ def measure_perturbation(subject: Subject, name: str, keep: Path, removal: str) 
 
 def _curves(subject: Subject, images: Tensor, targets: Tensor, name: str, removal: str) -> Curves:
     maps = relevance(subject.model, images, targets, name)
-    return perturbation_curves(subject.model, images, targets, maps, steps=min(STEPS, maps[0, 0].numel()), removal=removal)
+    return perturbation_curves(
+        subject.model, images, targets, maps, steps=min(STEPS, maps[0, 0].numel()), removal=removal
+    )
 
 
 def measure_mosaics(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
     """Grid pointing game: share of each class's positive relevance in its own cell, mean over a mosaic's cells."""
     images, x, labels = subject.tensors(subject.args.metric_images)
-    if len(torch.unique(labels)) < CELLS ** 2:
+    if len(torch.unique(labels)) < CELLS**2:
         return
-    mosaics, targets, which = make_mosaics(x, labels[:, 0], count=max(1, len(x) // 2), n=CELLS, seed=subject.args.data_seed)
+    mosaics, targets, which = make_mosaics(
+        x, labels[:, 0], count=max(1, len(x) // 2), n=CELLS, seed=subject.args.data_seed
+    )
     names = subject.names(images)
-    shares = np.concatenate([cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS)
-                             for a, b in subject.batches(f"mosaics, {name}", mosaics, targets)])
+    shares = np.concatenate(
+        [
+            cell_share(relevance(subject.model, a, b, name).cpu().numpy(), CELLS)
+            for a, b in subject.batches(f"mosaics, {name}", mosaics, targets)
+        ]
+    )
     for members, share in zip(which.tolist(), shares):
-        yield subject.observe(" | ".join(names[i] for i in members), name, TRUE, "mosaic_share", float(np.nanmean(share)))
+        yield subject.observe(
+            " | ".join(names[i] for i in members), name, TRUE, "mosaic_share", float(np.nanmean(share))
+        )
 
 
 def measure_sanity(subject: Subject, name: str, keep: Path) -> Iterator[Observation]:
@@ -283,16 +366,20 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    "maps": Measurement(measure_maps, lambda args: {"images": args.images, "others": args.others}, version=2, quick=True,
-                        keeps=True),
+    "maps": Measurement(
+        measure_maps, lambda args: {"images": args.images, "others": args.others}, version=2, quick=True, keeps=True
+    ),
     "noise": Measurement(measure_noise, lambda args: {"images": args.metric_images, "noise": INPUT_NOISE}, quick=True),
-    "perturbation": Measurement(measure_perturbation, lambda args: {"images": args.metric_images, "steps": STEPS}, version=2),
+    "perturbation": Measurement(
+        measure_perturbation, lambda args: {"images": args.metric_images, "steps": STEPS}, version=2
+    ),
     "mosaics": Measurement(measure_mosaics, lambda args: {"images": args.metric_images, "cells": CELLS}),
     "sanity": Measurement(measure_sanity, lambda args: {"images": args.metric_images}, version=2),
 }
 
 
 # ---- two runs by depth
+
 
 def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
     """A run's depth profile as observations: block by block, heads together; CKA is one figure of all images."""
@@ -303,18 +390,24 @@ def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
     for metric, values in profiles.items():
         for image, row in zip(names, values):
             for block, value in zip(run.blocks, row):
-                yield subject.observe(image, "", TRUE if metric == "depth_relevance" else "", metric, value, place=block)
+                yield subject.observe(
+                    image, "", TRUE if metric == "depth_relevance" else "", metric, value, place=block
+                )
     for block, value in zip(("input", *run.blocks), () if run.cka is None else run.cka):
         yield subject.observe("", "", "", "depth_cka", value, place=block)
 
 
 def compare_depth(before: Subject, after: Subject, name: str | None) -> dict[str, np.ndarray]:
     """Attention, features and (by relevance method `name`, if any) relevance by depth, before (0_) and after (1_)."""
-    images = after.images(after.args.metric_images, after.args.images_at_once or 16)   # all blocks of two models lie in memory
+    images = after.images(
+        after.args.metric_images, after.args.images_at_once or 16
+    )  # all blocks of two models lie in memory
     batches = (x.to(after.device) for x in images.read(images.batches))
     depths = measure_depth([before.model, after.model], after.progress("depth", batches, len(images.batches)))
     found = {f"{i}_{key}": value for i, one in enumerate(depths) for key, value in one.measures.items()}
-    found |= {f"{i}_uniform_{key}": np.float64(value) for i, one in enumerate(depths) for key, value in one.uniform.items()}
+    found |= {
+        f"{i}_uniform_{key}": np.float64(value) for i, one in enumerate(depths) for key, value in one.uniform.items()
+    }
     found |= {"divergence": depths[1].divergence, "cka": depths[1].cka}
     for i, subject in enumerate((before, after)):
         if name is not None:
@@ -327,6 +420,6 @@ def _relevance_shares(subject: Subject, images: Images, name: str) -> np.ndarray
     labels, parts = np.asarray(subject.split.labels)[images.indices], []
     batches = zip(images.batches, images.read(images.batches))
     for rows, x in subject.progress(f"{name} by depth", batches, len(images.batches)):
-        targets = torch.from_numpy(labels[rows.start:rows.stop]).long()[:, None].to(subject.device)
+        targets = torch.from_numpy(labels[rows.start : rows.stop]).long()[:, None].to(subject.device)
         parts.append(layer_shares(relevance(subject.model, x.to(subject.device), targets, name, layers=True)[1])[:, 0])
     return torch.cat(parts).numpy()

@@ -8,11 +8,12 @@ number of times; what ends one of them is sent in place of its next value, and s
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -82,8 +83,10 @@ def exchange(value: Any) -> list:
     try:
         distributed.all_gather_object(values, value)
     except RuntimeError as error:  # the other end is gone
-        line = (f"error: one of the {count()} processes has died, perhaps for want of memory; what it said stands "
-                f"above, and fewer processes need less")
+        line = (
+            f"error: one of the {count()} processes has died, perhaps for want of memory; what it said stands "
+            f"above, and fewer processes need less"
+        )
         raise _Over(_Failure(1, line), connected=False) from error
     if failures := [other for other in values if isinstance(other, _Failure)]:
         raise _Over(failures[0], connected=True)
@@ -111,10 +114,10 @@ def spread(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Iterable[Resu
     work: takes this process's tasks and yields a result (that pickles) for each, in order. A result is asked for when
     it is needed: one of every process is in memory at a time.
     """
-    mine = iter(work(tasks[rank()::count()]))
+    mine = iter(work(tasks[rank() :: count()]))
     for start in range(0, len(tasks), count()):
         results = exchange(next(mine) if start + rank() < len(tasks) else None)
-        yield from results[:len(tasks) - start]
+        yield from results[: len(tasks) - start]
 
 
 def run(command: Callable[[], Outcome], several: bool = False) -> int:
@@ -153,8 +156,10 @@ def _outcome(command: Callable[[], Outcome]) -> Outcome:
 
 
 def _refused() -> Outcome:
-    return 2, (f"error: torchrun started {count()} processes, and this command runs in one; start it with python, "
-               f"without torchrun")
+    return 2, (
+        f"error: torchrun started {count()} processes, and this command runs in one; start it with python, "
+        f"without torchrun"
+    )
 
 
 def _say(line: str | None) -> None:

@@ -65,7 +65,9 @@ class Training:
             return model, self._fit_probe(model, self.recipe, say=self._reporter())
         self.first = self._block_to_keep(model)
         if self.args.head_init == "probe" and not (self.args.out / RESUME).is_file():
-            best = self._fit_probe(model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing, balance=self.recipe.balance))
+            best = self._fit_probe(
+                model, ProbeRecipe(label_smoothing=self.recipe.label_smoothing, balance=self.recipe.balance)
+            )
             row = best.history[best.chosen - 1]
             print(f"the head starts from a linear probe: {percent(row['val_accuracy'])} on val")
         torch.manual_seed(self.args.seed)  # the adapter's first matrix, wherever the head came from
@@ -75,7 +77,10 @@ class Training:
     def _fit_probe(self, model: nn.Module, recipe: ProbeRecipe, say=lambda row: None) -> Fit:
         """Fit the classifier to cached features; only `train` and `val` are needed."""
         found = self._views(lambda *view: self._features(model, "train", *view))
-        evaluations = {"held_out": self._features(model, "train").select(self.held_out), "val": self._features(model, "val")}
+        evaluations = {
+            "held_out": self._features(model, "train").select(self.held_out),
+            "val": self._features(model, "val"),
+        }
         passed = self._tell_passing()
         adapt(model, Settings("linear"))
         views = [one.select(self.kept) for one in found]
@@ -101,27 +106,53 @@ class Training:
 
     def _find_features(self, model: nn.Module, split: str, view: int | None = None) -> Features:
         dataset, key, name = self._seen(split, view)
-        return cached_features(model, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share,
-                               self.first, self.passing)
+        return cached_features(
+            model,
+            dataset,
+            key,
+            self.args.cache,
+            self.device,
+            self.workers,
+            name,
+            True,
+            self.share,
+            self.first,
+            self.passing,
+        )
 
     def _seen(self, split: str, view: int | None) -> tuple[Prepared, dict, str]:
         """Return a split as it is or in one augmented view, the key of what is computed from it, and its name.
 
         Views depend on --data-seed alone, so that runs of all seeds share them.
         """
-        backbone = self.config["backbone"]  # its name too: what one file's weights mean is said by timm, which may mend it
-        key = {"backbone": backbone["sha256"], "model": backbone["name"], "timm": timm.__version__,
-               "data": self.data.fingerprint, "split": split, "transform": self.config["data_config"]}
+        backbone = self.config[
+            "backbone"
+        ]  # its name too: what one file's weights mean is said by timm, which may mend it
+        key = {
+            "backbone": backbone["sha256"],
+            "model": backbone["name"],
+            "timm": timm.__version__,
+            "data": self.data.fingerprint,
+            "split": split,
+            "transform": self.config["data_config"],
+        }
         if view is None:
             return Prepared(self.data.splits[split], evaluation_transform(self.config["data_config"])), key, split
         transform = training_transform(self.config["data_config"], self.args.augment, self.args.crop_scale)
-        key |= {"view": view, "augment": self.args.augment, "crop_scale": self.args.crop_scale, "seed": self.args.data_seed}
+        key |= {
+            "view": view,
+            "augment": self.args.augment,
+            "crop_scale": self.args.crop_scale,
+            "seed": self.args.data_seed,
+        }
         return Prepared(self.data.splits[split], transform, self.args.data_seed, view), key, f"{split}, view {view}"
 
     def _fit_images(self, model: nn.Module) -> Fit:
         trainable = sum(p.numel() for p in trainable_parameters(model).values())
-        print(f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
-              f"{len(self.held_out)} held out")
+        print(
+            f"{self.settings.label()}: {trainable:,} trainable parameters, {len(self.kept)} training images, "
+            f"{len(self.held_out)} held out"
+        )
         train = self._training_batches()
         evaluations = {"held_out": self._batches("train", self.held_out), "val": self._batches("val")}
         trained = timm_model(model)
@@ -131,10 +162,22 @@ class Training:
         if self.recipe.balance == "sampling":
             chances = self.class_weights[self.data.splits["train"].labels[self.kept]]
             train = replace(train, chances=(chances / chances.sum()).numpy())
-        found = fit(trained, train, evaluations, self.recipe, self.device, seed=self.args.seed,
-                    classes=len(self.data.class_names), weights=self._weights(), resume=self.args.out / RESUME,
-                    save_every=self.args.save_every, report=self._reporter(),
-                    keep=lambda history: write_csv(self.args.out / METRICS, history), progress=True, share=self.share)
+        found = fit(
+            trained,
+            train,
+            evaluations,
+            self.recipe,
+            self.device,
+            seed=self.args.seed,
+            classes=len(self.data.class_names),
+            weights=self._weights(),
+            resume=self.args.out / RESUME,
+            save_every=self.args.save_every,
+            report=self._reporter(),
+            keep=lambda history: write_csv(self.args.out / METRICS, history),
+            progress=True,
+            share=self.share,
+        )
         # with frozen blocks, `fit` waited for their tokens too; with stored tokens, for these alone
         waiting = self.stepping.waiting if self.stepping.images else found.waiting
         return replace(found, **self._tell("training", replace(self.stepping, seconds=found.seconds, waiting=waiting)))
@@ -145,13 +188,19 @@ class Training:
         return self._tell("the frozen part", done)
 
     def _tell(self, what: str, loading: Loading) -> dict[str, float]:
-        """Say how fast the loaders of all processes can be, and warn where they are the limit; return what a Fit keeps."""
+        """Say how fast the loaders of all processes can be, and warn where they are the limit; return what a Fit
+        keeps."""
         rate, seconds, waiting = sum(self.share.exchange(loading.rate)), loading.seconds, loading.waiting
         if loading.images:
-            print(f"the loader can give {rate:,.0f} images a second; {what} waited {waiting:.1f} of {seconds:.1f} s for it")
+            print(
+                f"the loader can give {rate:,.0f} images a second; {what} waited {waiting:.1f} of {seconds:.1f} s for it"
+            )
         if waiting > seconds / 2 > SLOW:
-            why = (f"images: the loader, not the model, is the limit; give --workers {max(2, 2 * self.workers)}"
-                   if loading.images else "stored tokens: the disk is the limit; give a --cache on a faster one")
+            why = (
+                f"images: the loader, not the model, is the limit; give --workers {max(2, 2 * self.workers)}"
+                if loading.images
+                else "stored tokens: the disk is the limit; give a --cache on a faster one"
+            )
             commandline.warn(f"{what} waited {waiting / seconds:.0%} of its time for {why}")
         return {"seconds": seconds, "waiting": waiting, "images_per_second": rate}
 
@@ -177,24 +226,34 @@ class Training:
         return report
 
     def _block_to_keep(self, model: nn.Module) -> int | None:
-        """Return the first block that will train, where what enters it may be kept, and announce how much that takes."""
+        """Return the first block that will train, where what enters it may be kept, and announce how much that
+        takes."""
         if self.args.cache is None:
             return None
         first = first_trained_block(adapt(copy.deepcopy(model), self.settings))
         mixed = bool(self.recipe.mixup or self.recipe.cutmix)
         if first is None or mixed:
             if (frozen := min(self.settings.blocks or (0,))) > 0:
-                why = "images are mixed anew" if mixed else "with --drop-path, or of this model, what they give cannot be kept"
+                why = (
+                    "images are mixed anew"
+                    if mixed
+                    else "with --drop-path, or of this model, what they give cannot be kept"
+                )
                 commandline.warn(f"blocks before {frozen} are frozen, but run in every step: {why}")
             return None
         images = len(self.data.splits["val"]) + len(self.data.splits["train"]) * (1 + self.args.augment_views)
         size = token_bytes(model, first, images) / 2**30
         if size > self.args.cache_limit:
-            commandline.warn(f"what enters block {first} would take {size:.1f} GiB, beyond --cache-limit "
-                             f"{self.args.cache_limit:g}: blocks before it are run in every epoch")
+            commandline.warn(
+                f"what enters block {first} would take {size:.1f} GiB, beyond --cache-limit "
+                f"{self.args.cache_limit:g}: blocks before it are run in every epoch"
+            )
             return None
-        how = "run once" if self._repeats() else ("run once for images as they are, but each time for training images, "
-                                                  "which every epoch augments anew")
+        how = (
+            "run once"
+            if self._repeats()
+            else ("run once for images as they are, but each time for training images, which every epoch augments anew")
+        )
         print(f"blocks before {first} are frozen and {how}: up to {size:.2f} GiB in {self.args.cache}")
         return first
 
@@ -212,8 +271,9 @@ class Training:
         batches = {name: stored_batches([one], EVALUATED) for name, one in evaluations.items()}
         if self._repeats():
             views = self._views(lambda *view: self._tokens(model, first, "train", *view))
-            stored = stored_batches([view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed,
-                                    name=train.name)
+            stored = stored_batches(
+                [view.select(self.kept) for view in views], self.recipe.batch_size, self.args.seed, name=train.name
+            )
             return Rest(model, first), stored, batches
         frozen, precision = Frozen(model, first), self.recipe.precision
 
@@ -227,8 +287,9 @@ class Training:
 
     def _tokens(self, model: nn.Module, first: int, split: str, view: int | None = None) -> Features:
         dataset, key, name = self._seen(split, view)
-        return cached_tokens(model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share,
-                             self.passing)
+        return cached_tokens(
+            model, first, dataset, key, self.args.cache, self.device, self.workers, name, True, self.share, self.passing
+        )
 
     def _training_batches(self) -> Batches:
         """Return training images as epochs see them: augmented anew in each, or one of the views after another."""
@@ -260,7 +321,9 @@ class Training:
         title = f"{self.settings.label()} on {self.data.name}, {self.args.model}"
         training_curves(out / "curves.png", trained.history, trained.chosen, title)
         val = predictions["val"]
-        confusion_matrix(out / "confusion.png", val.labels, val.predicted, self.data.class_names, f"{title}: validation")
+        confusion_matrix(
+            out / "confusion.png", val.labels, val.predicted, self.data.class_names, f"{title}: validation"
+        )
         summary = summarise(predictions, trained, model, self.data.class_names)
         write_json(out / SUMMARY, summary)
         print(f"{out}: " + ", ".join(f"{name} {percent(s['accuracy'])}" for name, s in summary["accuracy"].items()))
@@ -284,8 +347,10 @@ class Training:
             if self.tokens is not None:
                 trained = Rest(merged, self.first)
                 batches |= {name: stored_batches([self.tokens.select(part)], EVALUATED) for name, part in parts.items()}
-        return {name: predict(trained if name in parts else merged, one, self.device, share=self.share)
-                for name, one in batches.items()}
+        return {
+            name: predict(trained if name in parts else merged, one, self.device, share=self.share)
+            for name, one in batches.items()
+        }
 
     def _prediction_rows(self, predictions: dict[str, Predictions]) -> list[dict]:
         subsets = {"train": self.kept, "held_out": self.held_out}
@@ -294,8 +359,14 @@ class Training:
             split = self.data.splits["train" if name in subsets else name]
             indices = subsets.get(name, range(len(split)))
             rows += [
-                {"split": name, "image": split.name(int(i)), "label": self.data.class_names[y],
-                 "predicted": self.data.class_names[g], "probability": q, "correct": int(y == g)}
+                {
+                    "split": name,
+                    "image": split.name(int(i)),
+                    "label": self.data.class_names[y],
+                    "predicted": self.data.class_names[g],
+                    "probability": q,
+                    "correct": int(y == g),
+                }
                 for i, y, g, q in zip(indices, p.labels, p.predicted, p.probability)
             ]
         return rows
@@ -308,11 +379,15 @@ def _inverse_sizes(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Module, class_names: Sequence[str]) -> dict:
-    """Return what is known of each split (see report.classification), the chosen epoch or penalty and parameter counts."""
+    """Return what is known of each split (see report.classification), the chosen epoch or penalty and parameter
+    counts."""
     row = trained.history[trained.chosen - 1]
     return {
-        "accuracy": {name: classification_summary(p.labels, p.predicted, p.confidence, p.rank, class_names)
-                     | {"loss": float(p.loss.mean())} for name, p in predictions.items()},
+        "accuracy": {
+            name: classification_summary(p.labels, p.predicted, p.confidence, p.rank, class_names)
+            | {"loss": float(p.loss.mean())}
+            for name, p in predictions.items()
+        },
         "chosen": {key: row[key] for key in ("epoch", "penalty") if key in row},
         "trainable_parameters": sum(p.numel() for p in trainable_parameters(model).values()),
         "parameters": sum(p.numel() for p in plain(model).parameters()),
@@ -322,5 +397,8 @@ def summarise(predictions: dict[str, Predictions], trained: Fit, model: nn.Modul
 def print_row(row: dict) -> None:
     """Print one epoch, or one penalty of a probe."""
     what = f"epoch {row['epoch']:3d}" if "epoch" in row else f"penalty {row['penalty']:7.2g}"
-    print(f"{what}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out {row['held_out_loss']:.3f} "
-          f"{percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} {percent(row['val_accuracy'])}", flush=True)
+    print(
+        f"{what}  train {row['train_loss']:.3f} {percent(row['train_accuracy'])}  held out {row['held_out_loss']:.3f} "
+        f"{percent(row['held_out_accuracy'])}  val {row['val_loss']:.3f} {percent(row['val_accuracy'])}",
+        flush=True,
+    )

@@ -6,9 +6,9 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,36 +31,60 @@ from report.tables import percent
 
 INTERRUPTED = "the pictures drawn so far are whole; the same command draws all of them again"
 MOST_PROBABLE = 5  # classes named beside an image
-READING = ("Colours show where within a block, the bars how much of all heads' relevance (sums of magnitudes over patches "
-           "and heads) a block has: compare blocks by the bars. Blocks and heads count from 0, as in timm; block 0 is next to "
-           "the image.")
+READING = (
+    "Colours show where within a block, the bars how much of all heads' relevance (sums of magnitudes over patches "
+    "and heads) a block has: compare blocks by the bars. Blocks and heads count from 0, as in timm; block 0 is next to "
+    "the image."
+)
 LAYERS_FILE = re.compile(rf"(.+)-layers-(?:{'|'.join(METHODS)})-\d+-.*\.png")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of visualize.py."""
     parser = commandline.parser(
-        __doc__, "python visualize.py results/study/dora-seed0 photo.jpg --targets pred tennis --relevance lrp_magnitude lrp")
+        __doc__,
+        "python visualize.py results/study/dora-seed0 photo.jpg --targets pred tennis --relevance lrp_magnitude lrp",
+    )
     parser.add_argument("run", metavar="RUN", help=f"a folder that train.py wrote, or {commandline.ELSEWHERE}")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, or quoted globs")
     commandline.add_relevance(parser, several=True)
     group = parser.add_argument_group("pictures")
-    group.add_argument("--targets", nargs="+", metavar="T",
-                       help="'true' (the class named by the image's folder), 'pred' (the predicted class), or class names "
-                            "(default: the three most probable)")
-    group.add_argument("--normalise", choices=("heatmap", "shared"), default="heatmap",
-                       help="scale every heatmap by its own maximum, or all of a method by one")
-    group.add_argument("--colour-map", type=commandline.colour_map, metavar="NAME",
-                       help="any of matplotlib's (default: one for signed maps, one for others)")
-    group.add_argument("--layers", action="store_true",
-                       help="also draw each head of each block, IMAGE-layers-METHOD-COLUMN-CLASS.png: what it adds to the "
-                            "map or, by signed methods, what relevance it carries away from each patch, which does not add "
-                            "up to the map")
+    group.add_argument(
+        "--targets",
+        nargs="+",
+        metavar="T",
+        help="'true' (the class named by the image's folder), 'pred' (the predicted class), or class names "
+        "(default: the three most probable)",
+    )
+    group.add_argument(
+        "--normalise",
+        choices=("heatmap", "shared"),
+        default="heatmap",
+        help="scale every heatmap by its own maximum, or all of a method by one",
+    )
+    group.add_argument(
+        "--colour-map",
+        type=commandline.colour_map,
+        metavar="NAME",
+        help="any of matplotlib's (default: one for signed maps, one for others)",
+    )
+    group.add_argument(
+        "--layers",
+        action="store_true",
+        help="also draw each head of each block, IMAGE-layers-METHOD-COLUMN-CLASS.png: what it adds to the "
+        "map or, by signed methods, what relevance it carries away from each patch, which does not add "
+        "up to the map",
+    )
     commandline.add_elsewhere(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--out", type=Path, default=Path("results/visualize"), metavar="DIR",
-                       help="for IMAGE.png, or IMAGE-contrast-mean-centre-head.png where these change what is explained "
-                            "(default: %(default)s)")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/visualize"),
+        metavar="DIR",
+        help="for IMAGE.png, or IMAGE-contrast-mean-centre-head.png where these change what is explained "
+        "(default: %(default)s)",
+    )
     commandline.add_device(parser)
     return parser
 
@@ -72,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     device = commandline.device_of(args.device)
     paths = image_files(args.images)
     with processes.first_goes_ahead():  # the others find what it has downloaded
-        run, = load_explainable([args.run], commandline.hints_of(args))
+        (run,) = load_explainable([args.run], commandline.hints_of(args))
     check_targets(args.targets or [], run.class_names, paths)
     processes.first_says(lambda: commandline.check_writable(args.out))
     names = output_names(paths, args.out, changes)
@@ -116,8 +140,10 @@ def image_files(patterns: Sequence[str]) -> list[Path]:
             found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
         if not found:
             missing = glob.escape(pattern) == pattern and not Path(pattern).exists()
-            raise UsageError(f"{pattern} {'does not exist' if missing else 'names no image'}; give image files, folders "
-                             f"that hold some, or a quoted glob")
+            raise UsageError(
+                f"{pattern} {'does not exist' if missing else 'names no image'}; give image files, folders "
+                f"that hold some, or a quoted glob"
+            )
         paths += found
     return list({os.path.abspath(path): path for path in paths}.values())
 
@@ -157,7 +183,8 @@ def drawn_layers(folder: Path, names: Sequence[Path]) -> dict[Path, list[Path]]:
 
 
 def check_targets(targets: Sequence[str], class_names: Sequence[str], paths: Sequence[Path]) -> None:
-    """Raise UsageError for a target that is no class, with the nearest names, and for images whose true class is unknown."""
+    """Raise UsageError for a target that is no class, with the nearest names, and for images whose true class is
+    unknown."""
     for target in targets:
         if target not in ("true", "pred") and target not in class_names:
             raise UsageError(f"no class {target!r} in this run; {nearest(target, class_names)}")
@@ -165,17 +192,23 @@ def check_targets(targets: Sequence[str], class_names: Sequence[str], paths: Seq
     unknown = [path for path in paths if folder_of(path) not in known] if "true" in targets else []
     if unknown:
         more = f" (and of {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise UsageError(f"the true class of {unknown[0]}{more} is unknown: its folder {folder_of(unknown[0])!r} is no class "
-                         f"of this run; name the class instead of 'true'")
+        raise UsageError(
+            f"the true class of {unknown[0]}{more} is unknown: its folder {folder_of(unknown[0])!r} is no class "
+            f"of this run; name the class instead of 'true'"
+        )
 
 
-def targets_of(targets: Sequence[str] | None, path: Path, probability: np.ndarray, class_names: Sequence[str]) -> list[int]:
+def targets_of(
+    targets: Sequence[str] | None, path: Path, probability: np.ndarray, class_names: Sequence[str]
+) -> list[int]:
     """Return class indices to explain, without repeats, in the order asked for."""
     order = [int(c) for c in np.argsort(-probability)]
     if not targets:
         return order[:3]
-    chosen = [order[0] if target == "pred" else class_names.index(folder_of(path) if target == "true" else target)
-              for target in targets]
+    chosen = [
+        order[0] if target == "pred" else class_names.index(folder_of(path) if target == "true" else target)
+        for target in targets
+    ]
     return list(dict.fromkeys(chosen))
 
 
@@ -184,7 +217,8 @@ def targets_of(targets: Sequence[str] | None, path: Path, probability: np.ndarra
 
 @dataclass(frozen=True)
 class Photo:
-    """One image: its folder and name, the pixels that the model saw (H, W, 3) uint8, what the run says, what is explained.
+    """One image: its folder and name, the pixels that the model saw (H, W, 3) uint8, what the run says, what is
+    explained.
 
     probability: (C,), of the classes `class_names`; targets: indices into both, in the order of columns.
     """
@@ -217,16 +251,31 @@ def draw(run: Run, path: Path, image, out: Path, args: argparse.Namespace, devic
     config, model = run.config["data_config"], run.model.to(device)
     x = evaluation_transform(config)(image)[None]
     probability = probabilities_of(run, x, device)[0]
-    photo = Photo(f"{folder_of(path)}/{path.name}", to_pixels(x, config)[0], run.class_names, probability,
-                  targets_of(args.targets, path, probability, run.class_names))
+    photo = Photo(
+        f"{folder_of(path)}/{path.name}",
+        to_pixels(x, config)[0],
+        run.class_names,
+        probability,
+        targets_of(args.targets, path, probability, run.class_names),
+    )
     rows, written = [], [out]
     for method in args.relevance:
         targets = torch.tensor([photo.explained(method)], device=device)
-        found = relevance(model, x.to(device), targets, method, **commandline.relevance_options(args),
-                          **commandline.layers_option(args))
+        found = relevance(
+            model,
+            x.to(device),
+            targets,
+            method,
+            **commandline.relevance_options(args),
+            **commandline.layers_option(args),
+        )
         maps, *layers = [found] if torch.is_tensor(found) else found
-        rows.append([Cell(photo.pixels, relevance_name(method, args), "" if rows else photo.most_probable()),
-                     *heat_cells(photo, maps.cpu(), method, args)])
+        rows.append(
+            [
+                Cell(photo.pixels, relevance_name(method, args), "" if rows else photo.most_probable()),
+                *heat_cells(photo, maps.cpu(), method, args),
+            ]
+        )
         for one in layers:
             written += draw_layers(run, photo, maps.cpu(), one.cpu(), method, out, args)
     draw_rows(out, photo, rows, run.label, args)
@@ -237,10 +286,14 @@ def draw_rows(out: Path, photo: Photo, rows: Sequence[list[Cell]], label: str, a
     """Write the picture of all methods; beside the one map of a method that knows no class, places stay empty."""
     targets = photo.explained(*args.relevance)
     known = any(METHODS[method].uses_target for method in args.relevance)
-    grid(out, [row + [None] * (1 + len(targets) - len(row)) for row in rows],
-         headers=[("", 1), (f"what speaks for a class, {label}" if known else label, len(targets))],
-         subheaders=["image", *(photo.class_names[c] if known else "every class" for c in targets)],
-         title=photo.name, scales=scales_of(args))
+    grid(
+        out,
+        [row + [None] * (1 + len(targets) - len(row)) for row in rows],
+        headers=[("", 1), (f"what speaks for a class, {label}" if known else label, len(targets))],
+        subheaders=["image", *(photo.class_names[c] if known else "every class" for c in targets)],
+        title=photo.name,
+        scales=scales_of(args),
+    )
 
 
 def heat_cells(photo: Photo, maps: torch.Tensor, method: str, args: argparse.Namespace) -> list[Cell]:
@@ -249,12 +302,15 @@ def heat_cells(photo: Photo, maps: torch.Tensor, method: str, args: argparse.Nam
     heats = normalise(to_heatmap(maps, photo.pixels.shape[:2])[0], shared=args.normalise == "shared", signed=signed)
     colours = colour_scale(method, args.colour_map, "").colour_map
     captions = map(photo.says, photo.targets) if METHODS[method].uses_target else ["knows no class:\none map for all"]
-    return [Cell(overlay(photo.pixels, heat.numpy(), colours, grey=signed), caption=caption + NOTHING * (not one.any()))
-            for one, heat, caption in zip(maps[0], heats, captions)]
+    return [
+        Cell(overlay(photo.pixels, heat.numpy(), colours, grey=signed), caption=caption + NOTHING * (not one.any()))
+        for one, heat, caption in zip(maps[0], heats, captions)
+    ]
 
 
 def scales_of(args: argparse.Namespace) -> list[Scale]:
-    """Return a colour bar for unsigned maps and one for signed ones, if drawn; where both are, each names its methods."""
+    """Return a colour bar for unsigned maps and one for signed ones, if drawn; where both are, each names its
+    methods."""
     maximum = "its own maximum" if args.normalise == "heatmap" else "the maximum over a method's heatmaps"
     kinds = [[method for method in args.relevance if METHODS[method].signed is signed] for signed in (False, True)]
     scales = {", ".join(kind): colour_scale(kind[0], args.colour_map, maximum) for kind in kinds if kind}
@@ -263,8 +319,9 @@ def scales_of(args: argparse.Namespace) -> list[Scale]:
     return [replace(scale, label=f"{names}: {scale.label}") for names, scale in scales.items()]
 
 
-def draw_layers(run: Run, photo: Photo, maps: torch.Tensor, layers: torch.Tensor, method: str, out: Path,
-                args: argparse.Namespace) -> list[Path]:
+def draw_layers(
+    run: Run, photo: Photo, maps: torch.Tensor, layers: torch.Tensor, method: str, out: Path, args: argparse.Namespace
+) -> list[Path]:
     """Write the relevance of each head of each block by one method, a picture a class; return their paths.
 
     maps: (1, K, grid_h, grid_w); layers: (1, K, L, h, grid_h, grid_w). A method that knows no class gets one picture.
@@ -277,22 +334,31 @@ def draw_layers(run: Run, photo: Photo, maps: torch.Tensor, layers: torch.Tensor
             name = caption = "every class"
         by_head = layers[0, column]
         # A block's heads share a scale, and blocks do not: between blocks, sums differ by factors of hundreds.
-        cells = [colours(photo, by_head, scale, method, 1),
-                 colours(photo, by_head.sum(1, keepdim=True), scale, method, False)]
-        whole = colours(photo, maps[:, column:column + 1], scale, method, False)[0, 0]
+        cells = [
+            colours(photo, by_head, scale, method, 1),
+            colours(photo, by_head.sum(1, keepdim=True), scale, method, False),
+        ]
+        whole = colours(photo, maps[:, column : column + 1], scale, method, False)[0, 0]
         files.append(out.with_name(f"{out.stem}-layers-{method}-{column + 1}-{slug(name)}.png"))
-        head_matrix(files[-1], [Cell(photo.pixels, caption="image"), Cell(whole, caption=f"the whole map\n{caption}")],
-                    np.concatenate(cells, axis=1), shares[column], blocks,
-                    f"{heads_title(method)} for {name}: {relevance_name(method, args)}, {run.label}, {photo.name}",
-                    replace(scale, label=heads_label(method)), footnote=f"{heads_note(method)} {READING}")
+        head_matrix(
+            files[-1],
+            [Cell(photo.pixels, caption="image"), Cell(whole, caption=f"the whole map\n{caption}")],
+            np.concatenate(cells, axis=1),
+            shares[column],
+            blocks,
+            f"{heads_title(method)} for {name}: {relevance_name(method, args)}, {run.label}, {photo.name}",
+            replace(scale, label=heads_label(method)),
+            footnote=f"{heads_note(method)} {READING}",
+        )
     return files
 
 
 def colours(photo: Photo, maps: torch.Tensor, scale: Scale, method: str, shared: bool | int) -> np.ndarray:
     """Return maps (L, h, grid_h, grid_w) as colours over the grey photo, (L, h, H, W, 3) uint8."""
     heats = normalise(to_heatmap(maps, photo.pixels.shape[:2]), shared, METHODS[method].signed)
-    return np.stack([[overlay(photo.pixels, heat.numpy(), scale.colour_map, 0.75, grey=True) for heat in row]
-                     for row in heats])
+    return np.stack(
+        [[overlay(photo.pixels, heat.numpy(), scale.colour_map, 0.75, grey=True) for heat in row] for row in heats]
+    )
 
 
 def heads_title(method: str) -> str:
@@ -301,8 +367,11 @@ def heads_title(method: str) -> str:
 
 def heads_label(method: str) -> str:
     """Return what the colours of heads mean."""
-    kind, largest = (("relevance against and for the class", "largest magnitude") if METHODS[method].signed else
-                     ("relevance", "maximum"))
+    kind, largest = (
+        ("relevance against and for the class", "largest magnitude")
+        if METHODS[method].signed
+        else ("relevance", "maximum")
+    )
     return f"{kind}, each block's heads scaled by their {largest}; all heads, and the whole map, each by its own"
 
 

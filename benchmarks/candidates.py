@@ -1,8 +1,8 @@
-"""What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other, and the one
-that was made a method confirmed on photos that are in neither.
+"""What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other, and the
+one that was made a method confirmed on photos that are in neither.
 
-    python benchmarks/candidates.py RUN --out docs/candidates.md          hours on one thread; continues where it stopped
-    python benchmarks/candidates.py RUN --of-each-half 10 --fresh 0 --candidates lrp_magnitude lrp_depth
+    python benchmarks/candidates.py RUN --out docs/candidates.md          hours on one thread; continues where it
+    stopped python benchmarks/candidates.py RUN --of-each-half 10 --fresh 0 --candidates lrp_magnitude lrp_depth
 
 All are made of parts that could come from one recorded forward pass; here each part of a sum records its own, and its
 cost is measured so. A sum of maps is of maps that were each divided by their sum of magnitudes. The bar is the sum of
@@ -29,28 +29,60 @@ from report.tables import markdown_table, number, write_text
 
 REPORTED = 3  # of the best, beside these:
 ALSO_REPORTED = (DEPTH, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")
-# What the method of our own is compared with on fresh photos: the bar, what came near, and the methods that it is made of.
-RIVALS = (STRONGEST, BAR, "AttnLRP over depth (softmax)", f"{LIBRAGRAD} (softmax)", CONTRAST, DEPTH, "AttnLRP", REFERENCE)
+# What the method of our own is compared with on fresh photos: the bar, what came near, and the methods that it is
+# made of.
+RIVALS = (
+    STRONGEST,
+    BAR,
+    "AttnLRP over depth (softmax)",
+    f"{LIBRAGRAD} (softmax)",
+    CONTRAST,
+    DEPTH,
+    "AttnLRP",
+    REFERENCE,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = commandline.parser(
-        __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md")
+        __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md"
+    )
     add_photos(parser)
     group = parser.add_argument_group("candidates")
-    group.add_argument("--candidates", nargs="+", choices=list(CANDIDATES), metavar="NAME",
-                       help=f"measure these alone, all of them on both halves (default: all, and on the second half the "
-                            f"best {REPORTED}, {', '.join(ALSO_REPORTED)})")
-    group.add_argument("--against", nargs="+", default=[REFERENCE, BAR], choices=list(CANDIDATES), metavar="NAME",
-                       help="what they are compared with")
+    group.add_argument(
+        "--candidates",
+        nargs="+",
+        choices=list(CANDIDATES),
+        metavar="NAME",
+        help=f"measure these alone, all of them on both halves (default: all, and on the second half the "
+        f"best {REPORTED}, {', '.join(ALSO_REPORTED)})",
+    )
+    group.add_argument(
+        "--against",
+        nargs="+",
+        default=[REFERENCE, BAR],
+        choices=list(CANDIDATES),
+        metavar="NAME",
+        help="what they are compared with",
+    )
     group.add_argument("--of-each-half", type=commandline.positive, metavar="N", help="photos (default: all of them)")
-    group.add_argument("--fresh", type=commandline.natural, metavar="N",
-                       help=f"photos beyond --images on which {BLEND} is confirmed (default: all that are left)")
-    group.add_argument("--rounds", type=commandline.positive, default=5, metavar="N",
-                       help="timings whose median is the cost")
+    group.add_argument(
+        "--fresh",
+        type=commandline.natural,
+        metavar="N",
+        help=f"photos beyond --images on which {BLEND} is confirmed (default: all that are left)",
+    )
+    group.add_argument(
+        "--rounds", type=commandline.positive, default=5, metavar="N", help="timings whose median is the cost"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown tables")
-    parser.add_argument("--keep", type=Path, default=Path("results/candidates"), metavar="DIR",
-                        help="figures photo by photo, from which an interrupted run continues (default: %(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("results/candidates"),
+        metavar="DIR",
+        help="figures photo by photo, from which an interrupted run continues (default: %(default)s)",
+    )
     return parser
 
 
@@ -60,8 +92,13 @@ def main(args: argparse.Namespace) -> None:
     names = list(dict.fromkeys([*(args.candidates or CANDIDATES), *args.against]))
     chosen_on, reported_on = halves(photos, args.of_each_half)
     names_fresh = [BLEND, *(RIVALS if args.candidates is None else names)] if others else []
-    costs = {name: passes(photos, candidate, args.rounds) for name, candidate in
-             [("lrp", method("lrp")), *((name, CANDIDATES[name]) for name in dict.fromkeys([*names, *names_fresh]))]}
+    costs = {
+        name: passes(photos, candidate, args.rounds)
+        for name, candidate in [
+            ("lrp", method("lrp")),
+            *((name, CANDIDATES[name]) for name in dict.fromkeys([*names, *names_fresh])),
+        ]
+    }
     choosing = {name: measured(photos, chosen_on, name, args.keep) for name in names}
     order = sorted(names, key=lambda name: -choosing[name].mean())
     best = order if args.candidates else [*order[:REPORTED], *ALSO_REPORTED]
@@ -90,8 +127,11 @@ def measured(photos: Photos, which: slice, name: str, keep: Path) -> np.ndarray:
         maps = torch.cat([CANDIDATES[name](photos.run.model, x, t) for x, t in batches])
         return {"srg": photos.srg(maps, which).tolist()}
 
-    about = photos.identity | {"candidate": name, "photos": [which.start, which.stop],
-                               "code": code("explain/*.py", "benchmarks/tried.py", "benchmarks/libragrad.py")}
+    about = photos.identity | {
+        "candidate": name,
+        "photos": [which.start, which.stop],
+        "code": code("explain/*.py", "benchmarks/tried.py", "benchmarks/libragrad.py"),
+    }
     file = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     found = np.array(kept(keep / f"{file}.json", about, srg)["srg"])
     print(f"{name}: {with_interval(found)}", flush=True)
@@ -100,11 +140,18 @@ def measured(photos: Photos, which: slice, name: str, keep: Path) -> np.ndarray:
 
 # ---- the document
 
+
 def table(found: dict[str, np.ndarray], others: list[str], costs: dict[str, float]) -> str:
     """The candidates, most faithful first."""
-    rows = [{"candidate": name, "passes": number(costs[name], 1), "SRG": with_interval(found[name]),
-             **{f"less {other}": "" if name == other else difference(found[name], found[other]) for other in others}}
-            for name in sorted(found, key=lambda name: -found[name].mean())]
+    rows = [
+        {
+            "candidate": name,
+            "passes": number(costs[name], 1),
+            "SRG": with_interval(found[name]),
+            **{f"less {other}": "" if name == other else difference(found[name], found[other]) for other in others},
+        }
+        for name in sorted(found, key=lambda name: -found[name].mean())
+    ]
     return markdown_table(rows)
 
 
@@ -118,9 +165,10 @@ def conclusions(found: dict[str, np.ndarray], others: list[str], costs: dict[str
         cheap = [name for name in more if costs[name] <= costs["lrp"]]
         said = {name: f"{name}, {difference(found[name], found[other])}, {in_passes(costs[name])}" for name in results}
         for words, names in (
-                (f"More faithful than {other} ({in_passes(costs[other])})", map(said.get, more)),
-                (f"Of these, at no more than the cost of `lrp` ({in_passes(costs['lrp'])})", cheap),
-                (f"Less faithful than {other}", map(said.get, less))):
+            (f"More faithful than {other} ({in_passes(costs[other])})", map(said.get, more)),
+            (f"Of these, at no more than the cost of `lrp` ({in_passes(costs['lrp'])})", cheap),
+            (f"Less faithful than {other}", map(said.get, less)),
+        ):
             lines.append(f"- {words}: {'; '.join(names) or 'none'}.")
     return "\n".join(lines)
 
@@ -129,13 +177,24 @@ def confirmed(found: dict[str, np.ndarray], costs: dict[str, float]) -> str:
     """The method of our own beside its rivals on fresh photos, and what may be said of it."""
     if not found:
         return ""
-    rows = [{"candidate": name, "passes": number(costs[name], 1), "SRG": with_interval(found[name]),
-             f"{BLEND} less this": "" if name == BLEND else difference(found[BLEND], found[name])}
-            for name in sorted(found, key=lambda name: -found[name].mean())]
+    rows = [
+        {
+            "candidate": name,
+            "passes": number(costs[name], 1),
+            "SRG": with_interval(found[name]),
+            f"{BLEND} less this": "" if name == BLEND else difference(found[BLEND], found[name]),
+        }
+        for name in sorted(found, key=lambda name: -found[name].mean())
+    ]
     results = {name: paired(found[BLEND], found[name]) for name in found if name != BLEND}
-    said = {words: [f"{name} ({in_passes(costs[name])})" for name, one in results.items() if holds(one)] for words, holds in (
-        ("more faithful than", lambda one: one.low > 0), ("not told apart from", lambda one: one.low <= 0 <= one.high),
-        ("less faithful than", lambda one: one.high < 0))}
+    said = {
+        words: [f"{name} ({in_passes(costs[name])})" for name, one in results.items() if holds(one)]
+        for words, holds in (
+            ("more faithful than", lambda one: one.low > 0),
+            ("not told apart from", lambda one: one.low <= 0 <= one.high),
+            ("less faithful than", lambda one: one.high < 0),
+        )
+    }
     lines = "\n".join(f"- {words}: {'; '.join(names) or 'none'}." for words, names in said.items())
     return f"""
 ## Confirmed on {len(found[BLEND])} photos that are in neither half
@@ -153,8 +212,9 @@ def in_passes(cost: float) -> str:
     return f"{number(cost, 1)} passes"
 
 
-def document(args: argparse.Namespace, photos: Photos, choosing: dict, reporting: dict, fresh: dict,
-             costs: dict[str, float]) -> str:
+def document(
+    args: argparse.Namespace, photos: Photos, choosing: dict, reporting: dict, fresh: dict, costs: dict[str, float]
+) -> str:
     first, second = (len(next(iter(found.values()))) for found in (choosing, reporting))
     return f"""# A method of our own: what was tried
 
@@ -210,10 +270,16 @@ def command_of(args: argparse.Namespace) -> str:
     for name in ("images", "data_seed", "candidates", "against", "of_each_half", "fresh", "rounds"):
         value = getattr(args, name)
         if value != default[name]:
-            words = [f'"{word}"' if " " in word else word for word in value] if isinstance(value, list) else [str(value)]
+            words = (
+                [f'"{word}"' if " " in word else word for word in value] if isinstance(value, list) else [str(value)]
+            )
             given.append(" ".join([f"--{name.replace('_', '-')}", *words]))
     return " ".join([*given, "--out FILE"])
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="the same command continues after the last candidate that was measured"))
+    sys.exit(
+        commandline.run(
+            main, build_parser(), interrupted="the same command continues after the last candidate that was measured"
+        )
+    )

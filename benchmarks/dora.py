@@ -12,19 +12,18 @@ processes is not counted; what the system needs to hand out memory is, and diffe
 import argparse
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import peft
 import timm
 import torch
 from peft.tuners.lora import LoraLayer
+from timing import seconds  # beside this file; it finds the project's folders
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
-
-from timing import seconds  # beside this file; it finds the project's folders
 
 import commandline
 from models.adapt import Settings, target_pattern
@@ -125,19 +124,33 @@ def main(args: argparse.Namespace) -> None:
     sizes = architecture(BackboneSpec(args.model))  # refuses a name that timm does not know
     images = torch.randn(args.batch, *model_data_config(sizes)["input_size"])
     labels = torch.randint(0, sizes.num_classes, (args.batch,))
-    models = {LORA: adapted(args, dora=False), PEFT: adapted(args, dora=True),
-              OURS: speed_up_dora(adapted(args, dora=True))}
+    models = {
+        LORA: adapted(args, dora=False),
+        PEFT: adapted(args, dora=True),
+        OURS: speed_up_dora(adapted(args, dora=True)),
+    }
 
     def loss(model: nn.Module) -> torch.Tensor:
         return F.cross_entropy(model(images), labels)
 
     steps = {name: stepper(model, loss) for name, model in models.items()}
     rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(args.rounds + 1)][1:]  # 1 warms up
-    rows = [{"": name, "CPU s": number(median(rounds, name), 2), "times LoRA's (range)": ratios(rounds, name),
-             "kept for backward, MiB": number(kept(models[name], loss), 0)} for name in steps]
-    profiles = [{name: by_kind(step) for name, step in steps.items()} for _ in range(args.rounds)]  # taking turns, as above
-    parts = [{"ms": kind} | {name: number(statistics.median(taken[name][kind] for taken in profiles), 0) for name in steps}
-             for kind in (*KINDS, REST)]
+    rows = [
+        {
+            "": name,
+            "CPU s": number(median(rounds, name), 2),
+            "times LoRA's (range)": ratios(rounds, name),
+            "kept for backward, MiB": number(kept(models[name], loss), 0),
+        }
+        for name in steps
+    ]
+    profiles = [
+        {name: by_kind(step) for name, step in steps.items()} for _ in range(args.rounds)
+    ]  # taking turns, as above
+    parts = [
+        {"ms": kind} | {name: number(statistics.median(taken[name][kind] for taken in profiles), 0) for name in steps}
+        for kind in (*KINDS, REST)
+    ]
     norms = statistics.median(seconds(lambda: weight_norms(models[PEFT])) for _ in range(args.rounds))
     text = f"""{args.model}, {args.batch} images, rank {args.rank}, random weights, one CPU thread; a step, median of \
 {args.rounds} rounds; torch {torch.__version__}, peft {peft.__version__}, timm {timm.__version__}.
@@ -152,7 +165,9 @@ pass by the same product and norm, and so saves the products with A and B over a
 """
     print(text)
     if args.out:
-        write_text(args.out, f"# What a DoRA step costs\n\nWritten by\n\n    python benchmarks/dora.py --out FILE\n\n{text}")
+        write_text(
+            args.out, f"# What a DoRA step costs\n\nWritten by\n\n    python benchmarks/dora.py --out FILE\n\n{text}"
+        )
 
 
 if __name__ == "__main__":

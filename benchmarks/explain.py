@@ -7,24 +7,24 @@
 
 A cost is the time of a call divided by its K and by the time of plain forward passes of the same batch taken right
 before and after it, in the same process; the median over rounds. On a CPU, CPU time is counted, with one thread, so
-that waiting for other processes is not; they still slow a shared core. On a GPU it is the wall's, until all work is done.
+that waiting for other processes is not; they still slow a shared core. On a GPU it is the wall's, until all work is
+done.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Callable
-
-import timm
-import torch
-from torch import Tensor, nn
 
 import memory  # beside this file; it finds the project's folders
+import timm
+import torch
 from peers import PEERS, prepared
 from subjects import load, photos
 from throughput import throughput
 from timing import clock_of, cost, name_of, plain_forward, seconds
+from torch import Tensor, nn
 
 import commandline
 from explain import METHODS, relevance
@@ -41,20 +41,39 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="safetensors file; random weights without")
     parser.add_argument("--batch", type=commandline.positive, default=8, metavar="B", help="images")
-    parser.add_argument("--targets", type=commandline.positive, nargs="+", default=[1, 2, 10], metavar="K",
-                        help="targets an image (default: 1 2 10)")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME",
-                        help="(default: all)")
+    parser.add_argument(
+        "--targets",
+        type=commandline.positive,
+        nargs="+",
+        default=[1, 2, 10],
+        metavar="K",
+        help="targets an image (default: 1 2 10)",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME", help="(default: all)"
+    )
     parser.add_argument("--rounds", type=commandline.positive, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--memory", nargs="?", const=memory.MODEL, metavar="NAME",
-                        help=f"also the peak memory of {memory.BATCH} and {memory.MORE_IMAGES} images in batches of "
-                             f"{memory.BATCH}, of a timm model (without a name: {memory.MODEL})")
-    parser.add_argument("--precision", type=Path, metavar="DIR",
-                        help=f"also how far float16 products move the maps of {PHOTOS} photos found below a folder")
-    parser.add_argument("--throughput", action="store_true",
-                        help="also maps a second by batch size, doubled until the device's memory is full or no more is "
-                             "gained, in float32 and, where it is offered, float16")
+    parser.add_argument(
+        "--memory",
+        nargs="?",
+        const=memory.MODEL,
+        metavar="NAME",
+        help=f"also the peak memory of {memory.BATCH} and {memory.MORE_IMAGES} images in batches of "
+        f"{memory.BATCH}, of a timm model (without a name: {memory.MODEL})",
+    )
+    parser.add_argument(
+        "--precision",
+        type=Path,
+        metavar="DIR",
+        help=f"also how far float16 products move the maps of {PHOTOS} photos found below a folder",
+    )
+    parser.add_argument(
+        "--throughput",
+        action="store_true",
+        help="also maps a second by batch size, doubled until the device's memory is full or no more is "
+        "gained, in float32 and, where it is offered, float16",
+    )
     parser.add_argument("--largest", type=commandline.positive, metavar="B", help="no larger batch for --throughput")
     commandline.add_device(parser)
     parser.set_defaults(device="cpu")
@@ -64,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 # ---- time
 
+
 def costs(model: nn.Module, args: argparse.Namespace, device: torch.device) -> tuple[list[dict], list[str]]:
     """Return a row for each method, and for what other packages have like it, and remarks on these."""
     images = torch.randn(args.batch, 3, *model.patch_embed.img_size).to(device)
@@ -71,13 +91,17 @@ def costs(model: nn.Module, args: argparse.Namespace, device: torch.device) -> t
     forward, clock = plain_forward(model, images), clock_of(device)
     forward()
     rows, remarks = [], []
-    print(f"{args.model}, B = {args.batch}, {name_of(device)}, forward {seconds(forward, clock):.3f} s; "
-          f"forward passes per map")
+    print(
+        f"{args.model}, B = {args.batch}, {name_of(device)}, forward {seconds(forward, clock):.3f} s; "
+        f"forward passes per map"
+    )
     print(f"{'':<30}" + "".join(f"{f'K = {count}':>10}" for count in targets))
 
     def measure(name: str, explain: Callable[[Tensor], object]) -> None:
-        found = {count: cost(lambda: explain(chosen), forward, args.rounds, clock) / count
-                 for count, chosen in targets.items()}
+        found = {
+            count: cost(lambda: explain(chosen), forward, args.rounds, clock) / count
+            for count, chosen in targets.items()
+        }
         rows.append({"": name} | {f"K = {count}": number(value, 2) for count, value in found.items()})
         print(f"{name:<30}" + "".join(f"{value:>10.2f}" for value in found.values()), flush=True)
 
@@ -98,6 +122,7 @@ def costs(model: nn.Module, args: argparse.Namespace, device: torch.device) -> t
 
 # ---- precision
 
+
 def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) -> list[dict]:
     """Return how far factors of 16 bits in matrix products move each method's maps, whether or not it offers them."""
     images = photos(args.precision, model, PHOTOS, "--precision").to(device)
@@ -105,7 +130,9 @@ def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) 
         predicted = model(images).argmax(1)
     targets = torch.stack([predicted, torch.randint(0, model.num_classes, predicted.shape).to(device)], 1)
     rows = []
-    print(f"distance of maps in float16 and bfloat16 from float32: {len(images)} photos, the predicted class and a random one")
+    print(
+        f"distance of maps in float16 and bfloat16 from float32: {len(images)} photos, the predicted class and a random one"
+    )
     for method in args.methods:
         exact = relevance(model, images, targets, method).flatten(2)
         found = {}
@@ -115,7 +142,10 @@ def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) 
             distance = ((half - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten()
             distance = distance[~distance.isnan()]  # a map that is 0 has no scale
             name = str(dtype).removeprefix("torch.")
-            found |= {f"{name}: median": percent(float(distance.median()), 2), f"{name}: worst": percent(float(distance.max()), 2)}
+            found |= {
+                f"{name}: median": percent(float(distance.median()), 2),
+                f"{name}: worst": percent(float(distance.max()), 2),
+            }
         rows.append({"": method, **found, "offered": "no" if method in NOT_IN_HALF else "float16"})
         print(f"{method:<30}" + "".join(f"{value:>10}" for value in found.values()), flush=True)
     return rows
@@ -123,17 +153,23 @@ def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) 
 
 # ---- all of it
 
+
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     device = commandline.device_of(args.device)
-    model = load(args.model, args.weights).requires_grad_(False).to(device)  # saves other packages the weights' gradients
-    parts = [f"""# What explanations cost
+    model = (
+        load(args.model, args.weights).requires_grad_(False).to(device)
+    )  # saves other packages the weights' gradients
+    parts = [
+        f"""# What explanations cost
 
     {command_of(args)}
 
 torch {torch.__version__}, timm {timm.__version__}, {name_of(device)}.
-""", time_part(model, args, device)]
+""",
+        time_part(model, args, device),
+    ]
     if args.memory:
         parts.append(memory_part(args, device))
     if args.precision:
@@ -174,7 +210,7 @@ Relative distance (L2) of each map to float32's when matrix products take factor
 class and a random one. `--precision float16` and `relevance(..., precision="float16")` offer it to methods that stay within
 2 % whatever the other class; bfloat16 is offered to none.
 
-{markdown_table(precision(model, args, device), align='lrrrrr')}"""
+{markdown_table(precision(model, args, device), align="lrrrrr")}"""
 
 
 def throughput_part(model: nn.Module, args: argparse.Namespace, device: torch.device) -> str:

@@ -10,11 +10,10 @@ FullGrad: Srinivas, Fleuret, NeurIPS 2019 (who take magnitudes; LibraGrad keeps 
 Shapes: B images, K targets, P patches, N tokens, M rows of a block that reach the head, D model width.
 """
 
+import timing  # noqa: F401, beside this file; it finds the project's folders
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-import timing  # noqa: F401, beside this file; it finds the project's folders
 
 from errors import UsageError
 from explain import rules
@@ -28,9 +27,11 @@ LIBRA = Way(constant_deviation=True, secant=True, constant_attention=True)
 def fullgrad(network: Network, images: Tensor, targets: Tensor, contrast: str = "none", plus: bool = False) -> Tensor:
     """Maps (B, K, grid_h, grid_w) of FullGrad, or FullGrad+."""
     record = network.record(images)
-    at_blocks, biases = contributions(network, record, head_rows(network, class_weights(record.logits, targets, contrast)))
+    at_blocks, biases = contributions(
+        network, record, head_rows(network, class_weights(record.logits, targets, contrast))
+    )
     by_token = biases + (sum(at_blocks) if plus else at_blocks[0])
-    return by_token[..., -record.grid[0] * record.grid[1]:].unflatten(-1, record.grid)
+    return by_token[..., -record.grid[0] * record.grid[1] :].unflatten(-1, record.grid)
 
 
 def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -40,8 +41,10 @@ def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[
     the head's own bias add up to what is explained. The norm after average pooling has a bias at no token: left out.
     """
     if record.pool is not None:
-        raise UsageError("LibraGrad is written for models that read the class token or average tokens, not for "
-                         "attention pooling; leave it out of --candidates")
+        raise UsageError(
+            "LibraGrad is written for models that read the class token or average tokens, not for "
+            "attention pooling; leave it out of --candidates"
+        )
     gradient = _at_last_norm(record, rows)
     at_blocks, biases = [], brought(gradient, network.model.norm)
     gradient = _below_norm(record.norm, gradient, LIBRA)
@@ -61,7 +64,8 @@ def _at_last_norm(record: Record, rows: Tensor) -> Tensor:
 
 
 def below_block(block: BlockRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """From a block's output (B, K, M, D) to its input (B, K, N, D), and what its biases bring at each token (B, K, N)."""
+    """From a block's output (B, K, M, D) to its input (B, K, N, D), and what its biases bring at each token (B, K,
+    N)."""
     parts, attn, mlp = block.block, block.block.attn, block.block.mlp
     branch = scaled(gradient, parts.ls2)
     hidden = (branch @ mlp.fc2.weight).mul_(_secant(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
@@ -76,8 +80,8 @@ def below_block(block: BlockRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
     normed = value @ attn.qkv.weight[of_value]
     at_tokens = brought(normed, parts.norm1) + (0 if attn.qkv.bias is None else value @ attn.qkv.bias[of_value])
     below = _below_norm(block.norm1, normed, LIBRA)
-    below[:, :, :block.rows] += gradient
-    at_tokens[:, :, :block.rows] += at_rows
+    below[:, :, : block.rows] += gradient
+    at_tokens[:, :, : block.rows] += at_rows
     return rules.drop_negligible(below), at_tokens
 
 

@@ -9,9 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from subjects import load  # beside this file; it finds the project's folders
+from torch import Tensor, nn
 
 from explain import COMPARISON_METHOD, METHODS
 from explain.stream import save_relevance
@@ -62,7 +61,7 @@ def process_peak() -> int:
     """Return the most that this process ever held, in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux's getrusage starts from the peak of the process that started this one
-        line, = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 

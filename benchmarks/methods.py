@@ -14,15 +14,14 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
+from timing import cost, plain_forward  # beside this file; it finds the project's folders
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from timing import cost, plain_forward  # beside this file; it finds the project's folders
 
 import commandline
 from compare import data_of_runs
@@ -44,20 +43,37 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/methods.py results/sports/linear-seed0 --out docs/methods.md")
+    parser = commandline.parser(
+        __doc__, "python benchmarks/methods.py results/sports/linear-seed0 --out docs/methods.md"
+    )
     add_photos(parser)
     group = parser.add_argument_group("methods")
-    group.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME",
-                       help="(default: all)")
-    group.add_argument("--noise-images", type=commandline.positive, metavar="N",
-                       help="photos for repeatability (default: all of --images)")
-    group.add_argument("--rounding-images", type=commandline.positive, metavar="N",
-                       help="photos for float32 against float64 (default: all of --images)")
-    group.add_argument("--rounds", type=commandline.positive, default=5, metavar="N",
-                       help="timings whose median is the cost")
+    group.add_argument(
+        "--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME", help="(default: all)"
+    )
+    group.add_argument(
+        "--noise-images",
+        type=commandline.positive,
+        metavar="N",
+        help="photos for repeatability (default: all of --images)",
+    )
+    group.add_argument(
+        "--rounding-images",
+        type=commandline.positive,
+        metavar="N",
+        help="photos for float32 against float64 (default: all of --images)",
+    )
+    group.add_argument(
+        "--rounds", type=commandline.positive, default=5, metavar="N", help="timings whose median is the cost"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown table")
-    parser.add_argument("--keep", type=Path, default=Path("results/methods"), metavar="DIR",
-                        help="figures photo by photo, from which an interrupted run continues (default: %(default)s)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("results/methods"),
+        metavar="DIR",
+        help="figures photo by photo, from which an interrupted run continues (default: %(default)s)",
+    )
     return parser
 
 
@@ -82,15 +98,23 @@ class Photos:
         if fresh is not None:
             indices = draw.permutation(np.setdiff1d(np.arange(len(split)), indices))[:fresh]
             if not len(indices):
-                raise UsageError(f"--images {args.images} leaves no photo of {len(split)} to confirm anything on; give fewer, or --fresh 0")
+                raise UsageError(
+                    f"--images {args.images} leaves no photo of {len(split)} to confirm anything on; give fewer, or --fresh 0"
+                )
         prepared = Prepared(split, evaluation_transform(self.run.config["data_config"]))
         self.images = torch.stack([prepared[int(i)][0] for i in indices])
         with torch.inference_mode():
             predicted = torch.cat([self.run.model(x).argmax(-1) for x in self.images.split(BATCH)]).numpy()
         other = (predicted + draw.integers(1, len(self.run.class_names), len(predicted))) % len(self.run.class_names)
         self.targets = torch.from_numpy(np.stack([predicted, other], axis=1))
-        self.identity = {"steps": STEPS, "model": content_hash(self.run.model, head=True), "images": args.images, "fresh": fresh,
-                         "data": data.fingerprint, "data_seed": args.data_seed}
+        self.identity = {
+            "steps": STEPS,
+            "model": content_hash(self.run.model, head=True),
+            "images": args.images,
+            "fresh": fresh,
+            "data": data.fingerprint,
+            "data_seed": args.data_seed,
+        }
 
     @property
     def half(self) -> int:
@@ -100,7 +124,9 @@ class Photos:
         """SRG of maps (n, 1, gh, gw) of the photos in `which` for the predicted class, (n,)."""
         steps = min(STEPS, maps[0, 0].numel())
         batches = zip(*(x.split(BATCH) for x in (self.images[which], self.targets[which, :1], maps)))
-        return np.concatenate([perturbation_curves(self.run.model, x, t, m, steps=steps).srg[:, 0] for x, t, m in batches])
+        return np.concatenate(
+            [perturbation_curves(self.run.model, x, t, m, steps=steps).srg[:, 0] for x, t, m in batches]
+        )
 
 
 def passes(photos: Photos, explain: Callable[[nn.Module, Tensor, Tensor], object], rounds: int) -> float:
@@ -111,8 +137,12 @@ def passes(photos: Photos, explain: Callable[[nn.Module, Tensor, Tensor], object
 
 def in_batches(model: nn.Module, images: Tensor, targets: Tensor, method: str) -> Tensor:
     batches = zip(images.split(BATCH), targets.split(BATCH))
-    return torch.cat([relevance(model, x, t, method) for x, t in tqdm(
-        batches, total=-(-len(images) // BATCH), desc=method, delay=2, leave=False, disable=None)])
+    return torch.cat(
+        [
+            relevance(model, x, t, method)
+            for x, t in tqdm(batches, total=-(-len(images) // BATCH), desc=method, delay=2, leave=False, disable=None)
+        ]
+    )
 
 
 def measure(photos: Photos, method: str) -> dict[str, list[float]]:
@@ -124,7 +154,11 @@ def measure(photos: Photos, method: str) -> dict[str, list[float]]:
 def measure_noise(photos: Photos, method: str, noise_images: int | None) -> dict[str, list[float]]:
     """What noise does to a method's maps, photo by photo, both classes."""
     batches = zip(*(x[:noise_images].split(BATCH) for x in (photos.images, photos.targets)))
-    return {"noise": torch.cat([repeatability(photos.run.model, x, t, method, NOISE) for x, t in batches]).flatten().tolist()}
+    return {
+        "noise": torch.cat([repeatability(photos.run.model, x, t, method, NOISE) for x, t in batches])
+        .flatten()
+        .tolist()
+    }
 
 
 def measure_rounding(photos: Photos, method: str, rounding_images: int | None) -> dict[str, list[float]]:
@@ -141,10 +175,17 @@ def row(name: str, found: dict, references: dict[str, dict], half: int, costs: f
     """A method's row of the table."""
     likeness, noise, rounding = (np.array(found[key]) for key in ("likeness", "noise", "rounding"))
     return {
-        "method": f"`{name}`", "signed": "yes" if METHODS[name].signed else "no", "passes": number(costs, 1),
-        "SRG, first half": with_interval(found["srg"][:half]), "SRG, second half": with_interval(found["srg"][half:]),
-        **{f"less {other}'s, second half": "" if name == other else difference(found["srg"][half:], known["srg"][half:])
-           for other, known in references.items()},
+        "method": f"`{name}`",
+        "signed": "yes" if METHODS[name].signed else "no",
+        "passes": number(costs, 1),
+        "SRG, first half": with_interval(found["srg"][:half]),
+        "SRG, second half": with_interval(found["srg"][half:]),
+        **{
+            f"less {other}'s, second half": ""
+            if name == other
+            else difference(found["srg"][half:], known["srg"][half:])
+            for other, known in references.items()
+        },
         "noise": f"{percent(np.nanmedian(noise), 2)}, {percent(np.nanmax(noise), 2)}",
         "float32": f"{scientific(np.nanmedian(rounding))}, {scientific(np.nanmax(rounding))}",
         "likeness of two classes": number(np.nanmean(likeness), 2) if np.isfinite(likeness).any() else "",
@@ -187,10 +228,16 @@ def figures(photos: Photos, name: str, args: argparse.Namespace) -> dict[str, li
     about = photos.identity | {"code": code("explain/*.py")}
     found = kept(args.keep / f"{name}.json", about, lambda: measure(photos, name))
     print(name, with_interval(found["srg"]), flush=True)
-    found |= kept(args.keep / f"{name}-noise.json", about | {"noise": NOISE, "noise_images": args.noise_images},
-                  lambda: measure_noise(photos, name, args.noise_images))
-    return found | kept(args.keep / f"{name}-rounding.json", about | {"rounding_images": args.rounding_images},
-                        lambda: measure_rounding(photos, name, args.rounding_images))
+    found |= kept(
+        args.keep / f"{name}-noise.json",
+        about | {"noise": NOISE, "noise_images": args.noise_images},
+        lambda: measure_noise(photos, name, args.noise_images),
+    )
+    return found | kept(
+        args.keep / f"{name}-rounding.json",
+        about | {"rounding_images": args.rounding_images},
+        lambda: measure_rounding(photos, name, args.rounding_images),
+    )
 
 
 def kept(path: Path, settings: dict, compute: Callable[[], dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -220,17 +267,25 @@ def described(run: Run) -> str:
 def provenance(photos: Photos) -> str:
     """Return how the run was trained, and what is to be known of the photos."""
     config = photos.run.config
-    lines = [] if not photos.run.summary else [
-        f"RUN was trained by `python train.py --data PHOTOS --model {config['backbone']['name']}"
-        f"{' --weights FILE' if config['backbone']['weights'] else ''} --method {photos.run.label} --seed {config['seed']} --out RUN`; "
-        f"every other setting stands in its config.json."]
+    lines = (
+        []
+        if not photos.run.summary
+        else [
+            f"RUN was trained by `python train.py --data PHOTOS --model {config['backbone']['name']}"
+            f"{' --weights FILE' if config['backbone']['weights'] else ''} --method {photos.run.label} --seed {config['seed']} --out RUN`; "
+            f"every other setting stands in its config.json."
+        ]
+    )
     return " ".join([*lines, *(f"Of PHOTOS: {warning}." for warning in photos.data.warnings)])
 
 
 def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
     images = len(photos.images)
-    fewer = "".join(f" --{name.replace('_', '-')} {value}" for name in ("noise_images", "rounding_images")
-                    if (value := getattr(args, name)) is not None)
+    fewer = "".join(
+        f" --{name.replace('_', '-')} {value}"
+        for name in ("noise_images", "rounding_images")
+        if (value := getattr(args, name)) is not None
+    )
     return f"""# Relevance methods, measured
 
 {images} validation photos, {described(photos.run)}. Written by

@@ -6,9 +6,9 @@ lxt 2.1 imports what transformers 5 no longer has.
 """
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,11 @@ def _gradcam(model: nn.Module, images: Tensor) -> Explain:
 
     model, grid = deepcopy(model), model.patch_embed.grid_size  # it keeps its hooks
     model.blocks[-1].norm1.requires_grad_(True)  # autograd need go no further down
-    cam = GradCAM(model, [model.blocks[-1].norm1],
-                  reshape_transform=lambda x: x[:, model.num_prefix_tokens:].mT.unflatten(-1, grid))
+    cam = GradCAM(
+        model,
+        [model.blocks[-1].norm1],
+        reshape_transform=lambda x: x[:, model.num_prefix_tokens :].mT.unflatten(-1, grid),
+    )
     return one_by_one(lambda column: cam(images, [ClassifierOutputTarget(c) for c in column.tolist()]))
 
 
@@ -67,8 +70,11 @@ def _integrated_gradients(model: nn.Module, images: Tensor) -> Explain:
 
     method = IntegratedGradients(model)
     # A batch at a time, as ours: all the steps of all images at once would be slower, and take 16 times the memory.
-    return one_by_one(lambda column: method.attribute(images, target=column, n_steps=16, method="gausslegendre",
-                                                      internal_batch_size=len(images)))
+    return one_by_one(
+        lambda column: method.attribute(
+            images, target=column, n_steps=16, method="gausslegendre", internal_batch_size=len(images)
+        )
+    )
 
 
 def _lxt(model: nn.Module, images: Tensor) -> Explain:
@@ -77,10 +83,20 @@ def _lxt(model: nn.Module, images: Tensor) -> Explain:
     from torchvision.models import vision_transformer
 
     block = model.blocks[0]
-    twin = vision_transformer.VisionTransformer(
-        image_size=images.shape[-1], patch_size=model.patch_embed.patch_size[0], num_layers=len(model.blocks),
-        num_heads=block.attn.num_heads, hidden_dim=model.embed_dim, mlp_dim=block.mlp.fc1.out_features,
-        num_classes=model.num_classes).eval().requires_grad_(False).to(images.device)
+    twin = (
+        vision_transformer.VisionTransformer(
+            image_size=images.shape[-1],
+            patch_size=model.patch_embed.patch_size[0],
+            num_layers=len(model.blocks),
+            num_heads=block.attn.num_heads,
+            hidden_dim=model.embed_dim,
+            mlp_dim=block.mlp.fc1.out_features,
+            num_classes=model.num_classes,
+        )
+        .eval()
+        .requires_grad_(False)
+        .to(images.device)
+    )
     nn.init.trunc_normal_(twin.heads.head.weight, std=0.02)  # torchvision's is 0, of which nothing comes back
     patched = (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
 
@@ -99,16 +115,41 @@ def _lxt(model: nn.Module, images: Tensor) -> Explain:
 
 
 PEERS = (
-    Peer("pytorch-grad-cam GradCAM", "grad-cam", "pytorch_grad_cam", "gradcam", _gradcam,
-         "weighs the channels of the last block's first norm, where ours weighs the heads of its attention, and "
-         "enlarges the map to the image"),
-    Peer("captum InputXGradient", "captum", "captum", "input_x_gradient", _input_x_gradient,
-         "returns pixels, where ours sums patches"),
-    Peer("captum IntegratedGradients", "captum", "captum", "integrated_gradients", _integrated_gradients,
-         "the same 16 places on the way; returns pixels, where ours sums patches"),
-    Peer("LXT", "lxt", "lxt", "attnlrp_epsilon", _lxt,
-         "knows torchvision's ViT, here one of the same size with random weights, and for that one holds attention "
-         "constant, which is less work; returns pixels", needs=" 'transformers<5'"),
+    Peer(
+        "pytorch-grad-cam GradCAM",
+        "grad-cam",
+        "pytorch_grad_cam",
+        "gradcam",
+        _gradcam,
+        "weighs the channels of the last block's first norm, where ours weighs the heads of its attention, and "
+        "enlarges the map to the image",
+    ),
+    Peer(
+        "captum InputXGradient",
+        "captum",
+        "captum",
+        "input_x_gradient",
+        _input_x_gradient,
+        "returns pixels, where ours sums patches",
+    ),
+    Peer(
+        "captum IntegratedGradients",
+        "captum",
+        "captum",
+        "integrated_gradients",
+        _integrated_gradients,
+        "the same 16 places on the way; returns pixels, where ours sums patches",
+    ),
+    Peer(
+        "LXT",
+        "lxt",
+        "lxt",
+        "attnlrp_epsilon",
+        _lxt,
+        "knows torchvision's ViT, here one of the same size with random weights, and for that one holds attention "
+        "constant, which is less work; returns pixels",
+        needs=" 'transformers<5'",
+    ),
 )
 
 

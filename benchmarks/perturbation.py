@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from torch import Tensor, nn
-
 from subjects import load, photos  # beside this file; it finds the project's folders
 from timing import Clock, clock_of
+from torch import Tensor, nn
 
 import commandline
 from explain import COMPARISON_METHOD, METHODS, relevance
@@ -31,7 +30,12 @@ from report.tables import markdown_table, number, percent, write_text
 
 IMAGES, RUNS, CORES = 500, 2, 2  # of the whole study
 BATCH = 8  # images at a time
-READING, DRAWING, FORWARD, STATISTICS = "reading images", "drawing perturbed images", "their forward passes", "statistics"
+READING, DRAWING, FORWARD, STATISTICS = (
+    "reading images",
+    "drawing perturbed images",
+    "their forward passes",
+    "statistics",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,12 +43,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="safetensors file; random weights without")
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="images, in any subfolder")
-    parser.add_argument("--images", type=commandline.positive, default=16, metavar="N",
-                        help=f"how many of them; {IMAGES} is the whole")
-    parser.add_argument("--relevance", nargs="+", default=[COMPARISON_METHOD, "lrp_magnitude"], choices=list(METHODS),
-                        metavar="NAME", help=f"(default: {COMPARISON_METHOD} lrp_magnitude)")
-    parser.add_argument("--targets", type=commandline.positive, default=2, metavar="K",
-                        help="maps an image, of the K most probable classes")
+    parser.add_argument(
+        "--images", type=commandline.positive, default=16, metavar="N", help=f"how many of them; {IMAGES} is the whole"
+    )
+    parser.add_argument(
+        "--relevance",
+        nargs="+",
+        default=[COMPARISON_METHOD, "lrp_magnitude"],
+        choices=list(METHODS),
+        metavar="NAME",
+        help=f"(default: {COMPARISON_METHOD} lrp_magnitude)",
+    )
+    parser.add_argument(
+        "--targets",
+        type=commandline.positive,
+        default=2,
+        metavar="K",
+        help="maps an image, of the K most probable classes",
+    )
     parser.add_argument("--steps", type=commandline.positive, default=10, metavar="S", help="of removal")
     parser.add_argument("--removal", choices=REMOVALS, default="mean", help="what takes the place of removed patches")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights")
@@ -114,16 +130,24 @@ def counted(spent: Counter, stage: str, clock: Clock) -> Iterator[None]:
 
 
 def statistics(values: np.ndarray) -> None:
-    """What one method's SRG is put through for two runs, with intervals by bootstrap: both means and their difference."""
+    """What one method's SRG is put through for two runs, with intervals by bootstrap: both means and their
+    difference."""
     other = values + np.random.default_rng(0).normal(0, 0.1, len(values))
     single(values), single(other), paired(values, other)
 
 
 def document(args: argparse.Namespace, spent: dict[str, float], passes: float, unit: float) -> str:
     total = sum(spent.values())
-    rows = [{"stage": stage, "seconds an image": f"{seconds:.4f}", "forward passes an image": number(seconds / unit, 2),
-             "share": percent(seconds / total), "whole study, minutes": number(seconds * IMAGES * RUNS / 60, 1)}
-            for stage, seconds in [*spent.items(), ("all", total)]]
+    rows = [
+        {
+            "stage": stage,
+            "seconds an image": f"{seconds:.4f}",
+            "forward passes an image": number(seconds / unit, 2),
+            "share": percent(seconds / total),
+            "whole study, minutes": number(seconds * IMAGES * RUNS / 60, 1),
+        }
+        for stage, seconds in [*spent.items(), ("all", total)]
+    ]
     whole, weights = total * IMAGES * RUNS / 60, "random" if args.weights is None else "trained"
     how = "one run was measured" if args.images >= IMAGES else f"extrapolated from {args.images} images, linearly"
     return f"""# Where the time of a faithfulness study goes
@@ -131,11 +155,11 @@ def document(args: argparse.Namespace, spent: dict[str, float], passes: float, u
     python benchmarks/perturbation.py {command_of(args)}
 
 torch {torch.__version__}, timm {timm.__version__}. {args.model} ({weights} weights), SRG in {args.steps} steps, removal
-"{args.removal}", K = {args.targets} maps an image by each of {', '.join(args.relevance)}. Seconds an image of one run,
+"{args.removal}", K = {args.targets} maps an image by each of {", ".join(args.relevance)}. Seconds an image of one run,
 with both orders, all targets and all methods, in CPU time of one thread; a plain forward pass took {1000 * unit:.1f} ms an
 image. Removal sends {passes:g} images through the model for each image, {passes / len(args.relevance):g} a method.
 
-{markdown_table(rows, align='lrrrr')}
+{markdown_table(rows, align="lrrrr")}
 {IMAGES} images x {RUNS} runs x {len(args.relevance)} methods: {whole:.0f} minutes on one core, and {whole / CORES:.0f} on {CORES} that
 share the images and are each as fast as one alone ({how}; statistics were measured for {IMAGES}).
 """
@@ -145,8 +169,11 @@ def command_of(args: argparse.Namespace) -> str:
     """Return the arguments that write the document, with places that differ from one machine to the next as words."""
     default = vars(build_parser().parse_args(["--photos", "PHOTOS"]))
     values = vars(args) | {"weights": args.weights and "FILE", "out": args.out and "FILE", "photos": Path("PHOTOS")}
-    given = [(name, value if isinstance(value, list) else [value]) for name, value in values.items()
-             if name == "photos" or value != default[name]]
+    given = [
+        (name, value if isinstance(value, list) else [value])
+        for name, value in values.items()
+        if name == "photos" or value != default[name]
+    ]
     return " ".join(" ".join([f"--{name}", *map(str, value)]) for name, value in given)
 
 

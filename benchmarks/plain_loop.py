@@ -1,9 +1,10 @@
-"""The loop that most notebooks have, as benchmarks/train.py times it: small batches, SGD, frozen blocks run every epoch.
+"""The loop that most notebooks have, as benchmarks/train.py times it: small batches, SGD, frozen blocks run every
+epoch.
 
     python benchmarks/plain_loop.py --data photos/ --model deit_tiny_patch16_224 --method linear
 
-Nothing of this project's is imported: images by torchvision, the model by timm, DoRA by peft. After every epoch it prints a line
-of JSON: its number, the accuracy on validation and the CPU seconds since the process started.
+Nothing of this project's is imported: images by torchvision, the model by timm, DoRA by peft. After every epoch it
+prints a line of JSON: its number, the accuracy on validation and the CPU seconds since the process started.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def loaders(data: Path, model: nn.Module, batch_size: int) -> tuple[DataLoader, 
 def prepared(model: nn.Module, args: argparse.Namespace) -> nn.Module:
     """Freeze all but the head, or all but the head and DoRA's own matrices: rank 8, alpha 16, as train.py has it."""
     if args.method == "dora":
-        model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, target_modules=args.targets))
+        model = peft.get_peft_model(
+            model, peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, target_modules=args.targets)
+        )
         head = model.get_base_model().get_classifier()
     else:
         model.requires_grad_(False)
@@ -75,7 +78,10 @@ def main(args: argparse.Namespace) -> None:
         with torch.no_grad():
             for images, labels in val:
                 right += (model(images).argmax(1) == labels).sum().item()
-        print(json.dumps({"epoch": epoch, "accuracy": right / len(val.dataset), "seconds": time.process_time()}), flush=True)
+        print(
+            json.dumps({"epoch": epoch, "accuracy": right / len(val.dataset), "seconds": time.process_time()}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/probe.py --out docs/probe.md              13,500 features of 100 classes, 192 and 768 wide
     python benchmarks/probe.py --features 1000 --classes 10 --widths 64
 
-Features are drawn around a centre for each class, so close that a probe confuses some: how long L-BFGS takes depends on that.
+Features are drawn around a centre for each class, so close that a probe confuses some: how long L-BFGS takes depends on
+that.
 """
 
 import argparse
@@ -11,9 +12,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
 from timing import seconds  # beside this file; it finds the project's folders
+from torch import Tensor, nn
 
 import commandline
 from models.batches import feature_batches
@@ -26,10 +26,18 @@ HELD_OUT = 0.1
 
 def build_parser() -> argparse.ArgumentParser:
     parser = commandline.parser(__doc__, "python benchmarks/probe.py --features 1000 --classes 10 --widths 64")
-    parser.add_argument("--features", type=commandline.positive, default=13500, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--features", type=commandline.positive, default=13500, metavar="N", help="(default: %(default)s)"
+    )
     parser.add_argument("--classes", type=commandline.positive, default=100, metavar="C", help="(default: %(default)s)")
-    parser.add_argument("--widths", type=commandline.positive, nargs="+", default=[192, 768], metavar="D",
-                        help="of a feature: 192 is DeiT-Tiny's, 768 ViT-B's (default: 192 768)")
+    parser.add_argument(
+        "--widths",
+        type=commandline.positive,
+        nargs="+",
+        default=[192, 768],
+        metavar="D",
+        help="of a feature: 192 is DeiT-Tiny's, 768 ViT-B's (default: 192 768)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write this as Markdown")
     return parser
@@ -48,13 +56,21 @@ def row(args: argparse.Namespace, width: int) -> dict[str, str]:
     inputs, labels = draw(args.features, centres)
     held_out = {"held_out": feature_batches(*draw(max(1, round(HELD_OUT * args.features)), centres), 1024)}
 
-    spent = seconds(lambda: fits.append(fit_probe(nn.Linear(width, args.classes), inputs, labels, held_out, ProbeRecipe(),
-                                                  torch.device("cpu"))))
-    found, = fits
+    spent = seconds(
+        lambda: fits.append(
+            fit_probe(nn.Linear(width, args.classes), inputs, labels, held_out, ProbeRecipe(), torch.device("cpu"))
+        )
+    )
+    (found,) = fits
     chosen = found.history[found.chosen - 1]
-    return {"features": f"{args.features:,} x {width}", "classes": f"{args.classes}", "seconds": number(spent, 1),
-            "penalties": f"{len(found.history)}", "iterations": f"{sum(one['iterations'] for one in found.history)}",
-            "held-out accuracy of the chosen": percent(chosen["held_out_accuracy"])}
+    return {
+        "features": f"{args.features:,} x {width}",
+        "classes": f"{args.classes}",
+        "seconds": number(spent, 1),
+        "penalties": f"{len(found.history)}",
+        "iterations": f"{sum(one['iterations'] for one in found.history)}",
+        "held-out accuracy of the chosen": percent(chosen["held_out_accuracy"]),
+    }
 
 
 def main(args: argparse.Namespace) -> None:

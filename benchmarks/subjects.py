@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+import timing  # noqa: F401, beside this file; it finds the project's folders
 import timm
 import torch
 from torch import Tensor, nn
-
-import timing  # noqa: F401, beside this file; it finds the project's folders
 
 from data.images import EXTENSIONS, open_image
 from data.transforms import evaluation_transform
@@ -29,4 +28,4 @@ def photos(folder: Path, model: nn.Module, count: int, option: str) -> Tensor:
     if len(files) < count:
         raise UsageError(f"{option} {folder} holds {len(files)} images; expected {count} or more, in any subfolder")
     transform = evaluation_transform(timm.data.resolve_model_data_config(model))
-    return torch.stack([transform(open_image(path)) for path in files[::len(files) // count][:count]])
+    return torch.stack([transform(open_image(path)) for path in files[:: len(files) // count][:count]])

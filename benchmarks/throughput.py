@@ -5,10 +5,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-
-from timing import Clock, clock_of, seconds  # beside this file; it finds the project's folders
 from memory import device_peak
+from timing import Clock, clock_of, seconds  # beside this file; it finds the project's folders
+from torch import nn
 
 from errors import out_of_memory
 from explain import METHODS
@@ -29,24 +28,37 @@ class Point:
     peak: int | None
 
 
-def throughput(model: nn.Module, methods: Sequence[str], targets: int, rounds: int, device: torch.device,
-               largest: int | None = None) -> str:
+def throughput(
+    model: nn.Module,
+    methods: Sequence[str],
+    targets: int,
+    rounds: int,
+    device: torch.device,
+    largest: int | None = None,
+) -> str:
     """Return a table: maps a second of each method and precision, a column a batch size."""
     rows = []
     for method in methods:
         for name, precision in PRECISIONS.items():
             if precision and method in NOT_IN_HALF:
                 continue
-            points = sweep(lambda batch: explanation(model, method, precision, batch, targets, device), targets, rounds,
-                           device, clock_of(device), largest)
+            points = sweep(
+                lambda batch: explanation(model, method, precision, batch, targets, device),
+                targets,
+                rounds,
+                device,
+                clock_of(device),
+                largest,
+            )
             rows.append({"": method, "precision": name, **{f"B = {point.batch}": cell(point) for point in points}})
             print(f"{method:<22}{name:<10}" + "  ".join(f"B = {p.batch}: {cell(p)}" for p in points), flush=True)
     columns = max(rows, key=len)  # one that ran out of memory, or stopped growing, has fewer
     return markdown_table(rows, list(columns), align="ll" + "r" * (len(columns) - 2))
 
 
-def explanation(model: nn.Module, method: str, precision: str | None, batch: int, targets: int,
-                device: torch.device) -> Callable[[], object]:
+def explanation(
+    model: nn.Module, method: str, precision: str | None, batch: int, targets: int, device: torch.device
+) -> Callable[[], object]:
     """Return a call that explains a batch of random images, which lie on the device already."""
     images = torch.randn(batch, 3, *model.patch_embed.img_size, device=device)
     chosen = torch.randint(0, model.num_classes, (batch, targets), device=device)
@@ -59,8 +71,14 @@ def explanation(model: nn.Module, method: str, precision: str | None, batch: int
     return explain
 
 
-def sweep(prepare: Callable[[int], Callable[[], object]], targets: int, rounds: int, device: torch.device, clock: Clock,
-          largest: int | None = None) -> list[Point]:
+def sweep(
+    prepare: Callable[[int], Callable[[], object]],
+    targets: int,
+    rounds: int,
+    device: torch.device,
+    clock: Clock,
+    largest: int | None = None,
+) -> list[Point]:
     """Double the batch, from 1, until the memory is full, or two doublings in a row brought nothing more.
 
     prepare: batch -> a call that explains as many images, `targets` classes each. largest: no batch beyond it.
@@ -82,8 +100,9 @@ def sweep(prepare: Callable[[int], Callable[[], object]], targets: int, rounds: 
     return points
 
 
-def measured(explain: Callable[[], object], batch: int, targets: int, rounds: int, device: torch.device,
-             clock: Clock) -> Point:
+def measured(
+    explain: Callable[[], object], batch: int, targets: int, rounds: int, device: torch.device, clock: Clock
+) -> Point:
     """Time one batch size: the mean over rounds that follow one another, after a first that isn't counted."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

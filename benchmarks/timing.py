@@ -3,8 +3,8 @@
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # scripts lie beside this file, packages one floor up
 
@@ -27,6 +27,7 @@ def clock_of(device: torch.device) -> Clock:
     def read() -> float:
         synchronise()
         return time.perf_counter()
+
     return read
 
 
@@ -45,14 +46,17 @@ def seconds(function: Callable[[], object], clock: Clock = time.process_time) ->
 
 def plain_forward(model: nn.Module, images: Tensor) -> Callable[[], None]:
     """Return the unit that costs are counted in: a forward pass of these images (B, 3, H, W) without gradients."""
+
     @torch.inference_mode()
     def forward() -> None:
         model(images)
+
     return forward
 
 
-def cost(explanation: Callable[[], object], forward: Callable[[], object], rounds: int,
-         clock: Clock = time.process_time) -> float:
+def cost(
+    explanation: Callable[[], object], forward: Callable[[], object], rounds: int, clock: Clock = time.process_time
+) -> float:
     """Median over rounds of a call's time in forward passes, taken right before and right after it."""
     explanation()  # what is allocated or compiled once is not counted
     ratios = []

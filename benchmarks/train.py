@@ -3,10 +3,10 @@
     python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about 50 minutes
     python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5
 
-Both sides see every image as the model's data config has it, without augmentation, in the same number of epochs (a probe of
-ours has none). Ours starts with an empty cache, checks every file first, holds out a tenth of the training images to
-choose on, and writes a whole run, pictures included; the plain loop (plain_loop.py beside this file) prints accuracies.
-Time is CPU time, so that waiting for other processes is not counted.
+Both sides see every image as the model's data config has it, without augmentation, in the same number of epochs (a
+probe of ours has none). Ours starts with an empty cache, checks every file first, holds out a tenth of the training
+images to choose on, and writes a whole run, pictures included; the plain loop (plain_loop.py beside this file) prints
+accuracies. Time is CPU time, so that waiting for other processes is not counted.
 """
 
 import argparse
@@ -32,18 +32,32 @@ from models.backbone import BackboneSpec, architecture
 from report.tables import markdown_table, number, percent, write_text
 from train import RECIPES
 
-PROBE_GAIN, DORA_GAIN = 4.0, 1.5    # times as fast as the plain loop, the least that train.py is meant to be
+PROBE_GAIN, DORA_GAIN = 4.0, 1.5  # times as fast as the plain loop, the least that train.py is meant to be
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5")
-    parser.add_argument("--data", type=Path, required=True, metavar="PHOTOS", help="a folder with train/ and val/ or valid/")
+    parser = commandline.parser(
+        __doc__, "python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5"
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PHOTOS", help="a folder with train/ and val/ or valid/"
+    )
     parser.add_argument("--model", default="deit_tiny_patch16_224", metavar="NAME", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="local weights (default: the model hub's)")
-    parser.add_argument("--epochs", type=commandline.positive, default=5, metavar="N",
-                        help="of the plain loop with a frozen backbone; a probe of ours has none")
-    parser.add_argument("--dora-epochs", type=commandline.positive, default=5, metavar="N",
-                        help="of DoRA on both sides (default: %(default)s)")
+    parser.add_argument(
+        "--epochs",
+        type=commandline.positive,
+        default=5,
+        metavar="N",
+        help="of the plain loop with a frozen backbone; a probe of ours has none",
+    )
+    parser.add_argument(
+        "--dora-epochs",
+        type=commandline.positive,
+        default=5,
+        metavar="N",
+        help="of DoRA on both sides (default: %(default)s)",
+    )
     parser.add_argument("--batch-size", type=commandline.positive, default=8, metavar="N", help="of the plain loop")
     parser.add_argument("--blocks", default="9-11", metavar="A-B", help="blocks that DoRA adapts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
@@ -76,7 +90,9 @@ def ended(argv: list) -> tuple[Finished, str]:
         process.returncode = os.waitstatus_to_exitcode(status)
         printed, said = (file.seek(0) or file.read() for file in (out, err))
     if process.returncode:
-        raise ExplainedError(f"{' '.join(map(str, argv))} ended with status {process.returncode}: {(said.strip() or '-').splitlines()[-1]}")
+        raise ExplainedError(
+            f"{' '.join(map(str, argv))} ended with status {process.returncode}: {(said.strip() or '-').splitlines()[-1]}"
+        )
     return Finished(usage.ru_utime + usage.ru_stime, peak_bytes(usage)), printed
 
 
@@ -85,8 +101,19 @@ def peak_bytes(usage: resource.struct_rusage) -> int:
 
 
 def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
-    argv = [BESIDE / "plain_loop.py", "--data", args.data, "--model", args.model, "--method", method, "--epochs", epochs,
-            "--batch-size", args.batch_size]
+    argv = [
+        BESIDE / "plain_loop.py",
+        "--data",
+        args.data,
+        "--model",
+        args.model,
+        "--method",
+        method,
+        "--epochs",
+        epochs,
+        "--batch-size",
+        args.batch_size,
+    ]
     if method == "dora":
         argv += ["--targets", target_pattern(architecture(BackboneSpec(args.model)), parse_settings(late(args)))]
     found, printed = ended(argv + weights_of(args))
@@ -98,9 +125,31 @@ def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
 def ours(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more) -> Finished:
     """Train by train.py into a folder of its own; its accuracy is that of the epoch it chose without looking at it."""
     fresh = not cache.exists()
-    found, _ = ended([ROOT / "train.py", "--data", args.data, "--model", args.model, *weights_of(args), "--method", method,
-                      "--cache", cache, "--out", folder, "--device", "cpu", "--workers", 0, *more])
-    found.fresh, found.accuracy = fresh, json.loads((folder / "summary.json").read_text(encoding="utf-8"))["accuracy"]["val"]["accuracy"]
+    found, _ = ended(
+        [
+            ROOT / "train.py",
+            "--data",
+            args.data,
+            "--model",
+            args.model,
+            *weights_of(args),
+            "--method",
+            method,
+            "--cache",
+            cache,
+            "--out",
+            folder,
+            "--device",
+            "cpu",
+            "--workers",
+            0,
+            *more,
+        ]
+    )
+    found.fresh, found.accuracy = (
+        fresh,
+        json.loads((folder / "summary.json").read_text(encoding="utf-8"))["accuracy"]["val"]["accuracy"],
+    )
     return found
 
 
@@ -118,25 +167,34 @@ def main(args: argparse.Namespace) -> None:
     common, epochs, usual = ["--augment", "none", "--epochs"], args.dora_epochs, RECIPES["dora"].epochs
     with tempfile.TemporaryDirectory() as folder:
         one, two, three = (Path(folder) / name for name in "abc")  # caches: the last run of each list finds one filled
-        probe = measured("linear probe", {
-            f"plain loop, {args.epochs} epochs": lambda: plain(args, "linear", args.epochs),
-            "train.py": lambda: ours(args, "linear", one / "run", one),
-            "train.py, with the features kept from before": lambda: ours(args, "linear", one / "again", one),
-        })
-        dora = measured(f"DoRA in blocks {args.blocks}", {
-            f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
-            f"train.py, {epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, epochs),
-            f"train.py, its own {usual} epochs": lambda: ours(args, late(args), three / "run", three, *common, usual),
-            f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
-                args, late(args), two / "again", two, *common, epochs, "--seed", 1),
-        })
+        probe = measured(
+            "linear probe",
+            {
+                f"plain loop, {args.epochs} epochs": lambda: plain(args, "linear", args.epochs),
+                "train.py": lambda: ours(args, "linear", one / "run", one),
+                "train.py, with the features kept from before": lambda: ours(args, "linear", one / "again", one),
+            },
+        )
+        dora = measured(
+            f"DoRA in blocks {args.blocks}",
+            {
+                f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
+                f"train.py, {epochs} epochs": lambda: ours(args, late(args), two / "run", two, *common, epochs),
+                f"train.py, its own {usual} epochs": lambda: ours(
+                    args, late(args), three / "run", three, *common, usual
+                ),
+                f"train.py, {epochs} epochs, with the tokens kept from before": lambda: ours(
+                    args, late(args), two / "again", two, *common, epochs, "--seed", 1
+                ),
+            },
+        )
     text = document(args, probe, dora)
     print(text)
     if args.out:
         write_text(args.out, text)
 
 
-Runs = list[tuple[str, Finished]]   # the plain loop first, then ours, with an empty cache
+Runs = list[tuple[str, Finished]]  # the plain loop first, then ours, with an empty cache
 
 
 def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> Runs:
@@ -152,10 +210,19 @@ def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> Runs:
 def table(runs: Runs) -> str:
     """Return the runs as a table, counted in the plain loop."""
     (_, loop), *_ = runs
-    return markdown_table([
-        {"": name, "CPU seconds": number(run.seconds, 0), "times as fast": number(loop.seconds / run.seconds, 1),
-         "validation accuracy": percent(run.accuracy), "peak memory, GiB": number(run.peak / 2**30, 2)}
-        for name, run in runs], align="lrrrr")
+    return markdown_table(
+        [
+            {
+                "": name,
+                "CPU seconds": number(run.seconds, 0),
+                "times as fast": number(loop.seconds / run.seconds, 1),
+                "validation accuracy": percent(run.accuracy),
+                "peak memory, GiB": number(run.peak / 2**30, 2),
+            }
+            for name, run in runs
+        ],
+        align="lrrrr",
+    )
 
 
 def mark(runs: Runs, least: float) -> str:
@@ -163,8 +230,10 @@ def mark(runs: Runs, least: float) -> str:
     (_, loop), (name, own), *_ = runs
     fast = loop.seconds / own.seconds
     met = "Met" if fast >= least and own.accuracy >= loop.accuracy else "Missed"
-    return (f"{met}: `{name}` is meant to be {number(least, 1)} times as fast, with no less accuracy; it is {number(fast, 2)} times "
-            f"as fast, with {percent(own.accuracy)} against {percent(loop.accuracy)}.")
+    return (
+        f"{met}: `{name}` is meant to be {number(least, 1)} times as fast, with no less accuracy; it is {number(fast, 2)} times "
+        f"as fast, with {percent(own.accuracy)} against {percent(loop.accuracy)}."
+    )
 
 
 def to_same_accuracy(runs: Runs, least: float | None = None) -> str:
@@ -178,14 +247,18 @@ def to_same_accuracy(runs: Runs, least: float | None = None) -> str:
     seconds, name = min(there)
     fast = best["seconds"] / seconds
     judged = "" if least is None else f" ({'met' if fast > least else 'missed'}: more than {number(least, 1)} is meant)"
-    return f"{what}; `{name}` is there, and ends, after {number(seconds, 0)} s: {number(fast, 2)} times as fast{judged}."
+    return (
+        f"{what}; `{name}` is there, and ends, after {number(seconds, 0)} s: {number(fast, 2)} times as fast{judged}."
+    )
 
 
 def document(args: argparse.Namespace, probe: Runs, dora: Runs) -> str:
     weights = " --weights FILE" if args.weights else ""
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "peft"))
-    epochs = "\n".join(f"- {name}: " + ", ".join(percent(row["accuracy"]) for row in runs[0][1].epochs)
-                       for name, runs in (("linear probe", probe), ("DoRA", dora)))
+    epochs = "\n".join(
+        f"- {name}: " + ", ".join(percent(row["accuracy"]) for row in runs[0][1].epochs)
+        for name, runs in (("linear probe", probe), ("DoRA", dora))
+    )
     return f"""# What training costs beside a plain loop
 
     python benchmarks/train.py --data PHOTOS --model {args.model}{weights} --epochs {args.epochs} --dora-epochs {args.dora_epochs} \\

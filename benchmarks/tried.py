@@ -3,13 +3,12 @@
 All are made of parts that could come from one recorded forward pass; here each part of a sum records its own.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
+from libragrad import fullgrad  # beside this file; it finds the project's folders
 from torch import Tensor
 from torch.nn import functional as F
-
-from libragrad import fullgrad  # beside this file; it finds the project's folders
 
 from explain import relevance
 from explain.aggregate import TokenRow
@@ -36,6 +35,7 @@ def sum_of(*candidates: Candidate) -> Candidate:
     def compute(model, images, targets):
         maps = [one(model, images, targets) for one in candidates]
         return sum(one / one.abs().sum((-2, -1), keepdim=True) for one in maps)
+
     return compute
 
 
@@ -44,21 +44,25 @@ def smoothed(candidate: Candidate) -> Candidate:
         kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
         maps = candidate(model, images, targets).flatten(0, 1).unsqueeze(1)
         return F.conv2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), kernel).view(*targets.shape, *maps.shape[-2:])
+
     return compute
 
 
 def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
     """What works on a traced model, by as many images at once as `relevance` takes, so that costs compare."""
+
     def candidate(model, images, targets):
         network = Network(model)
         step = images_at_once(network, images, targets.shape[1])
         with torch.no_grad():
             return torch.cat([compute(network, x, t) for x, t in zip(images.split(step), targets.split(step))])
+
     return candidate
 
 
 def graph(way: Way, contrast: str = "none") -> Candidate:
     """Chefer's aggregation over blocks, with a changed gradient times A for the relevance of attention."""
+
     @traced
     def compute(network, images, targets):
         record, count = network.record(images), targets.shape[1]
@@ -66,11 +70,13 @@ def graph(way: Way, contrast: str = "none") -> Candidate:
         for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, way=way)):
             row.descend(block, (gradient * block.attention).clamp_(min=0))
         return row.result(count)
+
     return compute
 
 
 def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
     """Relevance at the tokens of some blocks alone, or its positive part."""
+
     @traced
     def compute(network, images, targets):
         record, at_blocks = network.record(images), []
@@ -78,6 +84,7 @@ def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> 
         patch_gradient(network, record, rows, way, at_blocks)
         chosen = torch.stack(at_blocks[::-1])[blocks]
         return (chosen.clamp(min=0) if positive else chosen).mean(0).unflatten(-1, record.grid)
+
     return compute
 
 
@@ -94,8 +101,7 @@ CANDIDATES: dict[str, Candidate] = {
     "CP-LRP (gamma)": method("cp_lrp"),
     "CP-LRP (gamma, log p)": method("cp_lrp", contrast="log_p"),
     BAR: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
-    STRONGEST: sum_of(
-        *(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
+    STRONGEST: sum_of(*(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
     "graph of AttnLRP's relevance of A": graph(ATTNLRP),
     "graph of CP-LRP's relevance of A": graph(CP_LRP),
     "AttnLRP over depth": method("attnlrp_epsilon", at="depth"),
@@ -113,9 +119,11 @@ CANDIDATES: dict[str, Candidate] = {
     BLEND: method("lrp_blend"),
     "lrp_blend (logit)": method("lrp_blend", contrast="none"),
     "AttnLRP over depth (softmax) + lrp_contrast": sum_of(
-        method("attnlrp_epsilon", at="depth", contrast="softmax"), method("lrp_contrast")),
+        method("attnlrp_epsilon", at="depth", contrast="softmax"), method("lrp_contrast")
+    ),
     "AttnLRP over depth (softmax) + LibraGrad FullGrad+ (softmax)": sum_of(
-        method("attnlrp_epsilon", at="depth", contrast="softmax"), libra(plus=True, contrast="softmax")),
+        method("attnlrp_epsilon", at="depth", contrast="softmax"), libra(plus=True, contrast="softmax")
+    ),
     "LibraGrad FullGrad": libra(),
     "LibraGrad FullGrad (softmax)": libra(contrast="softmax"),
     LIBRAGRAD: libra(plus=True),

@@ -3,10 +3,11 @@
 import difflib
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -139,15 +140,19 @@ def load_data(
 
 def _scenes(options: SceneOptions, size: int, data_seed: int, classes: Sequence[str] | None) -> ImageData:
     if not 0 <= options.context_bias <= 1:
-        raise UsageError(f"--context-bias {options.context_bias} is no probability; give 0 to 1 "
-                         f"({CHANCE_BIAS:.3f} makes the surface independent of the class)")
+        raise UsageError(
+            f"--context-bias {options.context_bias} is no probability; give 0 to 1 "
+            f"({CHANCE_BIAS:.3f} makes the surface independent of the class)"
+        )
     if classes is not None:
         raise UsageError(f"--classes chooses folders; drawn scenes always have all {len(SPORTS)} sports: drop it")
     counts = {"train": options.train_images, "val": options.val_images, "val_shuffled": options.val_images}
     for split, count in counts.items():
         if count < 2 * len(SPORTS):
-            raise UsageError(f"{count} scenes in {split} are too few for {len(SPORTS)} sports; "
-                             f"give at least {2 * len(SPORTS)} (--train-images, --val-images)")
+            raise UsageError(
+                f"{count} scenes in {split} are too few for {len(SPORTS)} sports; "
+                f"give at least {2 * len(SPORTS)} (--train-images, --val-images)"
+            )
     splits = {
         split: SceneSplit(split, size, data_seed, options.context_bias, tuple(range(count)))
         for split, count in counts.items()
@@ -202,8 +207,10 @@ def scan_folder_data(
 def _split_folders(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
-        raise UsageError(f"--data {root} {what}; expected 'scenes', 'sports', or a folder with train/ and val/ "
-                         f"(or valid/), one subfolder a class")
+        raise UsageError(
+            f"--data {root} {what}; expected 'scenes', 'sports', or a folder with train/ and val/ "
+            f"(or valid/), one subfolder a class"
+        )
     validation = next((root / name for name in ("val", "valid") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or validation is None:
         found = some(sorted(p.name for p in root.iterdir() if p.is_dir())) or "no folders"
@@ -225,7 +232,8 @@ def _check_no_unknown_classes(folders: dict[str, Path]) -> None:
         if unknown := sorted(set(_class_folders(folder)) - known):
             raise UsageError(
                 f"{folder} has {len(unknown)} class(es) that {folders['train']} lacks: {some(unknown)}; "
-                f"give all splits the same subfolders, or name the classes to keep with --classes")
+                f"give all splits the same subfolders, or name the classes to keep with --classes"
+            )
 
 
 def _chosen_classes(found: list[str], wanted: Sequence[str] | None, root: Path) -> tuple[str, ...]:
@@ -253,37 +261,44 @@ def _check_classes_present(name: str, folder: Path, split: FolderSplit, class_na
     counts = Counter(split.labels.tolist())
     empty = [c for i, c in enumerate(class_names) if not counts[i]]
     if empty and name == "train":
-        raise UsageError(f"{folder} has no readable image for {some(empty)}; add images or keep other classes "
-                         f"with --classes")
+        raise UsageError(
+            f"{folder} has no readable image for {some(empty)}; add images or keep other classes with --classes"
+        )
     if not len(split):
         raise UsageError(f"{folder} has no readable image of the {len(class_names)} training classes")
     if empty:
-        warnings.append(f"{folder} has no readable image for {len(empty)} class(es): {some(empty)}; "
-                        f"class indices stay those of the training split")
+        warnings.append(
+            f"{folder} has no readable image for {len(empty)} class(es): {some(empty)}; "
+            f"class indices stay those of the training split"
+        )
 
 
 def _shared_images(splits: dict[str, FolderSplit]) -> list[str]:
     notes, names = [], list(splits)
     for i, first in enumerate(names):
-        for second in names[i + 1:]:
+        for second in names[i + 1 :]:
             shared = set(splits[first].digests) & set(splits[second].digests)
             if shared:
                 which = [splits[second].name(k) for k, d in enumerate(splits[second].digests) if d in shared]
-                notes.append(f"{len(which)} image(s) of {second} are byte for byte in {first} too, which flatters "
-                             f"{second}: {some(which)}")
+                notes.append(
+                    f"{len(which)} image(s) of {second} are byte for byte in {first} too, which flatters "
+                    f"{second}: {some(which)}"
+                )
     return notes
 
 
 def _limited(data: ImageData, train_images: int | None, val_images: int | None, data_seed: int) -> ImageData:
     limits = {"train": train_images} | {name: val_images for name in data.splits if name != "train"}
     splits = {
-        name: split if limits[name] is None or limits[name] >= len(split)
+        name: split
+        if limits[name] is None or limits[name] >= len(split)
         else split.select(stratified(split.labels, limits[name], data_seed))
         for name, split in data.splits.items()
     }
     if len(np.unique(splits["train"].labels)) < len(data.class_names):
-        raise UsageError(f"--train-images {train_images} leaves classes without an image; "
-                         f"give at least {len(data.class_names)}")
+        raise UsageError(
+            f"--train-images {train_images} leaves classes without an image; give at least {len(data.class_names)}"
+        )
     sizes = ",".join(f"{name}={len(split)}" for name, split in splits.items())
     if all(len(splits[n]) == len(data.splits[n]) for n in splits):
         return data

@@ -1,10 +1,10 @@
 """An image folder: one subfolder a class, every file read once before it is trusted."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -77,9 +77,7 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan_folder(
-    folder: Path, class_names: Sequence[str], progress: bool = False, cache: Path | None = None
-) -> Scan:
+def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False, cache: Path | None = None) -> Scan:
     """Read every image file of the given classes below `folder`; skip and count those that do not decode.
 
     A class without a folder simply has no images: its index stays reserved. `cache`: a folder that remembers the
@@ -88,8 +86,10 @@ def scan_folder(
     findings = Findings(folder, cache)
     candidates = [
         (path, label)
-        for label, name in enumerate(class_names) if (folder / name).is_dir()
-        for path in sorted((folder / name).rglob("*")) if looks_like_image(path)
+        for label, name in enumerate(class_names)
+        if (folder / name).is_dir()
+        for path in sorted((folder / name).rglob("*"))
+        if looks_like_image(path)
     ]
     digests = in_threads(lambda item: findings.digest(item[0]), candidates, f"checking {folder.name}", progress)
     findings.save(class_names)
@@ -107,8 +107,17 @@ def scan_folder(
 def in_threads(function: Callable, items: Sequence, what: str, progress: bool) -> list:
     """Return the function's values of all items, in order, with a progress bar where one is wanted."""
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        return list(tqdm(pool.map(function, items), total=len(items), desc=what, unit="image", delay=2,
-                         disable=None if progress else True, leave=False))
+        return list(
+            tqdm(
+                pool.map(function, items),
+                total=len(items),
+                desc=what,
+                unit="image",
+                delay=2,
+                disable=None if progress else True,
+                leave=False,
+            )
+        )
 
 
 def looks_like_image(path: Path) -> bool:

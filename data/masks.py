@@ -11,9 +11,9 @@ every image needs a mask. Images in subfolders of a class have theirs in the sam
 import glob
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Sequence
 
 from data.folder import FolderSplit, MaskFile, in_threads, looks_like_image, some
 from data.images import BROKEN_IMAGE, MaskFormatError, open_image, open_mask, orientation_of
@@ -21,8 +21,10 @@ from data.images import BROKEN_IMAGE, MaskFormatError, open_image, open_mask, or
 FOLDER = "masks"
 
 # Why a mask is not used, in the words of the warning.
-NO_IMAGE = ("belong to no readable image (expected masks/CLASS/STEM.png for images of the validation split, "
-            "masks/SPLIT/CLASS/STEM.png for those of any)")
+NO_IMAGE = (
+    "belong to no readable image (expected masks/CLASS/STEM.png for images of the validation split, "
+    "masks/SPLIT/CLASS/STEM.png for those of any)"
+)
 NOT_ALONE = "share an image with another mask, or their name with several images,"
 UNREADABLE = "cannot be read"
 FORMAT = "are no grayscale or 1-bit PNG"
@@ -35,8 +37,9 @@ def with_masks(
 ) -> tuple[dict[str, FolderSplit], list[str]]:
     """Return the splits with the masks below root/masks that fit their images, and a line for each kind of misfit."""
     pairs, refused = _pairs(_masks_by_image(root / FOLDER, splits, class_names), _indices_by_image(splits))
-    found = in_threads(lambda pair: _check(root / FOLDER / pair[0], _image_path(splits, pair)), pairs,
-                       f"checking {FOLDER}", progress)
+    found = in_threads(
+        lambda pair: _check(root / FOLDER / pair[0], _image_path(splits, pair)), pairs, f"checking {FOLDER}", progress
+    )
     kept = {name: list(split.mask_files) for name, split in splits.items()}
     for (file, name, index), result in zip(pairs, found):
         if isinstance(result, MaskFile):
@@ -44,8 +47,10 @@ def with_masks(
         else:
             why, detail = result
             refused[why].append(file + detail)
-    notes = [f"{len(files)} mask(s) in {root / FOLDER} {why} and are not used: {some(sorted(files))}"
-             for why, files in refused.items()]
+    notes = [
+        f"{len(files)} mask(s) in {root / FOLDER} {why} and are not used: {some(sorted(files))}"
+        for why, files in refused.items()
+    ]
     return {name: replace(split, mask_files=tuple(kept[name])) for name, split in splits.items()}, notes
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Collection
 
 import PIL
 

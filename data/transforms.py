@@ -1,9 +1,9 @@
 """Images to normalised (3, H, W) tensors and back, as the model's own data config says."""
 
 import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -49,25 +49,31 @@ def training_transform(config: dict, augmentation: str, smallest_crop: float = 0
     if augmentation == "flip":
         return v2.Compose([v2.RandomHorizontalFlip(), evaluation_transform(config)])
     size = list(config["input_size"][1:])
-    return v2.Compose([
-        v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0),
-                             interpolation=v2.InterpolationMode(config["interpolation"])),
-        v2.RandomHorizontalFlip(),
-        *([_rand_augment(config)] if augmentation == "rand" else []),
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(config["mean"]), list(config["std"])),
-    ])
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                size, scale=(smallest_crop, 1.0), interpolation=v2.InterpolationMode(config["interpolation"])
+            ),
+            v2.RandomHorizontalFlip(),
+            *([_rand_augment(config)] if augmentation == "rand" else []),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(config["mean"]), list(config["std"])),
+        ]
+    )
 
 
 def _rand_augment(config: dict) -> RandAugment:
     """Return timm's RandAugment of RGB images, with the settings that timm's own training gives it but for one."""
-    return rand_augment_transform(RAND_AUGMENT, {
-        "translate_const": int(0.45 * min(config["input_size"][1:])),
-        "img_mean": tuple(min(255, round(255 * mean)) for mean in config["mean"]),  # fills what is moved into view
-        "interpolation": str_to_pil_interp(config["interpolation"]),
-        "magnitude_max": 9.99,  # at 10, posterize would keep no bit: a black image, which Pillow 13 refuses to make
-    })
+    return rand_augment_transform(
+        RAND_AUGMENT,
+        {
+            "translate_const": int(0.45 * min(config["input_size"][1:])),
+            "img_mean": tuple(min(255, round(255 * mean)) for mean in config["mean"]),  # fills what is moved into view
+            "interpolation": str_to_pil_interp(config["interpolation"]),
+            "magnitude_max": 9.99,  # at 10, posterize would keep no bit: a black image, which Pillow 13 refuses to make
+        },
+    )
 
 
 def _geometry(config: dict) -> dict:

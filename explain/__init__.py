@@ -16,12 +16,27 @@ from .precision import HalfProducts, check_images_of, check_method
 from .structure import UnsupportedModel, check_explainable
 from .vit import Network
 
-__all__ = ["COMPARISON_METHOD", "DEFAULT_METHOD", "METHODS", "Method", "UnsupportedModel", "check_explainable",
-           "conservation_gap", "find_method", "relevance"]
+__all__ = [
+    "COMPARISON_METHOD",
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Method",
+    "UnsupportedModel",
+    "check_explainable",
+    "conservation_gap",
+    "find_method",
+    "relevance",
+]
 
 
-def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
-              precision: str | None = None, **options) -> Tensor | tuple[Tensor, ...]:
+def relevance(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str = DEFAULT_METHOD,
+    precision: str | None = None,
+    **options,
+) -> Tensor | tuple[Tensor, ...]:
     """Relevance of each patch for each target class.
 
     model: a plain timm VisionTransformer (see `check_explainable`), in train or eval mode, frozen
@@ -56,15 +71,19 @@ def relevance(model: nn.Module, images: Tensor, targets: Tensor, method: str = D
     check_images_of(precision, images)
     products = HalfProducts() if precision == "float16" else nullcontext()
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
-        maps = in_parts(lambda part: chosen.compute(network, images[part], targets[part], **options),
-                        len(images), images_at_once(network, images, targets.shape[1]))
+        maps = in_parts(
+            lambda part: chosen.compute(network, images[part], targets[part], **options),
+            len(images),
+            images_at_once(network, images, targets.shape[1]),
+        )
     if torch.is_tensor(maps[0]):
         return torch.cat(maps)
     return tuple(torch.cat(parts) for parts in zip(*maps))
 
 
-def conservation_gap(model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD,
-                     **options) -> Tensor:
+def conservation_gap(
+    model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD, **options
+) -> Tensor:
     """What entered less what arrived of a relevance method's relevance, (B, K).
 
     lrp, lrp_magnitude: of the 1 that enters at the logit, at the first block's input. Others: of the
@@ -94,15 +113,19 @@ def find_method(name: str, options: dict | None = None) -> Method:
 def refuse_more_than_maps(options: dict) -> None:
     """Raise ValueError where options of `relevance` ask for more than maps, for callers that take maps alone."""
     if beside := [name for name in ("layers", "gap") if options.get(name)]:
-        raise ValueError(f"{', '.join(beside)} would return more than maps, which alone are taken here: leave it out, or call "
-                         f"relevance.")
+        raise ValueError(
+            f"{', '.join(beside)} would return more than maps, which alone are taken here: leave it out, or call "
+            f"relevance."
+        )
 
 
 def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
     check_images(model, images)
     if targets.dim() != 2 or len(targets) != len(images):
-        raise ValueError(f"targets have shape {tuple(targets.shape)}; expected (B, K) with "
-                         f"B = {len(images)} images. One target an image: targets.unsqueeze(1).")
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}; expected (B, K) with "
+            f"B = {len(images)} images. One target an image: targets.unsqueeze(1)."
+        )
     if targets.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"targets are {targets.dtype}; expected torch.int64 class indices.")
     if targets.device != images.device:
@@ -111,8 +134,9 @@ def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
         raise ValueError("targets have shape (B, 0): name at least one class an image.")
     classes = model.head.out_features
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise ValueError(f"targets go from {int(targets.min())} to {int(targets.max())}; "
-                         f"the model's classes are 0 to {classes - 1}.")
+        raise ValueError(
+            f"targets go from {int(targets.min())} to {int(targets.max())}; the model's classes are 0 to {classes - 1}."
+        )
 
 
 def check_images(model: nn.Module, images: Tensor) -> None:
@@ -124,14 +148,19 @@ def check_images(model: nn.Module, images: Tensor) -> None:
     if images.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images are {images.dtype}; expected torch.float32 or torch.float64.")
     if (images.dtype, images.device) != (weight.dtype, weight.device):
-        raise ValueError(f"images are {images.dtype} on {images.device}, the model {weight.dtype} on "
-                         f"{weight.device}; convert one to the other.")
+        raise ValueError(
+            f"images are {images.dtype} on {images.device}, the model {weight.dtype} on "
+            f"{weight.device}; convert one to the other."
+        )
     size = tuple(images.shape[-2:])
     if embed.strict_img_size and embed.img_size is not None and size != tuple(embed.img_size):
-        raise ValueError(f"images are {size[0]} x {size[1]} pixels; the model takes "
-                         f"{embed.img_size[0]} x {embed.img_size[1]}. Resize them, or call "
-                         f"model.set_input_size({size}).")
+        raise ValueError(
+            f"images are {size[0]} x {size[1]} pixels; the model takes "
+            f"{embed.img_size[0]} x {embed.img_size[1]}. Resize them, or call "
+            f"model.set_input_size({size})."
+        )
     patch = embed.patch_size
     if not embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
-        raise ValueError(f"images are {size[0]} x {size[1]} pixels, which patches of "
-                         f"{patch[0]} x {patch[1]} do not divide.")
+        raise ValueError(
+            f"images are {size[0]} x {size[1]} pixels, which patches of {patch[0]} x {patch[1]} do not divide."
+        )

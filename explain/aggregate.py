@@ -47,8 +47,8 @@ class TokenRow:
 
         Through attention pooling, which adds no input to its output, row <- row C.
         """
-        rows = self.row[:, None, :, None, :contributions.shape[-2]].expand(-1, contributions.shape[1], -1, -1, -1)
-        by_head = (rows @ contributions).squeeze(-2)        # (B, h, K, N)
+        rows = self.row[:, None, :, None, : contributions.shape[-2]].expand(-1, contributions.shape[1], -1, -1, -1)
+        by_head = (rows @ contributions).squeeze(-2)  # (B, h, K, N)
         mean = by_head.mean(1)
         if block.is_pool:
             self.row = self.record.place(mean.unsqueeze(-1)).squeeze(-1)
@@ -64,7 +64,7 @@ class TokenRow:
 
     def _grid(self, row: Tensor) -> Tensor:
         patches = self.record.grid[0] * self.record.grid[1]
-        return row[..., row.shape[-1] - patches:].unflatten(-1, self.record.grid)
+        return row[..., row.shape[-1] - patches :].unflatten(-1, self.record.grid)
 
     def result(self, targets: int, *more: Tensor | None) -> Tensor | tuple[Tensor, ...]:
         """Maps (B, K, grid_h, grid_w), prefix tokens left out; layers and `more` where asked for."""
@@ -79,8 +79,18 @@ class TokenRow:
 
 # ---- methods
 
-def _lrp(network: Network, images: Tensor, targets: Tensor, rule_set: RuleSet, start_block: int,
-         contrast: str, centre_head: bool, layers: bool, gap: bool) -> Tensor | tuple[Tensor, ...]:
+
+def _lrp(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    rule_set: RuleSet,
+    start_block: int,
+    contrast: str,
+    centre_head: bool,
+    layers: bool,
+    gap: bool,
+) -> Tensor | tuple[Tensor, ...]:
     """map = row of (I + C_last) ... (I + C_start) with C = mean_h((G * R)^+), G gradient, R relevance."""
     check_start_block(network, start_block)
     record = network.record(images)
@@ -94,8 +104,17 @@ def _lrp(network: Network, images: Tensor, targets: Tensor, rule_set: RuleSet, s
     return row.result(targets.shape[1], 1 - next(relevances).sum((-2, -1)) if gap else None)
 
 
-def lrp(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0, contrast: str = "none",
-        centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    start_block: int = 0,
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """Transformer attribution exactly as published; ill-conditioned, for comparison with literature.
 
     start_block: the first block that is aggregated (0 in the authors' notebooks, 1 in scripts).
@@ -110,9 +129,17 @@ def lrp(network: Network, images: Tensor, targets: Tensor, *, start_block: int =
     return _lrp(network, images, targets, PUBLISHED, start_block, contrast, centre_head, layers, gap)
 
 
-def lrp_magnitude(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0,
-                  contrast: str = "none", centre_head: bool = False, layers: bool = False,
-                  gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_magnitude(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    start_block: int = 0,
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """Transformer attribution with sums and products split by magnitudes, which have no poles.
 
     Options as for `lrp`. gap: absorbed by outputs without a positive contribution, a query that is a
@@ -121,22 +148,29 @@ def lrp_magnitude(network: Network, images: Tensor, targets: Tensor, *, start_bl
     return _lrp(network, images, targets, MAGNITUDE, start_block, contrast, centre_head, layers, gap)
 
 
-def gradient_attention(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0,
-                       contrast: str = "none", centre_head: bool = False,
-                       layers: bool = False) -> Tensor | tuple[Tensor, ...]:
+def gradient_attention(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    start_block: int = 0,
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """R <- R + mean_h((G * A)^+) R."""
     check_start_block(network, start_block)
     record = network.record(images)
     row = TokenRow(record, targets.shape[1], layers)
     rows = head_rows(network, class_weights(record.logits, targets, contrast, centre_head))
-    for block, gradient in zip(record.from_last(start_block),
-                               attention_gradients(network, record, rows, start_block)):
+    for block, gradient in zip(record.from_last(start_block), attention_gradients(network, record, rows, start_block)):
         row.descend(block, (gradient * block.attention).clamp_(min=0))
     return row.result(targets.shape[1])
 
 
-def gradcam(network: Network, images: Tensor, targets: Tensor, *, contrast: str = "none",
-            centre_head: bool = False) -> Tensor:
+def gradcam(
+    network: Network, images: Tensor, targets: Tensor, *, contrast: str = "none", centre_head: bool = False
+) -> Tensor:
     """(sum_h w_h A_h)^+ of the last attention, in the rows that pooling reads.
 
     w_h is the mean of dy/dA_h over these rows and the patches, as GradCAM's weight of a channel is
@@ -151,14 +185,15 @@ def gradcam(network: Network, images: Tensor, targets: Tensor, *, contrast: str 
     read = slice(None) if record.pool is not None else record.pooled
     gradient = next(attention_gradients(network, record, rows, len(record.blocks) - 1))
     patches = slice(-record.grid[0] * record.grid[1], None)
-    weights = gradient[..., read, patches].mean((-2, -1))                   # (B, h, K)
-    attention = last.attention[..., read, patches].squeeze(2).mean(-2)      # (B, h, N)
+    weights = gradient[..., read, patches].mean((-2, -1))  # (B, h, K)
+    attention = last.attention[..., read, patches].squeeze(2).mean(-2)  # (B, h, N)
     maps = (weights.mT @ attention).clamp_(min=0)
     return maps.unflatten(-1, record.grid)
 
 
-def rollout(network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0,
-            layers: bool = False) -> Tensor | tuple[Tensor, ...]:
+def rollout(
+    network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0, layers: bool = False
+) -> Tensor | tuple[Tensor, ...]:
     """Product of (A + I) / 2 over blocks, A the mean over heads; the same for every target."""
     check_start_block(network, start_block)
     record = network.record(images)
@@ -168,8 +203,9 @@ def rollout(network: Network, images: Tensor, targets: Tensor, *, start_block: i
     return row.result(targets.shape[1])
 
 
-def attention(network: Network, images: Tensor, targets: Tensor, *,
-              layers: bool = False) -> Tensor | tuple[Tensor, ...]:
+def attention(
+    network: Network, images: Tensor, targets: Tensor, *, layers: bool = False
+) -> Tensor | tuple[Tensor, ...]:
     """The last attention of what pooling reads, mean over heads; the same for every target.
 
     That is the class token's row of the last block, or the pool's where pooling is by attention.

@@ -31,8 +31,18 @@ from .vit import Network, Record
 PLACES = ("pixels", "tokens", "depth")
 
 
-def _relevance(network: Network, images: Tensor, targets: Tensor, ways: tuple[Way, ...], gamma_patch: float, at: str,
-               contrast: str, centre_head: bool, layers: bool, gap: bool) -> Tensor | tuple[Tensor, ...]:
+def _relevance(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    ways: tuple[Way, ...],
+    gamma_patch: float,
+    at: str,
+    contrast: str,
+    centre_head: bool,
+    layers: bool,
+    gap: bool,
+) -> Tensor | tuple[Tensor, ...]:
     """Input times a way's gradient, in one of PLACES; of several ways, from one recorded forward pass, the mean."""
     if at not in PLACES:
         raise ValueError(f"at is {at!r}; expected one of {', '.join(PLACES)}.")
@@ -86,9 +96,20 @@ def _patch_factor(network: Network, images: Tensor, record: Record, gamma: float
 
 # ---- methods
 
-def attnlrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, gamma_patch: float = 0.25,
-            at: str = "pixels", contrast: str = "none", centre_head: bool = False, layers: bool = False,
-            gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+
+def attnlrp(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float = 0.05,
+    gamma_patch: float = 0.25,
+    at: str = "pixels",
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """AttnLRP in its efficient form: input times gradient, with changed gradients.
 
     The deviation of LayerNorm is a constant, an activation's slope is f(x) / x, and each factor of a
@@ -102,35 +123,76 @@ def attnlrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float =
         the pixels) and the softmax, whose own point of expansion keeps a part; under attention pooling also
         by the pool's query, a parameter, which shares the scores' half with the keys.
     """
-    return _relevance(network, images, targets, (_attnlrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap)
+    return _relevance(
+        network, images, targets, (_attnlrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap
+    )
 
 
-def attnlrp_epsilon(network: Network, images: Tensor, targets: Tensor, *, at: str = "tokens",
-                    contrast: str = "none", centre_head: bool = False, layers: bool = False,
-                    gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def attnlrp_epsilon(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    at: str = "tokens",
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """AttnLRP with the epsilon rule in every linear layer, as epsilon goes to 0.
 
     Options as for `attnlrp`, but at the patch tokens: at the pixels, what positions and the patch
     convolution's bias brought is lost to the map.
     """
-    return attnlrp(network, images, targets, gamma=0.0, gamma_patch=0.0, at=at, contrast=contrast,
-                   centre_head=centre_head, layers=layers, gap=gap)
+    return attnlrp(
+        network,
+        images,
+        targets,
+        gamma=0.0,
+        gamma_patch=0.0,
+        at=at,
+        contrast=contrast,
+        centre_head=centre_head,
+        layers=layers,
+        gap=gap,
+    )
 
 
-def cp_lrp(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, gamma_patch: float = 0.25,
-           at: str = "tokens", contrast: str = "none", centre_head: bool = False, layers: bool = False,
-           gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def cp_lrp(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float = 0.05,
+    gamma_patch: float = 0.25,
+    at: str = "tokens",
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """CP-LRP: as AttnLRP, but attention is a constant, and v gets all of a product's relevance.
 
     Ali et al., ICML 2022, for attention and LayerNorm, and for relevance at the tokens; activations
     and gamma as in `attnlrp`, where gamma=0 is the epsilon rule. gamma_patch matters at="pixels" alone.
     gap: absorbed by biases, the class token, registers and, at the pixels, positions.
     """
-    return _relevance(network, images, targets, (_cp_lrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap)
+    return _relevance(
+        network, images, targets, (_cp_lrp_way(gamma),), gamma_patch, at, contrast, centre_head, layers, gap
+    )
 
 
-def lrp_depth(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "none",
-              centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_depth(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float = 0.05,
+    contrast: str = "none",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """The mean over depth of the relevance of each patch's token: ours.
 
     CP-LRP with gamma says, at the input of every block, what each token brings to the target, and each
@@ -142,12 +204,30 @@ def lrp_depth(network: Network, images: Tensor, targets: Tensor, *, gamma: float
     docs/candidates.md has what else was tried.
     gap: absorbed by biases, the class token and registers, in the mean over depth.
     """
-    return cp_lrp(network, images, targets, gamma=gamma, at="depth", contrast=contrast, centre_head=centre_head,
-                  layers=layers, gap=gap)
+    return cp_lrp(
+        network,
+        images,
+        targets,
+        gamma=gamma,
+        at="depth",
+        contrast=contrast,
+        centre_head=centre_head,
+        layers=layers,
+        gap=gap,
+    )
 
 
-def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "softmax",
-                 centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_contrast(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float = 0.05,
+    contrast: str = "softmax",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """`lrp_depth` of the target's logit against its competitors' (contrast "softmax"): what moves its probability.
 
     More faithful to the probability than `lrp_depth`. Where a model is sure, the strongest competitor
@@ -156,33 +236,67 @@ def lrp_contrast(network: Network, images: Tensor, targets: Tensor, *, gamma: fl
     gap: of the contrast, the target's logit less its competitors' weighted mean, head biases and all, so it may
         have either sign; absorbed as in `lrp_depth`. What all classes share, in a bias too, is in neither.
     """
-    return lrp_depth(network, images, targets, gamma=gamma, contrast=contrast, centre_head=centre_head, layers=layers, gap=gap)
+    return lrp_depth(
+        network, images, targets, gamma=gamma, contrast=contrast, centre_head=centre_head, layers=layers, gap=gap
+    )
 
 
-def lrp_blend(network: Network, images: Tensor, targets: Tensor, *, gamma: float = 0.05, contrast: str = "softmax",
-              centre_head: bool = False, layers: bool = False, gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def lrp_blend(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    gamma: float = 0.05,
+    contrast: str = "softmax",
+    centre_head: bool = False,
+    layers: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """The mean of `lrp_contrast` and of AttnLRP (epsilon) over depth from the same start: ours.
 
-    CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each errs in
-    its own way, and both say how much of the same quantity a token brings, so that their mean still adds up to it. It
-    takes one recorded forward pass and two ways down, and is the most faithful to the probability of all methods here
-    (docs/candidates.md). For maps of other classes see `lrp_contrast`.
-    gap: the mean of the gaps of both.
+    CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each
+    errs in its own way, and both say how much of the same quantity a token brings, so that their mean still adds up to
+    it. It takes one recorded forward pass and two ways down, and is the most faithful to the probability of all methods
+    here (docs/candidates.md). For maps of other classes see `lrp_contrast`. gap: the mean of the gaps of both.
     """
-    return _relevance(network, images, targets, (_attnlrp_way(0.0), _cp_lrp_way(gamma)), 0.0, "depth", contrast, centre_head,
-                      layers, gap)
+    return _relevance(
+        network,
+        images,
+        targets,
+        (_attnlrp_way(0.0), _cp_lrp_way(gamma)),
+        0.0,
+        "depth",
+        contrast,
+        centre_head,
+        layers,
+        gap,
+    )
 
 
-def input_x_gradient(network: Network, images: Tensor, targets: Tensor, *, at: str = "pixels",
-                     contrast: str = "none", centre_head: bool = False,
-                     gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def input_x_gradient(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    at: str = "pixels",
+    contrast: str = "none",
+    centre_head: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """Pixels (normalised) times the gradient. gap: everything that is not linear, and every bias."""
     return _relevance(network, images, targets, (GRADIENT,), 0.0, at, contrast, centre_head, False, gap)
 
 
-def integrated_gradients(network: Network, images: Tensor, targets: Tensor, *, steps: int = 16,
-                         contrast: str = "none", centre_head: bool = False,
-                         gap: bool = False) -> Tensor | tuple[Tensor, ...]:
+def integrated_gradients(
+    network: Network,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    steps: int = 16,
+    contrast: str = "none",
+    centre_head: bool = False,
+    gap: bool = False,
+) -> Tensor | tuple[Tensor, ...]:
     """Pixels times the mean gradient on the way from the data's mean image (0, normalised) to the image.
 
     steps: places on the way, those of Gauss and Legendre; each costs a forward pass and a way down.

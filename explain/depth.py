@@ -74,6 +74,7 @@ def measure_depth(models: Sequence[nn.Module], batches: Iterable[Tensor]) -> lis
 
 # ---- one layer's attention: all (B, h, M, N), each row with sum 1
 
+
 def entropy(attention: Tensor) -> Tensor:
     """Entropy of a query's attention over log N, mean over queries: (B, h, M, N) -> (B, h) float64.
 
@@ -129,10 +130,11 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     """
     first, second = _double(first), _double(second)
     nats = _entropy((first + second) / 2) - (_entropy(first) + _entropy(second)) / 2
-    return (nats / math.log(2)).clamp(0, 1)     # rounding may lead beyond either end
+    return (nats / math.log(2)).clamp(0, 1)  # rounding may lead beyond either end
 
 
 # ---- features
+
 
 class LinearCKA:
     """Debiased linear CKA of two sets of features of the same examples, which may come in batches.
@@ -191,21 +193,25 @@ class _Moments:
 
 # ---- a model's layers
 
+
 class _Gathered:
     """What is kept of one model's forward passes, a tile of images after another."""
 
     def __init__(self):
-        self.measures: list[np.ndarray] = []        # (B, L, h, len(MEASURES))
+        self.measures: list[np.ndarray] = []  # (B, L, h, len(MEASURES))
         self.uniform: list[float] = []
-        self.divergences: list[np.ndarray] = []     # (B, L, h)
+        self.divergences: list[np.ndarray] = []  # (B, L, h)
         self.similarities: list[LinearCKA] = []
 
     def result(self) -> Depth:
         measures = np.concatenate(self.measures)
         compared = bool(self.similarities)
-        return Depth({name: measures[..., place] for place, name in enumerate(MEASURES)},
-                     dict(zip(MEASURES, self.uniform)), np.concatenate(self.divergences) if compared else None,
-                     np.array([similarity.result() for similarity in self.similarities]) if compared else None)
+        return Depth(
+            {name: measures[..., place] for place, name in enumerate(MEASURES)},
+            dict(zip(MEASURES, self.uniform)),
+            np.concatenate(self.divergences) if compared else None,
+            np.array([similarity.result() for similarity in self.similarities]) if compared else None,
+        )
 
 
 def _add(networks: Sequence[Network], images: Tensor, gathered: Sequence[_Gathered]) -> None:
@@ -253,11 +259,14 @@ def _check_alike(index: int, rows: Sequence[Tensor], first: Sequence[Tensor]) ->
     shapes, expected = ([tuple(row.shape[1:]) for row in one] for one in (rows, first))
     if shapes != expected:
         (heads, tokens), (first_heads, first_tokens) = shapes[0], expected[0]
-        raise ValueError(f"model {index} has {len(shapes)} layers of {heads} heads on {tokens} tokens, the first "
-                         f"{len(expected)} of {first_heads} on {first_tokens}; expected checkpoints of one backbone.")
+        raise ValueError(
+            f"model {index} has {len(shapes)} layers of {heads} heads on {tokens} tokens, the first "
+            f"{len(expected)} of {first_heads} on {first_tokens}; expected checkpoints of one backbone."
+        )
 
 
 # ---- arithmetic
+
 
 def _double(x: Tensor) -> Tensor:
     """Float64 on x's device, or on the CPU where the device has none."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 from timm.layers import GELUTanh, QuickGELU
+from torch import Tensor, nn
 
 from . import rules
 from .vit import BlockRecord, Network, Norm, Record, merge_parts, plus_bias, scaled, split_heads
@@ -23,18 +23,19 @@ from .vit import BlockRecord, Network, Norm, Record, merge_parts, plus_bias, sca
 class Way:
     """How a way down departs from the gradient; as it stands, it is the gradient itself."""
 
-    constant_deviation: bool = False    # LayerNorm: the standard deviation is a constant
-    secant: bool = False                # activation: f(x) / x for the slope f'(x)
-    halved: bool = False                # product of two tensors: each factor gets half
-    constant_attention: bool = False    # attention: A is a constant
-    gamma: float = 0.0                  # linear layers of an MLP: the gamma rule, if not 0
+    constant_deviation: bool = False  # LayerNorm: the standard deviation is a constant
+    secant: bool = False  # activation: f(x) / x for the slope f'(x)
+    halved: bool = False  # product of two tensors: each factor gets half
+    constant_attention: bool = False  # attention: A is a constant
+    gamma: float = 0.0  # linear layers of an MLP: the gamma rule, if not 0
 
 
 GRADIENT = Way()
 
 
-def attention_gradients(network: Network, record: Record, rows: Tensor, start_block: int = 0,
-                        way: Way = GRADIENT) -> Iterator[Tensor]:
+def attention_gradients(
+    network: Network, record: Record, rows: Tensor, start_block: int = 0, way: Way = GRADIENT
+) -> Iterator[Tensor]:
     """Yield dy/dA (B, h, K, M, N) of each block's attention, from the last down to `start_block`.
 
     rows (B, K, T, D): the gradient of y with respect to what the heads read, so their weight rows
@@ -55,8 +56,14 @@ def attention_gradients(network: Network, record: Record, rows: Tensor, start_bl
             gradient = _below_attention(record, block, gradient, (query, key, value), way)
 
 
-def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way, at_blocks: list[Tensor] | None = None,
-                   carried: list[Tensor] | None = None) -> Tensor:
+def patch_gradient(
+    network: Network,
+    record: Record,
+    rows: Tensor,
+    way: Way,
+    at_blocks: list[Tensor] | None = None,
+    carried: list[Tensor] | None = None,
+) -> Tensor:
     """Gradient (B, K, P, D) at the patch convolution's output.
 
     at_blocks: if a list, gets (B, K, P) of each block, from the last to the first: token times gradient
@@ -83,12 +90,13 @@ def patch_gradient(network: Network, record: Record, rows: Tensor, way: Way, at_
 
 
 def _carried(record: Record, block: BlockRecord, value_gradient: Tensor, way: Way) -> Tensor:
-    carried = (value_gradient * block.value).sum(-1).transpose(1, 2)     # (B, K, h, N)
+    carried = (value_gradient * block.value).sum(-1).transpose(1, 2)  # (B, K, h, N)
     patches = record.grid[0] * record.grid[1]
-    return carried[..., carried.shape[-1] - patches:] * (2 if way.halved else 1)
+    return carried[..., carried.shape[-1] - patches :] * (2 if way.halved else 1)
 
 
 # ---- one layer down
+
 
 def _below_head(record: Record, rows: Tensor, way: Way) -> Tensor:
     """To the last block's output, or to an attention pool's."""
@@ -123,8 +131,9 @@ def _below_mlp(network: Network, block: BlockRecord, gradient: Tensor, way: Way)
     return gradient + _below_norm(norm2, branch, way)
 
 
-def _below_linear(network: Network, linear: nn.Linear, gradient: Tensor, x: Tensor, product: Tensor,
-                  gamma: float) -> Tensor:
+def _below_linear(
+    network: Network, linear: nn.Linear, gradient: Tensor, x: Tensor, product: Tensor, gamma: float
+) -> Tensor:
     if not gamma:
         return gradient @ linear.weight
     magnitude = network.magnitude(linear)
@@ -145,7 +154,7 @@ def _secant(activation: nn.Module, x: Tensor) -> Tensor:
     if isinstance(activation, QuickGELU):
         return torch.sigmoid(1.702 * x)
     if _is_tanh(activation):
-        return torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x ** 3))
+        return torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))
     return torch.special.ndtr(x)
 
 
@@ -167,14 +176,15 @@ def _below_softmax(block: BlockRecord, mixed: Tensor, attention: Tensor, way: Wa
     scores = attention.sub_((mixed * block.mixed).sum(-1, keepdim=True)).mul_(block.attention)
     key = rules.shared_times(block.query.output.mT, scores).mT * scale
     key = _below_norm(block.key, key, way)
-    if block.is_pool:       # its query is a constant
+    if block.is_pool:  # its query is a constant
         return None, key
     query = rules.times_shared(scores, block.key.output).mul_(scale)
     return _below_norm(block.query, query, way), key
 
 
-def _below_attention(record: Record, block: BlockRecord, gradient: Tensor,
-                     parts: tuple[Tensor | None, Tensor | None, Tensor], way: Way) -> Tensor:
+def _below_attention(
+    record: Record, block: BlockRecord, gradient: Tensor, parts: tuple[Tensor | None, Tensor | None, Tensor], way: Way
+) -> Tensor:
     """At a block's input, from what stands at its middle and the gradients at query, key and value.
 
     Tokens that nothing attends to would have denormal gradients in every block below.
@@ -183,7 +193,7 @@ def _below_attention(record: Record, block: BlockRecord, gradient: Tensor,
     below = _below_norm(block.norm1, merged @ weight, way)
     if block.is_pool:
         return rules.drop_negligible(_below_norm(record.norm, record.place(below), way))
-    below[:, :, :block.rows] += gradient
+    below[:, :, : block.rows] += gradient
     return rules.drop_negligible(below)
 
 
@@ -191,4 +201,4 @@ def _merge(block: BlockRecord, parts: tuple[Tensor | None, Tensor | None, Tensor
     """Those parts that are not None, and the rows of the qkv weight that made them."""
     weight, there = block.block.attn.qkv.weight, [part for part in parts if part is not None]
     width = parts[-1].shape[1] * parts[-1].shape[-1]
-    return merge_parts(*there), weight[weight.shape[0] - width * len(there):]
+    return merge_parts(*there), weight[weight.shape[0] - width * len(there) :]

@@ -66,8 +66,10 @@ def overlay(image, heat, colour_map: str = DEFAULT_COLOUR_MAP, alpha: float = 0.
     image = _to_float(image)
     heat = heat.detach().cpu().numpy() if torch.is_tensor(heat) else np.asarray(heat)
     if image.shape != (*heat.shape, 3):
-        raise ValueError(f"image has shape {image.shape}, heat {heat.shape}; expected (H, W, 3) and (H, W). "
-                         "Resize maps with to_heatmap(maps, (H, W)).")
+        raise ValueError(
+            f"image has shape {image.shape}, heat {heat.shape}; expected (H, W, 3) and (H, W). "
+            "Resize maps with to_heatmap(maps, (H, W))."
+        )
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1.")
     if grey:

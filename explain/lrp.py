@@ -4,9 +4,8 @@ Shapes as in vit.py: B images, K targets, h heads, N tokens, M rows, T tokens th
 head width, D model width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +21,16 @@ class RuleSet:
     reciprocal: rules.Reciprocal
     add: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     copy: Callable[[Tensor, Tensor], Tensor]
-    factor: Callable[[Tensor], Tensor]     # what a product of two matrices sees of each
+    factor: Callable[[Tensor], Tensor]  # what a product of two matrices sees of each
 
 
 PUBLISHED = RuleSet(rules.published_reciprocal, rules.add_published, rules.copy_published, lambda x: x)
-MAGNITUDE = RuleSet(rules.stabilised_reciprocal, rules.add_by_magnitude, lambda relevance, x: relevance,
-                    torch.abs)
+MAGNITUDE = RuleSet(rules.stabilised_reciprocal, rules.add_by_magnitude, lambda relevance, x: relevance, torch.abs)
 
 
-def attention_relevances(network: Network, record: Record, rows: Tensor, rule_set: RuleSet,
-                         start_block: int = 0, to_input: bool = False) -> Iterator[Tensor]:
+def attention_relevances(
+    network: Network, record: Record, rows: Tensor, rule_set: RuleSet, start_block: int = 0, to_input: bool = False
+) -> Iterator[Tensor]:
     """Yield the LRP relevance (B, h, K, M, N) of each block's attention, last to `start_block`.
 
     rows (B, K, T, D): the heads' rows of a target; relevance starts as one-hot at its logit, and
@@ -46,7 +45,7 @@ def attention_relevances(network: Network, record: Record, rows: Tensor, rule_se
         if block.is_pool:
             residual, attended = None, relevance
         else:
-            residual, attended = rule_set.add(relevance, block.x[:, :, :block.rows], block.attended)
+            residual, attended = rule_set.add(relevance, block.x[:, :, : block.rows], block.attended)
         share = _below_projection(network, block, attended, rule_set)
         value = rule_set.factor(block.value)
         attention = rules.matmul_left(share, block.attention, value)
@@ -67,17 +66,17 @@ def _below_head(record: Record, rows: Tensor, rule_set: RuleSet) -> Tensor:
     return relevance if record.pool is not None else record.place(relevance)
 
 
-def _join(record: Record, block: BlockRecord, relevance: Tensor, residual: Tensor | None,
-          rule_set: RuleSet) -> Tensor:
+def _join(record: Record, block: BlockRecord, relevance: Tensor, residual: Tensor | None, rule_set: RuleSet) -> Tensor:
     """What q, k and v brought and the residual's part, at a block's input (B, K, N, D)."""
     if residual is None:
         return record.place(relevance)
-    relevance[:, :, :block.rows] += residual
+    relevance[:, :, : block.rows] += residual
     return rules.drop_negligible(rule_set.copy(relevance, block.x))
 
 
-def _below_linear(network: Network, linear: nn.Linear, relevance: Tensor, x: Tensor, product: Tensor,
-                  rule_set: RuleSet) -> Tensor:
+def _below_linear(
+    network: Network, linear: nn.Linear, relevance: Tensor, x: Tensor, product: Tensor, rule_set: RuleSet
+) -> Tensor:
     magnitude = network.magnitude(linear)
     inverse = rules.z_plus_inverse(x, product, magnitude, rule_set.reciprocal)
     return rules.z_plus_linear(relevance, x, linear.weight, magnitude, inverse)
@@ -92,24 +91,22 @@ def _below_mlp(network: Network, block: BlockRecord, relevance: Tensor, rule_set
     return rule_set.copy(residual.add_(branch), block.middle)
 
 
-def _below_projection(network: Network, block: BlockRecord, relevance: Tensor,
-                      rule_set: RuleSet) -> Tensor:
+def _below_projection(network: Network, block: BlockRecord, relevance: Tensor, rule_set: RuleSet) -> Tensor:
     """From the projection's output to half of R / z at O = A V, (B, h, K, M, d)."""
     mixed = merge_heads(block.mixed)
-    relevance = _below_linear(network, block.block.attn.proj, relevance, mixed,
-                              block.projected_product, rule_set)
+    relevance = _below_linear(network, block.block.attn.proj, relevance, mixed, block.projected_product, rule_set)
     # A is not negative: by magnitudes the product is A |V|.
     product = block.attention @ rule_set.factor(block.value)
     return split_heads(relevance, product.shape[1]) * (rule_set.reciprocal(product) / 2)
 
 
-def _below_qkv(network: Network, block: BlockRecord, attention: Tensor, value: Tensor,
-               rule_set: RuleSet) -> Tensor:
+def _below_qkv(network: Network, block: BlockRecord, attention: Tensor, value: Tensor, rule_set: RuleSet) -> Tensor:
     """From relevance of A (B, h, K, M, N), which it overwrites, and of v to the block's input."""
     query, key = rule_set.factor(block.query.output), rule_set.factor(block.key.output).mT
     share = rules.drop_negligible(attention.mul_(rule_set.reciprocal(query @ key).div_(2)))
     parts = [rules.matmul_right(share, query, key).mT, value]
-    if not block.is_pool:       # a pool's query is a constant, and keeps what it gets
+    if not block.is_pool:  # a pool's query is a constant, and keeps what it gets
         parts.insert(0, rules.matmul_left(share, query, key))
-    return _below_linear(network, block.block.attn.qkv, merge_parts(*parts), block.norm1.output,
-                         block.qkv_product, rule_set)
+    return _below_linear(
+        network, block.block.attn.qkv, merge_parts(*parts), block.norm1.output, block.qkv_product, rule_set
+    )

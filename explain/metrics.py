@@ -41,6 +41,7 @@ def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
 
 # ---- similarity of two maps
 
+
 def spearman(a, b) -> np.ndarray:
     """Rank correlation of maps (..., gh, gw), ties by mean ranks. Returns (...).
 
@@ -84,10 +85,10 @@ def ssim(a, b) -> np.ndarray:
     """
     a, b = (_stretched(one) for one in _aligned(a, b))
     mean_a, mean_b = _window_mean(a), _window_mean(b)
-    variances = _window_mean(a * a) - mean_a ** 2 + _window_mean(b * b) - mean_b ** 2
+    variances = _window_mean(a * a) - mean_a**2 + _window_mean(b * b) - mean_b**2
     covariance = _window_mean(a * b) - mean_a * mean_b
-    low, contrast = 0.01 ** 2, 0.03 ** 2
-    luminance = (2 * mean_a * mean_b + low) / (mean_a ** 2 + mean_b ** 2 + low)
+    low, contrast = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + low) / (mean_a**2 + mean_b**2 + low)
     return (luminance * (2 * covariance + contrast) / (variances + contrast)).mean((-2, -1))
 
 
@@ -104,6 +105,7 @@ def _window_mean(maps: np.ndarray) -> np.ndarray:
 
 
 # ---- noise of one map
+
 
 def _distribution(maps) -> np.ndarray:
     """Positive parts of maps (..., gh, gw), divided by their sum; nan where there are none."""
@@ -141,8 +143,10 @@ def histogram_entropy(maps, bins: int = 100) -> np.ndarray:
         constant = np.ptp(maps, axis=(-2, -1), keepdims=True) == 0
     # Stretched, as numpy finds no bins between values that lie too near each other.
     stretched = _flat(np.where(constant, 0, _stretched(maps)))
-    found = [stats.entropy(np.histogram(one, bins, (0, 1))[0]) if np.isfinite(one).all() else np.nan
-             for one in stretched.reshape(-1, stretched.shape[-1])]
+    found = [
+        stats.entropy(np.histogram(one, bins, (0, 1))[0]) if np.isfinite(one).all() else np.nan
+        for one in stretched.reshape(-1, stretched.shape[-1])
+    ]
     return np.array(found).reshape(stretched.shape[:-1])
 
 
@@ -204,6 +208,7 @@ def mass_outside_top(maps, share: float = 0.2) -> np.ndarray:
 
 # ---- localisation, where masks are known
 
+
 def patch_coverage(masks, grid: tuple[int, int]) -> np.ndarray:
     """Share of each patch's pixels inside the mask: (..., H, W) bool -> (..., gh, gw) in [0, 1].
 
@@ -212,8 +217,7 @@ def patch_coverage(masks, grid: tuple[int, int]) -> np.ndarray:
     masks = _array(masks)
     height, width = masks.shape[-2:]
     if height % grid[0] or width % grid[1]:
-        raise ValueError(f"masks are {height} x {width} pixels; expected multiples of the grid "
-                         f"{grid[0]} x {grid[1]}.")
+        raise ValueError(f"masks are {height} x {width} pixels; expected multiples of the grid {grid[0]} x {grid[1]}.")
     patches = masks.reshape(*masks.shape[:-2], grid[0], height // grid[0], grid[1], width // grid[1])
     return patches.mean((-3, -1))
 
@@ -238,8 +242,10 @@ def rank_accuracy(heatmap, mask) -> np.ndarray:
     Source: relevance rank accuracy, Arras et al. (CLEVR-XAI), Information Fusion 2022.
     """
     heat, inside = _pair(heatmap, mask)
-    scores = [_rank_accuracy(one, where > 0.5) for one, where in
-              zip(heat.reshape(-1, heat.shape[-1]), inside.reshape(-1, inside.shape[-1]))]
+    scores = [
+        _rank_accuracy(one, where > 0.5)
+        for one, where in zip(heat.reshape(-1, heat.shape[-1]), inside.reshape(-1, inside.shape[-1]))
+    ]
     return np.array(scores).reshape(heat.shape[:-1])
 
 
@@ -271,8 +277,17 @@ def pointing_game(heatmap, mask) -> np.ndarray:
 
 # ---- repeatability
 
-def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str,
-                  noise: float = 1e-3, seed: int = 0, maps: Tensor | None = None, **options) -> Tensor:
+
+def repeatability(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    noise: float = 1e-3,
+    seed: int = 0,
+    maps: Tensor | None = None,
+    **options,
+) -> Tensor:
     """Relative change of each map when invisible noise is added to the image. Returns (B, K).
 
     |map(x + e) - map(x)| / |map(x)| in L2, e drawn from N(0, noise^2) in units of the normalised
@@ -283,8 +298,7 @@ def repeatability(model: nn.Module, images: Tensor, targets: Tensor, method: str
     fixed order, drawn anew, is at about 0.7 (uniform) to 1.4 (of mean 0). nan where a map is 0.
     """
     refuse_more_than_maps(options)
-    drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64)
-             for image in images]
+    drawn = [torch.randn(image.shape, generator=generator_for(image, seed), dtype=torch.float64) for image in images]
     noisy = images + noise * torch.stack(drawn).to(images.dtype).to(images.device)
     before = (relevance(model, images, targets, method, **options) if maps is None else maps).flatten(2)
     after = relevance(model, noisy, targets, method, **options).flatten(2)

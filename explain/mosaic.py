@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from .metrics import mass
 
 
-def make_mosaics(images: Tensor, labels, *, count: int, n: int = 2, seed: int = 0,
-                 among=None) -> tuple[Tensor, Tensor, Tensor]:
+def make_mosaics(
+    images: Tensor, labels, *, count: int, n: int = 2, seed: int = 0, among=None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Put n x n images of distinct classes together, each scaled down to a cell; `count` times.
 
     images (N, 3, H, W) float, normalised or not; labels (N,) integers. A mosaic has the size of an
@@ -36,9 +37,10 @@ def make_mosaics(images: Tensor, labels, *, count: int, n: int = 2, seed: int = 
     mosaics = images.new_empty(count, *images.shape[1:])
     rows, columns = (_borders(side, n) for side in images.shape[-2:])
     for cell in range(n * n):
-        (top, bottom), (left, right) = (edges[i:i + 2] for edges, i in ((rows, cell // n), (columns, cell % n)))
+        (top, bottom), (left, right) = (edges[i : i + 2] for edges, i in ((rows, cell // n), (columns, cell % n)))
         mosaics[:, :, top:bottom, left:right] = F.interpolate(
-            images[which[:, cell]], size=(bottom - top, right - left), mode="bilinear", antialias=True)
+            images[which[:, cell]], size=(bottom - top, right - left), mode="bilinear", antialias=True
+        )
     return mosaics, targets, which
 
 
@@ -69,8 +71,10 @@ def cell_share(maps, n: int = 2) -> np.ndarray:
     Source: Boehle, Fritz, Schiele, CVPR 2021, localisation metric.
     """
     if len(maps.shape) != 4 or maps.shape[1] != n * n:
-        raise ValueError(f"maps have shape {tuple(maps.shape)}; expected (M, {n * n}, gh, gw), one target for "
-                         f"each of {n} x {n} cells.")
+        raise ValueError(
+            f"maps have shape {tuple(maps.shape)}; expected (M, {n * n}, gh, gw), one target for "
+            f"each of {n} x {n} cells."
+        )
     rows, columns = (_overlap(patches, n) for patches in maps.shape[-2:])
     return mass(maps, np.einsum("ap,bq->abpq", rows, columns).reshape(n * n, *maps.shape[-2:]))
 
@@ -86,15 +90,20 @@ def _check(images: Tensor, labels, n: int, count: int, among) -> tuple[np.ndarra
     labels = np.asarray(torch.as_tensor(labels).cpu(), dtype=np.int64)
     among = np.arange(len(images)) if among is None else np.asarray(torch.as_tensor(among).cpu(), dtype=np.int64)
     if images.dim() != 4 or labels.shape != (len(images),) or among.ndim != 1:
-        raise ValueError(f"images {tuple(images.shape)}, labels {labels.shape} and among {among.shape} do not fit; "
-                         "expected (N, 3, H, W), (N,) and (P,).")
+        raise ValueError(
+            f"images {tuple(images.shape)}, labels {labels.shape} and among {among.shape} do not fit; "
+            "expected (N, 3, H, W), (N,) and (P,)."
+        )
     if not 2 <= n <= min(images.shape[-2:]) or count < 1:
-        raise ValueError(f"{count} mosaics of {n} x {n} cells; expected 1 or more, of 2 x 2 or more, each cell "
-                         "a pixel or more.")
+        raise ValueError(
+            f"{count} mosaics of {n} x {n} cells; expected 1 or more, of 2 x 2 or more, each cell a pixel or more."
+        )
     if len(among) and not 0 <= among.min() <= among.max() < len(images):
         raise ValueError(f"among goes from {among.min()} to {among.max()}; the images are 0 to {len(images) - 1}.")
     classes = len(np.unique(labels[among]))
     if classes < n * n:
-        raise ValueError(f"{classes} classes among {len(among)} images; a mosaic of {n} x {n} needs {n * n}. "
-                         "Take a smaller n, or more images.")
+        raise ValueError(
+            f"{classes} classes among {len(among)} images; a mosaic of {n} x {n} needs {n * n}. "
+            "Take a smaller n, or more images."
+        )
     return labels, among

@@ -1,6 +1,7 @@
 """How many images go through a model together."""
 
-from typing import Callable, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .methods import generator_for
 
 REMOVALS = ("mean", "blur", "linear")
-BLUR = 10.0             # standard deviation of the blur, pixels of a 224-pixel side (RISE: 11 x 11, sigma 5 to 10)
+BLUR = 10.0  # standard deviation of the blur, pixels of a 224-pixel side (RISE: 11 x 11, sigma 5 to 10)
 IMPUTATION_NOISE = 0.01  # standard deviation added to imputed pixels of the normalised image (ROAD's own)
 
 
@@ -68,14 +68,24 @@ class Curves:
         """Area under the curve of adding the most relevant patches first to an image without any.
 
         0 to 1, higher is better; chance is a random map's. Adding the first k of N leaves the N - k
-        least relevant removed, so the curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who start from a blur).
+        least relevant removed, so the curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who
+        start from a blur).
         """
         return trapezoid(self.lerf, self.fractions, axis=-1)
 
 
 @torch.no_grad()
-def perturbation_curves(model: nn.Module, images: Tensor, targets: Tensor, maps: Tensor, *, steps: int = 10,
-                        removal: str = "mean", batch_size: int = 24, seed: int = 0) -> Curves:
+def perturbation_curves(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    steps: int = 10,
+    removal: str = "mean",
+    batch_size: int = 24,
+    seed: int = 0,
+) -> Curves:
     """Remove patches by relevance, most and least relevant first, and watch each target's probability.
 
     model: anything that maps images to logits (B, C); called in the mode that it is in. images (B, 3, H, W)
@@ -101,8 +111,9 @@ def perturbation_curves(model: nn.Module, images: Tensor, targets: Tensor, maps:
     return Curves(fractions, curves[:, :, 0], curves[:, :, 1])
 
 
-def _perturbed(images: Tensor, maps: Tensor, fractions: np.ndarray, grid: tuple[int, int], removal: str,
-               seed: int) -> Iterator[tuple[tuple, Tensor]]:
+def _perturbed(
+    images: Tensor, maps: Tensor, fractions: np.ndarray, grid: tuple[int, int], removal: str, seed: int
+) -> Iterator[tuple[tuple, Tensor]]:
     """Yield every perturbed image (3, H, W), made when it is asked for, and its place in curves (B, K, 2, S + 1).
 
     At both ends one image serves every target and both orders.
@@ -140,6 +151,7 @@ def _probabilities(model: nn.Module, images: list[Tensor]) -> np.ndarray:
 
 # ---- what takes the place of removed patches
 
+
 def _remover(image: Tensor, grid: tuple[int, int], removal: str, seed: int) -> Callable[[Tensor], Tensor]:
     """Return a function: mask (gh, gw) bool -> the image (3, H, W) without these patches."""
     if removal == "linear":
@@ -165,7 +177,7 @@ def _impute(image: Tensor, removed: Tensor, seed: int) -> Tensor:
     count = int(hole.sum())
     if not count:
         return image
-    if count == hole.size:      # nothing to interpolate from
+    if count == hole.size:  # nothing to interpolate from
         values = np.zeros((count, len(pixels)))
     else:
         number = np.full(hole.shape, -1)
@@ -182,14 +194,16 @@ def _neighbourhood(hole: np.ndarray, number: np.ndarray, pixels: np.ndarray) -> 
     """The system (n, n) and right-hand side (n, 3) of n removed pixels: weight sum * x - neighbours = known."""
     rows, columns, weights = [], [], []
     diagonal, known = np.zeros(len(number[hole])), np.zeros((len(number[hole]), len(pixels)))
-    padded = [np.pad(array, ((0, 0),) * (array.ndim - 2) + ((1, 1), (1, 1)), constant_values=value)
-              for array, value in ((number, -2), (pixels, 0.0))]
+    padded = [
+        np.pad(array, ((0, 0),) * (array.ndim - 2) + ((1, 1), (1, 1)), constant_values=value)
+        for array, value in ((number, -2), (pixels, 0.0))
+    ]
     height, width = hole.shape
     for down, right in ((d, r) for d in (-1, 0, 1) for r in (-1, 0, 1) if d or r):
         weight = 1.0 if down and right else 2.0
         window = (slice(1 + down, 1 + down + height), slice(1 + right, 1 + right + width))
         neighbour, colour = padded[0][window][hole], padded[1][(slice(None), *window)][:, hole].T
-        diagonal += weight * (neighbour != -2)      # -2: beyond the image
+        diagonal += weight * (neighbour != -2)  # -2: beyond the image
         known[neighbour == -1] += weight * colour[neighbour == -1]
         inside = neighbour >= 0
         rows.append(np.flatnonzero(inside))
@@ -200,22 +214,25 @@ def _neighbourhood(hole: np.ndarray, number: np.ndarray, pixels: np.ndarray) -> 
     return sparse.csc_matrix((entries, places), shape=(len(diagonal),) * 2), known
 
 
-def _check(images: Tensor, targets: Tensor, maps: Tensor, steps: int, removal: str,
-           batch_size: int) -> tuple[int, int]:
+def _check(images: Tensor, targets: Tensor, maps: Tensor, steps: int, removal: str, batch_size: int) -> tuple[int, int]:
     if removal not in REMOVALS:
         raise ValueError(f"removal is {removal!r}; expected one of {', '.join(REMOVALS)}.")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1.")
     if maps.dim() != 4 or tuple(maps.shape[:2]) != tuple(targets.shape) or len(images) != len(maps):
-        raise ValueError(f"images {tuple(images.shape)}, targets {tuple(targets.shape)} and maps "
-                         f"{tuple(maps.shape)} do not agree; expected (B, 3, H, W), (B, K), (B, K, gh, gw).")
-    if targets.numel() and int(targets.min()) < 0:      # which would count from the last class
+        raise ValueError(
+            f"images {tuple(images.shape)}, targets {tuple(targets.shape)} and maps "
+            f"{tuple(maps.shape)} do not agree; expected (B, 3, H, W), (B, K), (B, K, gh, gw)."
+        )
+    if targets.numel() and int(targets.min()) < 0:  # which would count from the last class
         raise ValueError(f"targets go down to {int(targets.min())}; classes count from 0.")
     grid = tuple(maps.shape[-2:])
     if any(side % patches for side, patches in zip(images.shape[-2:], grid)):
-        raise ValueError(f"images of {images.shape[-2]} x {images.shape[-1]} pixels; expected multiples of the "
-                         f"maps' grid {grid[0]} x {grid[1]}.")
+        raise ValueError(
+            f"images of {images.shape[-2]} x {images.shape[-1]} pixels; expected multiples of the "
+            f"maps' grid {grid[0]} x {grid[1]}."
+        )
     if steps > grid[0] * grid[1]:
         raise ValueError(f"{steps} steps for {grid[0] * grid[1]} patches; expected at most as many.")
     if not bool(torch.isfinite(maps).all()):

@@ -14,7 +14,7 @@ Sources:
   Achtibat et al., "AttnLRP: attention-aware layer-wise relevance propagation ...", ICML 2024
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ Reciprocal = Callable[[Tensor], Tensor]
 
 
 # ---- divisions
+
 
 def published_reciprocal(z: Tensor) -> Tensor:
     """1 / (z + 1e-9) whatever the sign of z, 1 / 1e-9 where that sum is 0, and 0 where z is 0.
@@ -60,8 +61,8 @@ def drop_negligible(relevance: Tensor) -> Tensor:
 
 # ---- linear layers
 
-def z_plus_inverse(x: Tensor, product: Tensor, weight_magnitude: Tensor,
-                   reciprocal: Reciprocal) -> Tensor:
+
+def z_plus_inverse(x: Tensor, product: Tensor, weight_magnitude: Tensor, reciprocal: Reciprocal) -> Tensor:
     """Half the inverse of Z_k = sum_i (x_i w_ki)^+, for `z_plus_linear`.
 
     As (x w)^+ = (x w + |x| |w|) / 2, the product known from the forward pass saves one of two.
@@ -75,8 +76,7 @@ def z_plus_inverse(x: Tensor, product: Tensor, weight_magnitude: Tensor,
     return reciprocal(total).div_(2).masked_fill_(nothing, 0.0)
 
 
-def z_plus_linear(relevance: Tensor, x: Tensor, weight: Tensor, weight_magnitude: Tensor,
-                  inverse: Tensor) -> Tensor:
+def z_plus_linear(relevance: Tensor, x: Tensor, weight: Tensor, weight_magnitude: Tensor, inverse: Tensor) -> Tensor:
     """z+ rule (alpha = 1, beta = 0), bias ignored: R_i = sum_k (x_i w_ki)^+ R_k / Z_k.
 
     Source: Bach et al. 2015, eq. 60; Montavon et al. 2019, table 1; Chefer et al. 2021, eq. 2.
@@ -99,6 +99,7 @@ def z_plus_single(x: Tensor, weight_rows: Tensor, reciprocal: Reciprocal) -> Ten
 
 # ---- linear layers as factors on a gradient, so that relevance is input times gradient
 
+
 def gamma_ratio(product: Tensor, bias: Tensor | None, magnitude_product: Tensor, gamma: float) -> Tensor:
     """z / (z + gamma z^s) of each output, signed as z: what `gamma_linear` multiplies gradients by.
 
@@ -117,8 +118,9 @@ def gamma_ratio(product: Tensor, bias: Tensor | None, magnitude_product: Tensor,
     return magnitude * stabilised_reciprocal(magnitude + gamma / 2 * same.abs_()) * sign
 
 
-def gamma_linear(gradient: Tensor, x: Tensor, weight: Tensor, weight_magnitude: Tensor, ratio: Tensor,
-                 gamma: float) -> Tensor:
+def gamma_linear(
+    gradient: Tensor, x: Tensor, weight: Tensor, weight_magnitude: Tensor, ratio: Tensor, gamma: float
+) -> Tensor:
     """Generalised gamma rule of a linear layer: R_i = x_i times what this returns, for R_k = z_k times gradient.
 
     Contributions x w + gamma (x w)^s: for z > 0 s is +, and they are x^+ (w + gamma w^+) +
@@ -134,6 +136,7 @@ def gamma_linear(gradient: Tensor, x: Tensor, weight: Tensor, weight_magnitude: 
 
 # ---- sums
 
+
 def add_published(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Residual sum a + b as published: R_a' = a R / (a + b), then both rescaled by their sums.
 
@@ -146,8 +149,9 @@ def add_published(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tens
     sums = [part.sum((-2, -1), keepdim=True) for part in parts]
     total = relevance.sum((-2, -1), keepdim=True)
     over = published_reciprocal(sums[0].abs() + sums[1].abs())
-    first, second = (part.mul_(part_sum.abs() * over * total * published_reciprocal(part_sum))
-                     for part, part_sum in zip(parts, sums))
+    first, second = (
+        part.mul_(part_sum.abs() * over * total * published_reciprocal(part_sum)) for part, part_sum in zip(parts, sums)
+    )
     return first, second
 
 
@@ -170,7 +174,7 @@ def copy_published(relevance: Tensor, x: Tensor) -> Tensor:
     From |x| = 1e-6 up the factor is 1 to three digits and left out. In place; x broadcasts.
     """
     near = x.abs() < 1000 * EPSILON
-    if x.device.type == "cpu" and not near.any():   # elsewhere, to ask would be to wait for the device
+    if x.device.type == "cpu" and not near.any():  # elsewhere, to ask would be to wait for the device
         return relevance
     return relevance.mul_(torch.where(near, x * published_reciprocal(x), 1.0))
 
@@ -185,6 +189,7 @@ def mean_by_magnitude(relevance: Tensor, x: Tensor) -> Tensor:
 
 
 # ---- products of two recorded matrices
+
 
 def times_shared(left: Tensor, right: Tensor) -> Tensor:
     """(B, h, K, M, P) @ (B, h, 1, P, Q): targets are stacked as rows, so nothing is copied K times."""

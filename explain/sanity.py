@@ -73,8 +73,18 @@ def _shuffle(parameter: nn.Parameter, generator: torch.Generator) -> None:
 
 # ---- the checks
 
-def cascading_randomisation(model: nn.Module, images: Tensor, targets: Tensor, method: str, *, seed: int = 0,
-                            batch_size: int = 32, maps: Tensor | None = None, **options) -> Cascade:
+
+def cascading_randomisation(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    maps: Tensor | None = None,
+    **options,
+) -> Cascade:
     """Randomise the model from the head down, block by block, and compare maps with the original's each time.
 
     Similarity is the rank correlation of the maps' magnitudes: a signed map whose parts change sign, and
@@ -92,8 +102,18 @@ def cascading_randomisation(model: nn.Module, images: Tensor, targets: Tensor, m
     return Cascade(tuple(stages), np.stack(similarity))
 
 
-def emprt(model: nn.Module, images: Tensor, targets: Tensor, method: str, *, bins: int = 100, seed: int = 0,
-          batch_size: int = 32, maps: Tensor | None = None, **options) -> np.ndarray:
+def emprt(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    *,
+    bins: int = 100,
+    seed: int = 0,
+    batch_size: int = 32,
+    maps: Tensor | None = None,
+    **options,
+) -> np.ndarray:
     """Efficient model parameter randomisation test: by how much maps get more complex. Returns (B, K) float64.
 
     (entropy after everything was randomised - entropy before) / entropy before, of the histograms of the
@@ -104,14 +124,23 @@ def emprt(model: nn.Module, images: Tensor, targets: Tensor, method: str, *, bin
     """
     before = histogram_entropy(_maps(model, images, targets, method, batch_size, options, maps), bins)
     for _, shuffled in randomised(model, seed):
-        pass        # to the last stage
+        pass  # to the last stage
     after = histogram_entropy(_maps(shuffled, images, targets, method, batch_size, options), bins)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(before == 0, np.nan, (after - before) / before)
 
 
-def random_logit(model: nn.Module, images: Tensor, targets: Tensor, method: str, *, seed: int = 0,
-                 batch_size: int = 32, maps: Tensor | None = None, **options) -> np.ndarray:
+def random_logit(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    maps: Tensor | None = None,
+    **options,
+) -> np.ndarray:
     """Likeness of each target's map and the map of another class, drawn at random. Returns (B, K) float64.
 
     Rank correlation of the maps as they are: evidence for one class may be evidence against the other. -1 to 1;
@@ -126,8 +155,10 @@ def random_logit(model: nn.Module, images: Tensor, targets: Tensor, method: str,
     if classes == 1:
         raise ValueError("the model has one class; random_logit compares with another.")
     before = _maps(model, images, targets, method, batch_size, options, maps)
-    others = torch.tensor([[_other(image, target, classes, seed) for target in row]
-                           for image, row in zip(images, targets.tolist())], device=targets.device)
+    others = torch.tensor(
+        [[_other(image, target, classes, seed) for target in row] for image, row in zip(images, targets.tolist())],
+        device=targets.device,
+    )
     return spearman(before, _maps(model, images, others, method, batch_size, options))
 
 
@@ -136,8 +167,15 @@ def _other(image: Tensor, target: int, classes: int, seed: int) -> int:
     return (target + int(step)) % classes
 
 
-def _maps(model: nn.Module, images: Tensor, targets: Tensor, method: str, batch_size: int, options: dict,
-          known: Tensor | None = None) -> np.ndarray:
+def _maps(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    method: str,
+    batch_size: int,
+    options: dict,
+    known: Tensor | None = None,
+) -> np.ndarray:
     if known is None:
         # Up to the longer of the two, so that relevance itself says where they do not fit.
         slices = [slice(start, start + batch_size) for start in range(0, max(len(images), len(targets)), batch_size)]

@@ -34,8 +34,9 @@ def class_weights(logits: Tensor, targets: Tensor, contrast: str = "none", centr
         raise ValueError(f"contrast is {contrast!r}; expected one of {', '.join(CONTRASTS)}.")
     classes = logits.shape[-1]
     if contrast != "none" and classes == 1:
-        raise ValueError(f"contrast={contrast!r} compares with other classes; the model has one class: "
-                         f"give contrast='none'.")
+        raise ValueError(
+            f"contrast={contrast!r} compares with other classes; the model has one class: give contrast='none'."
+        )
     weights = torch.zeros(*targets.shape, classes, dtype=logits.dtype, device=logits.device)
     weights.scatter_(-1, targets.long().unsqueeze(-1), 1.0)
     if contrast == "mean":

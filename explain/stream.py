@@ -13,8 +13,14 @@ from . import check_explainable, refuse_more_than_maps, relevance
 from .methods import DEFAULT_METHOD
 
 
-def save_relevance(path: str | os.PathLike, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], count: int,
-                   method: str = DEFAULT_METHOD, **options) -> np.memmap:
+def save_relevance(
+    path: str | os.PathLike,
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    count: int,
+    method: str = DEFAULT_METHOD,
+    **options,
+) -> np.memmap:
     """Write the maps of `count` images N, which come in batches, to a .npy file; return it, opened for reading.
 
     batches: of images (B, 3, H, W) and targets (B, K) int64, on any device, as a DataLoader yields them; each is
@@ -27,13 +33,16 @@ def save_relevance(path: str | os.PathLike, model: nn.Module, batches: Iterable[
     refuse_more_than_maps(options)
     check_explainable(model)
     device = model.head.weight.device
-    maps = (relevance(model, images.to(device), targets.to(device), method, **options).cpu().numpy()
-            for images, targets in batches)
+    maps = (
+        relevance(model, images.to(device), targets.to(device), method, **options).cpu().numpy()
+        for images, targets in batches
+    )
     return save_chunks(path, maps, count)
 
 
 def save_chunks(path: str | os.PathLike, chunks: Iterable[np.ndarray], count: int) -> np.memmap:
-    """Write arrays (n, ...), of `count` rows together, one after the other to a .npy file; return it, opened for reading.
+    """Write arrays (n, ...), of `count` rows together, one after the other to a .npy file; return it, opened for
+    reading.
 
     The first chunk's dtype and further axes are the file's. The file appears under its name when it is whole.
     Raises ValueError for another number of rows or other axes, OSError as the file system does.
@@ -44,10 +53,12 @@ def save_chunks(path: str | os.PathLike, chunks: Iterable[np.ndarray], count: in
             if whole is None:
                 whole = open_memmap(temporary, mode="w+", dtype=chunk.dtype, shape=(count, *chunk.shape[1:]))
             if chunk.shape[1:] != whole.shape[1:]:
-                raise ValueError(f"a chunk has rows of shape {chunk.shape[1:]}; expected {whole.shape[1:]}, as the first.")
+                raise ValueError(
+                    f"a chunk has rows of shape {chunk.shape[1:]}; expected {whole.shape[1:]}, as the first."
+                )
             if written + len(chunk) > count:
                 raise ValueError(f"there are more than the {count} rows announced; give their number as count.")
-            whole[written:written + len(chunk)] = chunk
+            whole[written : written + len(chunk)] = chunk
             written += len(chunk)
         if whole is None or written < count:
             raise ValueError(f"there are {written} rows of {count} announced; give their number, 1 or more, as count.")

@@ -4,19 +4,29 @@ The trace computes with a model's weights and calls hardly any of its modules, s
 module computes (a hook, a parametrisation, a replaced forward) would be passed over without a word: it is refused.
 """
 
-from torch import nn
-from timm.layers import (AttentionPoolLatent, DropPath, GELU, GELUTanh, LayerNorm, LayerScale, Mlp, PatchDropout,
-                         PatchEmbed, QuickGELU)
+from timm.layers import (
+    GELU,
+    AttentionPoolLatent,
+    DropPath,
+    GELUTanh,
+    LayerNorm,
+    LayerScale,
+    Mlp,
+    PatchDropout,
+    PatchEmbed,
+    QuickGELU,
+)
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
 
 NORMS = (nn.LayerNorm, LayerNorm)
 ACTIVATIONS = (nn.GELU, GELU, GELUTanh, QuickGELU)
-DROPS = (nn.Dropout, DropPath, PatchDropout, nn.Identity)   # all of which do nothing in eval mode
+DROPS = (nn.Dropout, DropPath, PatchDropout, nn.Identity)  # all of which do nothing in eval mode
 POOLING = ("token", "avg", "map")
 FOLLOWED_METHODS = ("forward", "forward_features", "forward_head", "pool", "_pos_embed")
-HELD_AS = ("_orig_mod", "module")      # where torch.compile, and DataParallel and its kin, keep what they wrap
+HELD_AS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and its kin, keep what they wrap
 
 
 class UnsupportedModel(ValueError):
@@ -48,44 +58,57 @@ def check_explainable(model: nn.Module) -> None:
 
 def _check_wrapper(name: str, module: nn.Module) -> None:
     if type(module).__module__.split(".")[0] == "peft":
-        raise UnsupportedModel(f"{name} is peft's {type(module).__name__}: merge the adapter first "
-                               "(model = model.merge_and_unload()), then explain.")
+        raise UnsupportedModel(
+            f"{name} is peft's {type(module).__name__}: merge the adapter first "
+            "(model = model.merge_and_unload()), then explain."
+        )
     for held in HELD_AS:
         if held in getattr(module, "_modules", ()):
             plain = f"{name.replace('the model', 'model')}.{held}"
-            raise UnsupportedModel(f"{name} is {_describe(module)}, which wraps a module: "
-                                   f"explain the plain one, {plain}, in its place.")
+            raise UnsupportedModel(
+                f"{name} is {_describe(module)}, which wraps a module: explain the plain one, {plain}, in its place."
+            )
 
 
 def _check_unchanged(name: str, module: nn.Module) -> None:
     """That a module computes what its class does, with weights that are its own."""
     if "forward" in vars(module):
-        raise UnsupportedModel(f"{name}.forward was replaced on this object; "
-                               "explanations follow the class's own forward.")
+        raise UnsupportedModel(
+            f"{name}.forward was replaced on this object; explanations follow the class's own forward."
+        )
     for kind, hooks in (("forward pre-hook", module._forward_pre_hooks), ("forward hook", module._forward_hooks)):
         for hook in hooks.values():
-            raise UnsupportedModel(f"{name} has a {kind}, {getattr(hook, '__name__', type(hook).__name__)}, which may "
-                                   "change what it computes, and which explanations do not run: remove the hook "
-                                   "(its handle's remove(), or torch.nn.utils.remove_spectral_norm and the like).")
+            raise UnsupportedModel(
+                f"{name} has a {kind}, {getattr(hook, '__name__', type(hook).__name__)}, which may "
+                "change what it computes, and which explanations do not run: remove the hook "
+                "(its handle's remove(), or torch.nn.utils.remove_spectral_norm and the like)."
+            )
     # Each reading of such a weight computes it again and, in training, may change what it is computed from.
     for tensor in module._modules.get("parametrizations") or ():
-        raise UnsupportedModel(f"{name}.{tensor} is parametrized: give {name} a plain {tensor} first "
-                               f"(torch.nn.utils.parametrize.remove_parametrizations), then explain.")
+        raise UnsupportedModel(
+            f"{name}.{tensor} is parametrized: give {name} a plain {tensor} first "
+            f"(torch.nn.utils.parametrize.remove_parametrizations), then explain."
+        )
 
 
 def _check_class(model: nn.Module) -> None:
     kind = type(model)
     if not isinstance(model, VisionTransformer):
-        raise UnsupportedModel(f"the model is {_describe(model)}, not a timm VisionTransformer; "
-                               "explanations follow plain ViTs such as vit_* and deit_*.")
+        raise UnsupportedModel(
+            f"the model is {_describe(model)}, not a timm VisionTransformer; "
+            "explanations follow plain ViTs such as vit_* and deit_*."
+        )
     followed = VisionTransformerDistilled if is_distilled(model) else VisionTransformer
     for method in FOLLOWED_METHODS:
         if getattr(kind, method) is not getattr(followed, method):
-            raise UnsupportedModel(f"{kind.__name__} has its own {method}; "
-                                   f"explanations follow timm's {followed.__name__} only.")
+            raise UnsupportedModel(
+                f"{kind.__name__} has its own {method}; explanations follow timm's {followed.__name__} only."
+            )
         if method in vars(model):
-            raise UnsupportedModel(f"the model's {method} was replaced on this object; "
-                                   f"explanations follow timm's {followed.__name__} only.")
+            raise UnsupportedModel(
+                f"the model's {method} was replaced on this object; "
+                f"explanations follow timm's {followed.__name__} only."
+            )
 
 
 def _check_ends(model: VisionTransformer) -> None:
@@ -107,11 +130,14 @@ def _check_patches(embed: PatchEmbed) -> None:
     """Kernels side by side, so that each patch is one token and none shares a pixel with another."""
     _expect("patch_embed.proj", embed.proj, (nn.Conv2d,))
     _expect_norm("patch_embed.norm", embed.norm)
-    for name, value in dict(kernel_size=embed.patch_size, stride=embed.patch_size, padding=(0, 0), dilation=(1, 1),
-                            groups=1).items():
+    for name, value in dict(
+        kernel_size=embed.patch_size, stride=embed.patch_size, padding=(0, 0), dilation=(1, 1), groups=1
+    ).items():
         if getattr(embed.proj, name) != value:
-            raise UnsupportedModel(f"patch_embed.proj has {name} {getattr(embed.proj, name)}; supported is {value}: "
-                                   "patches side by side, as patch_embed.patch_size says.")
+            raise UnsupportedModel(
+                f"patch_embed.proj has {name} {getattr(embed.proj, name)}; supported is {value}: "
+                "patches side by side, as patch_embed.patch_size says."
+            )
 
 
 def _check_pool(model: VisionTransformer) -> None:
@@ -135,8 +161,9 @@ def _check_pool(model: VisionTransformer) -> None:
     _expect("attn_pool.proj_drop", pool.proj_drop, DROPS)
     _check_scale("attn_pool", pool)
     if pool.pos_embed is not None or pool.latent_len != 1:
-        raise UnsupportedModel("attn_pool has its own pos_embed or several latent queries; supported is one "
-                               "query without positions.")
+        raise UnsupportedModel(
+            "attn_pool has its own pos_embed or several latent queries; supported is one query without positions."
+        )
 
 
 def _check_block(name: str, block: nn.Module) -> None:
@@ -147,14 +174,22 @@ def _check_block(name: str, block: nn.Module) -> None:
     _check_mlp(f"{name}.mlp", mlp)
     for path, linear in (("attn.qkv", attention.qkv), ("attn.proj", attention.proj)):
         _expect(f"{name}.{path}", linear, (nn.Linear,))
-    for path, norm in (("norm1", block.norm1), ("norm2", block.norm2),
-                       ("attn.q_norm", attention.q_norm), ("attn.k_norm", attention.k_norm)):
+    for path, norm in (
+        ("norm1", block.norm1),
+        ("norm2", block.norm2),
+        ("attn.q_norm", attention.q_norm),
+        ("attn.k_norm", attention.k_norm),
+    ):
         _expect_norm(f"{name}.{path}", norm)
     _expect(f"{name}.attn.norm", attention.norm, (nn.Identity,))
     for path, scale in (("ls1", block.ls1), ("ls2", block.ls2)):
         _expect(f"{name}.{path}", scale, (LayerScale, nn.Identity))
-    for path, drop in (("attn.attn_drop", attention.attn_drop), ("attn.proj_drop", attention.proj_drop),
-                       ("drop_path1", block.drop_path1), ("drop_path2", block.drop_path2)):
+    for path, drop in (
+        ("attn.attn_drop", attention.attn_drop),
+        ("attn.proj_drop", attention.proj_drop),
+        ("drop_path1", block.drop_path1),
+        ("drop_path2", block.drop_path2),
+    ):
         _expect(f"{name}.{path}", drop, DROPS)
     _check_scale(f"{name}.attn", attention)
     if getattr(attention, "gate", None) is not None:
@@ -163,9 +198,11 @@ def _check_block(name: str, block: nn.Module) -> None:
 
 def _check_scale(name: str, attention: Attention | AttentionPoolLatent) -> None:
     """torch's fused attention has a scale of its own and does not read the attribute that the trace follows."""
-    if attention.fused_attn and attention.scale != attention.head_dim ** -0.5:
-        raise UnsupportedModel(f"{name}.scale is {attention.scale:.4g}, which timm's fused attention does not read: "
-                               f"set {name}.fused_attn = False, or the scale to head_dim ** -0.5.")
+    if attention.fused_attn and attention.scale != attention.head_dim**-0.5:
+        raise UnsupportedModel(
+            f"{name}.scale is {attention.scale:.4g}, which timm's fused attention does not read: "
+            f"set {name}.fused_attn = False, or the scale to head_dim ** -0.5."
+        )
 
 
 def _check_mlp(name: str, mlp: Mlp) -> None:
@@ -180,8 +217,9 @@ def _check_mlp(name: str, mlp: Mlp) -> None:
 def _expect_norm(name: str, norm: nn.Module) -> None:
     _expect(name, norm, (*NORMS, nn.Identity))
     if isinstance(norm, NORMS) and len(norm.normalized_shape) > 1:
-        raise UnsupportedModel(f"{name} normalises over {tuple(norm.normalized_shape)}; "
-                               "supported is the last axis alone.")
+        raise UnsupportedModel(
+            f"{name} normalises over {tuple(norm.normalized_shape)}; supported is the last axis alone."
+        )
 
 
 def _expect(name: str, module: nn.Module, kinds: tuple[type, ...]) -> None:

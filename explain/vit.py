@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .structure import check_explainable, is_distilled
 
@@ -37,9 +37,9 @@ class Norm:
 class Embedding:
     """How pixels became the tokens that enter block 0."""
 
-    product: Tensor              # (B, 1, P, D), the patch convolution's output before its bias
-    norm: Norm                   # (B, 1, P, D), of the patches alone
-    norm_pre: Norm               # (B, 1, N, D), of all tokens, with positions
+    product: Tensor  # (B, 1, P, D), the patch convolution's output before its bias
+    norm: Norm  # (B, 1, P, D), of the patches alone
+    norm_pre: Norm  # (B, 1, N, D), of all tokens, with positions
 
 
 @dataclass
@@ -51,22 +51,22 @@ class BlockRecord:
     """
 
     block: nn.Module | SimpleNamespace
-    x: Tensor                    # (B, 1, N, D)
-    norm1: Norm                  # (B, 1, N, D)
-    qkv_product: Tensor          # (B, 1, N, 3hd), or of k and v alone where the query is a constant
-    query: Norm                  # (B, h, 1, M, d)
-    key: Norm                    # (B, h, 1, N, d)
-    value: Tensor                # (B, h, 1, N, d)
-    attention: Tensor            # (B, h, 1, M, N), after the softmax
-    mixed: Tensor                # (B, h, 1, M, d), attention @ value
-    projected_product: Tensor    # (B, 1, M, D)
-    attended: Tensor             # (B, 1, M, D), what is added to x
-    middle: Tensor               # (B, 1, M, D), x + attended
-    norm2: Norm                  # (B, 1, M, D)
-    hidden_product: Tensor       # (B, 1, M, 4D)
-    hidden: Tensor               # (B, 1, M, 4D), after the activation
-    mlp_product: Tensor          # (B, 1, M, D)
-    mlp_output: Tensor           # (B, 1, M, D), what is added to middle
+    x: Tensor  # (B, 1, N, D)
+    norm1: Norm  # (B, 1, N, D)
+    qkv_product: Tensor  # (B, 1, N, 3hd), or of k and v alone where the query is a constant
+    query: Norm  # (B, h, 1, M, d)
+    key: Norm  # (B, h, 1, N, d)
+    value: Tensor  # (B, h, 1, N, d)
+    attention: Tensor  # (B, h, 1, M, N), after the softmax
+    mixed: Tensor  # (B, h, 1, M, d), attention @ value
+    projected_product: Tensor  # (B, 1, M, D)
+    attended: Tensor  # (B, 1, M, D), what is added to x
+    middle: Tensor  # (B, 1, M, D), x + attended
+    norm2: Norm  # (B, 1, M, D)
+    hidden_product: Tensor  # (B, 1, M, 4D)
+    hidden: Tensor  # (B, 1, M, 4D), after the activation
+    mlp_product: Tensor  # (B, 1, M, D)
+    mlp_output: Tensor  # (B, 1, M, D), what is added to middle
     is_pool: bool = False
 
     @property
@@ -80,12 +80,12 @@ class Record:
 
     embedding: Embedding
     blocks: list[BlockRecord]
-    norm: Norm                   # (B, 1, M, D)
-    pooled: slice                # the tokens, among the M rows, that pooling reads
-    averaged: bool               # whether pooling is their mean; else each is read as it is
-    pool: BlockRecord | None     # attention pooling, where there is one
-    fc_norm: Norm                # (B, 1, T, D), what the heads read
-    logits: Tensor               # (B, C)
+    norm: Norm  # (B, 1, M, D)
+    pooled: slice  # the tokens, among the M rows, that pooling reads
+    averaged: bool  # whether pooling is their mean; else each is read as it is
+    pool: BlockRecord | None  # attention pooling, where there is one
+    fc_norm: Norm  # (B, 1, T, D), what the heads read
+    logits: Tensor  # (B, C)
     grid: tuple[int, int]
 
     @property
@@ -109,7 +109,7 @@ class Record:
 
     def patches(self, x: Tensor) -> Tensor:
         """The patches among tokens (B, K, N, D)."""
-        return x[:, :, x.shape[-2] - self.grid[0] * self.grid[1]:]
+        return x[:, :, x.shape[-2] - self.grid[0] * self.grid[1] :]
 
 
 class Network:
@@ -170,13 +170,14 @@ class Network:
         model, product = self.model, self.patch_product(images)
         norm = _record_norm(model.patch_embed.norm, plus_bias(product, model.patch_embed.proj))
         patches = norm.output.squeeze(1)
-        if model.dynamic_img_size:      # timm's positions are resized to the grid then
+        if model.dynamic_img_size:  # timm's positions are resized to the grid then
             patches = patches.unflatten(1, self.grid(images))
         tokens = type(model)._pos_embed(_WithoutDropout(model), patches).unsqueeze(1)
         return Embedding(product, norm, _record_norm(model.norm_pre, tokens))
 
 
 # ---- the parts of a forward pass
+
 
 class _WithoutDropout:
     """Stands in for the model in timm's own `_pos_embed`, which applies dropout while training."""
@@ -215,21 +216,31 @@ def _record_block(block: nn.Module, x: Tensor, rows: int) -> BlockRecord:
     query, key, value = split_heads(plus_bias(qkv_product, attn.qkv), 3 * attn.num_heads).chunk(3, dim=1)
     attention = _record_attention(block, query[..., :rows, :], key, value)
     middle = x[:, :, :rows] + attention["attended"]
-    return BlockRecord(block=block, x=x, norm1=norm1, qkv_product=qkv_product, middle=middle,
-                       **attention, **_record_mlp(block, middle))
+    return BlockRecord(
+        block=block, x=x, norm1=norm1, qkv_product=qkv_product, middle=middle, **attention, **_record_mlp(block, middle)
+    )
 
 
 def _record_pool(pool: AttentionPoolLatent, x: Tensor) -> BlockRecord:
     """Attention pooling of x (B, 1, N, D) under the names of a block's parts."""
-    attn = SimpleNamespace(num_heads=pool.num_heads, scale=pool.scale, qkv=pool.kv, proj=pool.proj,
-                           q_norm=pool.q_norm, k_norm=pool.k_norm)
+    attn = SimpleNamespace(
+        num_heads=pool.num_heads, scale=pool.scale, qkv=pool.kv, proj=pool.proj, q_norm=pool.q_norm, k_norm=pool.k_norm
+    )
     block = SimpleNamespace(attn=attn, mlp=pool.mlp, norm2=pool.norm, ls1=nn.Identity(), ls2=nn.Identity())
     product = F.linear(x, pool.kv.weight)
     key, value = split_heads(plus_bias(product, pool.kv), 2 * pool.num_heads).chunk(2, dim=1)
     query = split_heads(pool.q(pool.latent).unsqueeze(1), pool.num_heads).expand(len(x), -1, -1, -1, -1)
     attention = _record_attention(block, query, key, value)
-    return BlockRecord(block=block, x=x, norm1=Norm(x), qkv_product=product, middle=attention["attended"],
-                       **attention, **_record_mlp(block, attention["attended"]), is_pool=True)
+    return BlockRecord(
+        block=block,
+        x=x,
+        norm1=Norm(x),
+        qkv_product=product,
+        middle=attention["attended"],
+        **attention,
+        **_record_mlp(block, attention["attended"]),
+        is_pool=True,
+    )
 
 
 def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Tensor, value: Tensor) -> dict:
@@ -239,8 +250,15 @@ def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Te
     mixed = attention @ value
     projected_product = F.linear(merge_heads(mixed), attn.proj.weight)
     attended = scaled(plus_bias(projected_product, attn.proj), block.ls1)
-    return dict(query=query, key=key, value=value, attention=attention, mixed=mixed,
-                projected_product=projected_product, attended=attended)
+    return dict(
+        query=query,
+        key=key,
+        value=value,
+        attention=attention,
+        mixed=mixed,
+        projected_product=projected_product,
+        attended=attended,
+    )
 
 
 def _record_mlp(block: nn.Module | SimpleNamespace, middle: Tensor) -> dict:
@@ -249,11 +267,13 @@ def _record_mlp(block: nn.Module | SimpleNamespace, middle: Tensor) -> dict:
     hidden = block.mlp.act(plus_bias(hidden_product, block.mlp.fc1))
     mlp_product = F.linear(hidden, block.mlp.fc2.weight)
     mlp_output = scaled(plus_bias(mlp_product, block.mlp.fc2), block.ls2)
-    return dict(norm2=norm2, hidden_product=hidden_product, hidden=hidden, mlp_product=mlp_product,
-                mlp_output=mlp_output)
+    return dict(
+        norm2=norm2, hidden_product=hidden_product, hidden=hidden, mlp_product=mlp_product, mlp_output=mlp_output
+    )
 
 
 # ---- shapes
+
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, K, N, hd) -> (B, h, K, N, d)."""

@@ -2,8 +2,8 @@
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Callable
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -31,8 +31,11 @@ class Settings:
     def label(self) -> str:
         """Return the method and whatever differs from the defaults, as it is written on the command line."""
         defaults = Settings(self.method)
-        parts = [f"{f.name}={_written(getattr(self, f.name))}" for f in fields(self)
-                 if getattr(self, f.name) != getattr(defaults, f.name)]
+        parts = [
+            f"{f.name}={_written(getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(defaults, f.name)
+        ]
         return self.method + (":" + ",".join(parts) if parts else "")
 
 
@@ -148,21 +151,26 @@ def target_pattern(model: nn.Module, settings: Settings) -> str:
     blocks = settings.blocks if settings.blocks is not None else tuple(range(depth))
     missing = [b for b in blocks if not 0 <= b < depth]
     if missing:
-        raise UsageError(f"blocks {_written(tuple(missing))} do not exist; {type(model).__name__} has "
-                         f"{depth} blocks, counted from 0")
+        raise UsageError(
+            f"blocks {_written(tuple(missing))} do not exist; {type(model).__name__} has {depth} blocks, counted from 0"
+        )
     layers = "|".join(TARGETS[target] for target in settings.targets)
     pattern = rf"blocks\.({'|'.join(map(str, blocks))})\.({layers})"
     matched = [name for name, module in model.named_modules() if re.fullmatch(pattern, name)]
     expected = len(blocks) * len(settings.targets)
     if len(matched) != expected:
-        raise UsageError(f"{type(model).__name__} has {len(matched)} of the {expected} linear layers asked for "
-                         f"({_written(settings.targets)}); choose other targets, or --method linear or full")
+        raise UsageError(
+            f"{type(model).__name__} has {len(matched)} of the {expected} linear layers asked for "
+            f"({_written(settings.targets)}); choose other targets, or --method linear or full"
+        )
     return pattern
 
 
 METHODS: dict[str, Method] = {
     "linear": Method(_linear, "the head alone, on features of the frozen backbone"),
-    "dora": Method(_with_adapter(dora=True), "weight-decomposed low-rank adapters (Liu et al., ICML 2024)", adapter=True),
+    "dora": Method(
+        _with_adapter(dora=True), "weight-decomposed low-rank adapters (Liu et al., ICML 2024)", adapter=True
+    ),
     "lora": Method(_with_adapter(dora=False), "low-rank adapters (Hu et al., ICLR 2022)", adapter=True),
     "full": Method(_full, "every parameter", whole=True),
 }
@@ -200,7 +208,12 @@ def _read_alpha(text: str) -> float:
     return alpha
 
 
-_READERS: dict[str, Callable] = {"targets": _read_targets, "blocks": _read_blocks, "rank": _read_rank, "alpha": _read_alpha}
+_READERS: dict[str, Callable] = {
+    "targets": _read_targets,
+    "blocks": _read_blocks,
+    "rank": _read_rank,
+    "alpha": _read_alpha,
+}
 
 
 def _written(value) -> str:

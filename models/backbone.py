@@ -52,8 +52,10 @@ def create_with_head(spec: BackboneSpec) -> nn.Module:
     """
     if spec.weights is None:
         if spec.name == BUNDLED or not architecture(spec).num_classes:
-            raise UsageError(f"{spec.name!r} has no head of its own, so it knows no classes; give a timm name with a "
-                             f"classifier, or a run: `python train.py --model {spec.name} --out RUN`")
+            raise UsageError(
+                f"{spec.name!r} has no head of its own, so it knows no classes; give a timm name with a "
+                f"classifier, or a run: `python train.py --model {spec.name} --out RUN`"
+            )
         return _from_hub(spec)
     model, path = _build(spec), Path(spec.weights)
     state = _read(path)
@@ -144,7 +146,9 @@ def _build(spec: BackboneSpec, **options) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides).eval()
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"timm cannot build {name!r} with {overrides or 'its defaults'}: {_first_line(error)}") from error
+        raise UsageError(
+            f"timm cannot build {name!r} with {overrides or 'its defaults'}: {_first_line(error)}"
+        ) from error
     _check_patches_divide(model, spec)
     return model
 
@@ -152,8 +156,10 @@ def _build(spec: BackboneSpec, **options) -> nn.Module:
 def _check_patches_divide(model: nn.Module, spec: BackboneSpec) -> None:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if spec.image_size is not None and patch is not None and any(spec.image_size % side for side in patch):
-        raise UsageError(f"--image-size {spec.image_size} cannot be cut into {spec.name}'s patches of {patch[0]} x "
-                         f"{patch[1]} pixels; give a multiple of {patch[0]}")
+        raise UsageError(
+            f"--image-size {spec.image_size} cannot be cut into {spec.name}'s patches of {patch[0]} x "
+            f"{patch[1]} pixels; give a multiple of {patch[0]}"
+        )
 
 
 def _with_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -188,8 +194,10 @@ def _convert(state: dict, model: nn.Module, path: Path) -> dict:
 
 
 def _unreadable(path: Path, error: Exception) -> ExplainedError:
-    return ExplainedError(f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
-                          f"expected a .safetensors file with timm's parameter names")
+    return ExplainedError(
+        f"{path} cannot be read as weights ({type(error).__name__}: {_first_line(error)}); "
+        f"expected a .safetensors file with timm's parameter names"
+    )
 
 
 def _fill(model: nn.Module, state: dict, path: Path, head: bool = False) -> nn.Module:
@@ -201,7 +209,8 @@ def _fill(model: nn.Module, state: dict, path: Path, head: bool = False) -> nn.M
         raise ExplainedError(
             f"{path} does not fit {type(model).__name__} as built: {len(misfits)} parameter(s) missing or of "
             f"another shape ({', '.join(misfits[:3]) or 'none'}), {len(unknown)} unknown "
-            f"({', '.join(unknown[:3]) or 'none'}); give the --model that these weights were trained with")
+            f"({', '.join(unknown[:3]) or 'none'}); give the --model that these weights were trained with"
+        )
     fitting = {k: v.float() for k, v in state.items() if k in own and v.shape == own[k].shape}
     model.load_state_dict(fitting, strict=False)
     return model
@@ -214,9 +223,11 @@ def _check_image_size(model: nn.Module, state: dict, path: Path) -> None:
         return
     patches = found.shape[1] - (own.shape[1] - math.prod(model.patch_embed.grid_size))
     side = math.isqrt(max(patches, 0)) * model.patch_embed.patch_size[0]
-    raise UsageError(f"{path} has positions for {patches} patches (images of {side} pixels, if square), not for the "
-                     f"{model.patch_embed.img_size[0]} pixels of this model; give --image-size {side}, or another "
-                     f"--image-size to resample them")
+    raise UsageError(
+        f"{path} has positions for {patches} patches (images of {side} pixels, if square), not for the "
+        f"{model.patch_embed.img_size[0]} pixels of this model; give --image-size {side}, or another "
+        f"--image-size to resample them"
+    )
 
 
 def _from_hub(spec: BackboneSpec, **options) -> nn.Module:

@@ -16,8 +16,8 @@ class Batches:
     """Steps of `batch_size` images in a random order that depends on (seed, epoch) alone, or in the given order where
     `seed` is None.
 
-    make: (lists of indices, epoch) -> an iterable of (inputs, labels), one for each list. chances (count,): how often an
-    image is drawn, with replacement; None: each once. name: an index's image, for messages.
+    make: (lists of indices, epoch) -> an iterable of (inputs, labels), one for each list. chances (count,): how often
+    an image is drawn, with replacement; None: each once. name: an index's image, for messages.
     """
 
     count: int
@@ -36,9 +36,12 @@ class Batches:
             order = np.arange(self.count)
         else:
             generator = np.random.default_rng((self.seed, epoch))
-            order = generator.permutation(self.count) if self.chances is None else generator.choice(
-                self.count, self.count, p=self.chances)
-        return [order[start:start + self.batch_size].tolist() for start in range(0, self.count, self.batch_size)]
+            order = (
+                generator.permutation(self.count)
+                if self.chances is None
+                else generator.choice(self.count, self.count, p=self.chances)
+            )
+        return [order[start : start + self.batch_size].tolist() for start in range(0, self.count, self.batch_size)]
 
     def epoch(self, epoch: int) -> Iterable[Batch]:
         """Return an epoch's steps as batches, for one process alone."""

@@ -4,9 +4,9 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -125,8 +125,10 @@ class Cache:
         """Return the arrays by name, once all processes have filled; raises ExplainedError where a chunk is missing."""
         missing = self._check([span for span in self.spans if span not in self.whole])
         if missing:
-            raise ExplainedError(f"{self.path} lacks {len(missing)} of its {len(self.spans)} chunks, which were there "
-                                 f"or should have been computed; run the command again, or with --no-cache")
+            raise ExplainedError(
+                f"{self.path} lacks {len(missing)} of its {len(self.spans)} chunks, which were there "
+                f"or should have been computed; run the command again, or with --no-cache"
+            )
         return {name: Rows(tuple(self.whole[span][name] for span in self.spans), CHUNK_ROWS) for name in self.arrays}
 
     def _check(self, spans: list[Span]) -> dict[Span, list[Path]]:
@@ -153,8 +155,10 @@ class Cache:
         found, asked = self._read_card(), json.loads(self.text)
         if say and (damaged or found not in (None, asked)):
             rewritten = "" if found in (None, asked) else f", and its {CARD} is written anew"
-            print(f"the cache {self.path} is damaged: {len(damaged)} of its {len(self.spans)} chunks are computed "
-                  f"again{rewritten}")
+            print(
+                f"the cache {self.path} is damaged: {len(damaged)} of its {len(self.spans)} chunks are computed "
+                f"again{rewritten}"
+            )
         if found != asked:
             with atomic(self.path / CARD) as temporary:
                 temporary.write_text(self.text)
@@ -198,8 +202,10 @@ class Cache:
     def _finite(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, array in arrays.items():
             if not _all_finite(array):
-                raise ExplainedError(f"the frozen part of the model gives {self.kind} that are not finite; its "
-                                     f"weights or an image are broken: try other weights, or --model bundled")
+                raise ExplainedError(
+                    f"the frozen part of the model gives {self.kind} that are not finite; its "
+                    f"weights or an image are broken: try other weights, or --model bundled"
+                )
         return arrays
 
     @staticmethod

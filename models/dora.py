@@ -50,16 +50,27 @@ class FasterDoraLinear(lora.Linear):
         if args or kwargs or self.disable_adapters or self.merged or not self._is_plain(names):
             return super().forward(x, *args, **kwargs)
         (name,) = names
-        return dora_linear(x, self.base_layer.weight, self.base_layer.bias, self.lora_A[name].weight,
-                           self.lora_B[name].weight, self.lora_magnitude_vector[name].weight, self.scaling[name])
+        return dora_linear(
+            x,
+            self.base_layer.weight,
+            self.base_layer.bias,
+            self.lora_A[name].weight,
+            self.lora_B[name].weight,
+            self.lora_magnitude_vector[name].weight,
+            self.scaling[name],
+        )
 
     def _is_plain(self, names: list[str]) -> bool:
-        return (len(names) == 1 and type(self.lora_variant.get(names[0])) is DoraLinearVariant
-                and isinstance(self.lora_dropout[names[0]], nn.Identity))
+        return (
+            len(names) == 1
+            and type(self.lora_variant.get(names[0])) is DoraLinearVariant
+            and isinstance(self.lora_dropout[names[0]], nn.Identity)
+        )
 
 
-def dora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, magnitude: Tensor,
-                scaling: float) -> Tensor:
+def dora_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, magnitude: Tensor, scaling: float
+) -> Tensor:
     """Return x (..., in) through a linear layer with DoRA on it (..., out), in x's dtype or that of autocast.
 
     W' is merged in the adapter's dtype before it is rounded to that of x. `weight` and `bias` get no gradient, and a

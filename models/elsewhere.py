@@ -4,9 +4,9 @@ import hashlib
 import json
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Callable
 
 from peft import PeftConfig
 from safetensors import safe_open
@@ -16,8 +16,19 @@ from torch import nn
 
 from errors import ExplainedError, UsageError
 from models.adapt import plain
-from models.backbone import (BUNDLED, BackboneSpec, architecture, content_hash, create_backbone, create_with_head,
-                             head_classes, is_head, is_timm_name, model_data_config, near_names)
+from models.backbone import (
+    BUNDLED,
+    BackboneSpec,
+    architecture,
+    content_hash,
+    create_backbone,
+    create_with_head,
+    head_classes,
+    is_head,
+    is_timm_name,
+    model_data_config,
+    near_names,
+)
 from models.runs import ADAPTER_WEIGHTS, CARD, Run, load_run, with_adapter
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -65,7 +76,11 @@ def load_model(given: str, hints: Hints = Hints()) -> Run:
 def check_hints(given: list[str], hints: Hints) -> None:
     """Raise UsageError where a hint is given that none of the models reads: it would be passed over without a word."""
     read = set().union(*(READS[_loader(one)] for one in given))
-    useless = [f"--{f.name.replace('_', '-')}" for f in fields(hints) if getattr(hints, f.name) is not None and f.name not in read]
+    useless = [
+        f"--{f.name.replace('_', '-')}"
+        for f in fields(hints)
+        if getattr(hints, f.name) is not None and f.name not in read
+    ]
     if useless:
         raise UsageError(f"{', '.join(useless)} is read for none of {', '.join(given)}; leave it out")
 
@@ -85,8 +100,10 @@ def _loader(given: str) -> Callable[[str, Hints], Run] | None:
     if is_pretrained(given):
         return _from_timm
     if path.name == given:  # no folder before it: perhaps a name
-        raise UsageError(f"{given} is no folder, no file and no timm name; expected a run folder, a merged file, a "
-                         f"peft folder or a timm name; {near_names(given)}")
+        raise UsageError(
+            f"{given} is no folder, no file and no timm name; expected a run folder, a merged file, a "
+            f"peft folder or a timm name; {near_names(given)}"
+        )
     return None
 
 
@@ -122,22 +139,28 @@ def _from_peft(folder: str, hints: Hints) -> Run:
     elif hints.weights is not None:
         model = create_with_head(spec)
     else:
-        raise UsageError(f"{folder} holds no trained head: its adapter was saved without modules_to_save; give the "
-                         f"base's file with its head as --weights FILE (or, of train.py's runs, the run's own folder)")
+        raise UsageError(
+            f"{folder} holds no trained head: its adapter was saved without modules_to_save; give the "
+            f"base's file with its head as --weights FILE (or, of train.py's runs, the run's own folder)"
+        )
     try:
         merged = plain(with_adapter(model, Path(folder))).eval()
     except Exception as error:  # peft has many tuners, and each raises its own kind
-        raise ExplainedError(f"the adapter in {folder} cannot be merged into {name} ({_in_one_line(error)}); give the "
-                             f"base that it was trained on with --model") from error
+        raise ExplainedError(
+            f"the adapter in {folder} cannot be merged into {name} ({_in_one_line(error)}); give the "
+            f"base that it was trained on with --model"
+        ) from error
     names = read_names(hints.class_names) if hints.class_names else None
-    return _run(folder, Path(folder).resolve().name, merged, _as_many(names, merged, folder, hints),
-                model_data_config(merged))
+    return _run(
+        folder, Path(folder).resolve().name, merged, _as_many(names, merged, folder, hints), model_data_config(merged)
+    )
 
 
 def _run(given: str, name: str, model: nn.Module, class_names: list[str], data_config: dict) -> Run:
     if len(class_names) < 2:
-        raise UsageError(f"the head in {given} has one class; expected a classifier of two or more, whose classes can "
-                         f"be told apart")
+        raise UsageError(
+            f"the head in {given} has one class; expected a classifier of two or more, whose classes can be told apart"
+        )
     config = {"name": name, "class_names": class_names, "data_config": data_config, "data": None, "seed": None}
     return Elsewhere(Path(given), config, {}, model)
 
@@ -148,26 +171,35 @@ def read_names(path: str) -> list[str]:
         text = Path(path).read_text(encoding="utf-8")
         names = json.loads(text) if text.lstrip().startswith("[") else list(map(str.strip, text.strip().splitlines()))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--class-names {path} cannot be read ({_in_one_line(error)}); expected a text file with one "
-                         f"name a line, or a JSON list") from error
+        raise UsageError(
+            f"--class-names {path} cannot be read ({_in_one_line(error)}); expected a text file with one "
+            f"name a line, or a JSON list"
+        ) from error
     if odd := [name for name in names if not isinstance(name, str) or not name]:
-        raise UsageError(f"--class-names {path} holds {odd[0]!r}, which is no name; expected one name a line, or a "
-                         f"JSON list of names")
+        raise UsageError(
+            f"--class-names {path} holds {odd[0]!r}, which is no name; expected one name a line, or a "
+            f"JSON list of names"
+        )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(f"--class-names {path} names {', '.join(twice[:3])} more than once; give every class a name "
-                         f"of its own")
+        raise UsageError(
+            f"--class-names {path} names {', '.join(twice[:3])} more than once; give every class a name of its own"
+        )
     return names
 
 
 def _as_many(names: list[str] | None, model: nn.Module, given: str, hints: Hints) -> list[str]:
     """Return the names if there is one for each class of the head."""
     if names is None:
-        raise UsageError(f"{given} does not name its {model.num_classes} classes; give --class-names FILE, one name a "
-                         f"line in the head's order")
+        raise UsageError(
+            f"{given} does not name its {model.num_classes} classes; give --class-names FILE, one name a "
+            f"line in the head's order"
+        )
     if len(names) != model.num_classes:
         source = f"--class-names {hints.class_names}" if hints.class_names else f"the metadata of {given}"
-        raise UsageError(f"{source} has {len(names)} names, but the head in {given} has {model.num_classes} classes; "
-                         f"give one name a class, in the head's order")
+        raise UsageError(
+            f"{source} has {len(names)} names, but the head in {given} has {model.num_classes} classes; "
+            f"give one name a class, in the head's order"
+        )
     return names
 
 
@@ -191,8 +223,10 @@ def _card(path: Path) -> dict:
         with safe_open(path, "pt") as file:
             return json.loads((file.metadata() or {}).get(CARD, "{}"))
     except Exception as error:
-        raise ExplainedError(f"{path} cannot be read as weights ({_in_one_line(error)}); expected a .safetensors file, "
-                             f"as train.py --export writes it") from error
+        raise ExplainedError(
+            f"{path} cannot be read as weights ({_in_one_line(error)}); expected a .safetensors file, "
+            f"as train.py --export writes it"
+        ) from error
 
 
 def _read_adapter(folder: Path, hints: Hints) -> tuple[dict, str]:
@@ -201,12 +235,16 @@ def _read_adapter(folder: Path, hints: Hints) -> tuple[dict, str]:
         base = PeftConfig.from_pretrained(folder).base_model_name_or_path
         state = {key.removeprefix(IN_ADAPTER): value for key, value in load_file(folder / ADAPTER_WEIGHTS).items()}
     except Exception as error:  # a missing file, damage, a peft type that this version does not know
-        raise ExplainedError(f"the adapter in {folder} cannot be read ({_in_one_line(error)}); expected "
-                             f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, as peft writes them") from error
+        raise ExplainedError(
+            f"the adapter in {folder} cannot be read ({_in_one_line(error)}); expected "
+            f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, as peft writes them"
+        ) from error
     name = hints.model or (base or "").removeprefix("timm/")
     if hints.model is None and not is_timm_name(name):
-        raise UsageError(f"{folder} names {repr(base) if base else 'nothing'} as its base; expected a timm name: give "
-                         f"it as --model NAME")
+        raise UsageError(
+            f"{folder} names {repr(base) if base else 'nothing'} as its base; expected a timm name: give "
+            f"it as --model NAME"
+        )
     return state, name
 
 
@@ -215,5 +253,9 @@ def _in_one_line(error: Exception) -> str:
 
 
 # What is read of the hints for each kind of RUN; None is a run folder.
-READS = {None: {"weights"}, _from_timm: {"weights", "image_size", "class_names"}, _from_file: {"model", "image_size", "class_names"},
-         _from_peft: {"model", "weights", "image_size", "class_names"}}
+READS = {
+    None: {"weights"},
+    _from_timm: {"weights", "image_size", "class_names"},
+    _from_file: {"model", "image_size", "class_names"},
+    _from_peft: {"model", "weights", "image_size", "class_names"},
+}

@@ -33,10 +33,13 @@ class Predictions:
         return float(self.correct.mean())
 
 
-def predict(model: nn.Module, batches: Batches, device: torch.device, epoch: int = 1, share: Share = ALONE) -> Predictions:
+def predict(
+    model: nn.Module, batches: Batches, device: torch.device, epoch: int = 1, share: Share = ALONE
+) -> Predictions:
     """Evaluate a model in float32 without changing it but for its mode, which becomes evaluation.
 
-    Every process takes every `count`-th batch, and all get all predictions, each image's once, in the order of `batches`.
+    Every process takes every `count`-th batch, and all get all predictions, each image's once, in the order of
+    `batches`.
     """
     model.eval()
     steps = batches.steps(epoch)

@@ -2,10 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Iterator
 
 import numpy as np
 import torch
@@ -63,16 +63,24 @@ class Features:
 
 
 def cached_features(
-    model: nn.Module, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
-    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(), entering: int | None = None,
+    model: nn.Module,
+    dataset: Dataset,
+    key: dict,
+    folder: Path | None,
+    device: torch.device,
+    workers: int = 0,
+    name: str = "",
+    progress: bool = False,
+    share: Share = Share(),
+    entering: int | None = None,
     loading: Loading | None = None,
 ) -> Features:
     """Return the pooled features of every image, of which only those are computed that do not lie in `folder` already.
 
     `key` must name everything that the features depend on (backbone hash, data fingerprint, transform, view). Damaged
     chunks are computed anew, with a line that says so; `folder` None turns the cache off. entering: a block; while
-    features are computed, the tokens that enter it are stored as well, for `cached_tokens` to find. loading: to which the
-    time of what is computed is added, and of loading its images.
+    features are computed, the tokens that enter it are stored as well, for `cached_tokens` to find. loading: to which
+    the time of what is computed is added, and of loading its images.
     """
 
     def pooled(images: torch.Tensor) -> torch.Tensor:
@@ -80,19 +88,30 @@ def cached_features(
 
     compute = _through(model, pooled, dataset, device, workers, f"features {name}", progress, loading=loading)
     if entering is not None and folder is not None:
-        compute = _keeping(compute, timm_model(model).blocks[entering], _token_cache(folder, key, entering, len(dataset)))
+        compute = _keeping(
+            compute, timm_model(model).blocks[entering], _token_cache(folder, key, entering, len(dataset))
+        )
     return _stored(Cache(folder, "features", key, len(dataset), ("inputs", "labels")), compute, share)
 
 
-def compute_features(model: nn.Module, dataset: Dataset, device: torch.device, workers: int = 0, name: str = "",
-                     progress: bool = False) -> Features:
+def compute_features(
+    model: nn.Module, dataset: Dataset, device: torch.device, workers: int = 0, name: str = "", progress: bool = False
+) -> Features:
     """Run the frozen backbone over every image once; the model is put into evaluation mode."""
     return cached_features(model, dataset, {}, None, device, workers, name, progress)
 
 
 def cached_tokens(
-    model: nn.Module, first: int, dataset: Dataset, key: dict, folder: Path | None, device: torch.device,
-    workers: int = 0, name: str = "", progress: bool = False, share: Share = Share(),
+    model: nn.Module,
+    first: int,
+    dataset: Dataset,
+    key: dict,
+    folder: Path | None,
+    device: torch.device,
+    workers: int = 0,
+    name: str = "",
+    progress: bool = False,
+    share: Share = Share(),
     loading: Loading | None = None,
 ) -> Features:
     """Return the tokens that enter block `first` for every image, like `cached_features`, stored as float16.
@@ -232,8 +251,14 @@ def _keeping(compute: Compute, block: nn.Module, tokens: Cache) -> Compute:
 
 
 def _through(
-    module: nn.Module, forward: Callable, dataset: Dataset, device: torch.device, workers: int, title: str,
-    progress: bool, convert: Callable[[np.ndarray], np.ndarray] = lambda values: values,
+    module: nn.Module,
+    forward: Callable,
+    dataset: Dataset,
+    device: torch.device,
+    workers: int,
+    title: str,
+    progress: bool,
+    convert: Callable[[np.ndarray], np.ndarray] = lambda values: values,
     loading: Loading | None = None,
 ) -> Compute:
     """Return what runs images through a module by `forward`, chunk by chunk, as Cache.fill asks for it."""
@@ -243,11 +268,13 @@ def _through(
     def compute(spans: list[Span]) -> Iterator[dict[str, np.ndarray]]:
         begun = time.monotonic()
         module.eval().to(device)
-        batches = [list(range(i, min(i + BATCH_SIZE, stop))) for start, stop in spans
-                   for i in range(start, stop, BATCH_SIZE)]
+        batches = [
+            list(range(i, min(i + BATCH_SIZE, stop))) for start, stop in spans for i in range(start, stop, BATCH_SIZE)
+        ]
         loader = load(dataset, batches, workers, loading)  # one for all: workers start slowly
-        results = iter(tqdm(loader, title, len(batches), unit="batch", delay=2, leave=False,
-                            disable=None if progress else True))
+        results = iter(
+            tqdm(loader, title, len(batches), unit="batch", delay=2, leave=False, disable=None if progress else True)
+        )
         for start, stop in spans:
             inputs, labels = [], []
             for images, batch_labels in islice(results, math.ceil((stop - start) / BATCH_SIZE)):
@@ -263,12 +290,15 @@ def _through(
 def _halved(tokens: np.ndarray) -> np.ndarray:
     largest = np.abs(tokens).max()
     if LARGEST_HALF < largest < np.inf:  # what is not finite is refused as such
-        raise UnstorableTokens(f"tokens reach {largest:.4g}, beyond the {LARGEST_HALF:.0f} of half precision, so they "
-                               f"cannot be cached; --no-cache runs the frozen blocks in every epoch")
+        raise UnstorableTokens(
+            f"tokens reach {largest:.4g}, beyond the {LARGEST_HALF:.0f} of half precision, so they "
+            f"cannot be cached; --no-cache runs the frozen blocks in every epoch"
+        )
     return tokens.astype(np.float16)
 
 
 def _differs_in_training(module: nn.Module) -> bool:
     rates = {_DropoutNd: "p", DropPath: "drop_prob", PatchDropout: "prob"}
     return isinstance(module, _BatchNorm) or any(
-        isinstance(module, kind) and getattr(module, rate) > 0 for kind, rate in rates.items())
+        isinstance(module, kind) and getattr(module, rate) > 0 for kind, rate in rates.items()
+    )

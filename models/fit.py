@@ -1,9 +1,9 @@
 """Epochs of AdamW: the loop, the choice of the epoch, and resuming at any step to the same bits.
 
-Everything random in a step depends on (seed, epoch, step, part) alone, and the state of a fit is saved between steps: so a
-fit that was killed anywhere continues as if nothing had happened. Several processes share each step's images, and
-together do what one would do but for rounding, and for what is drawn for each process's part of a step: mixup, cutmix and
-stochastic depth. With these, the number of processes is part of what a result depends on.
+Everything random in a step depends on (seed, epoch, step, part) alone, and the state of a fit is saved between steps:
+so a fit that was killed anywhere continues as if nothing had happened. Several processes share each step's images, and
+together do what one would do but for rounding, and for what is drawn for each process's part of a step: mixup, cutmix
+and stochastic depth. With these, the number of processes is part of what a result depends on.
 """
 
 import math
@@ -34,8 +34,8 @@ from models.share import ALONE, Share
 from models.state import Position, State
 
 PRECISIONS = {"no": "no", "bfloat16": "bf16", "float16": "fp16"}
-SAVE_EVERY = 300.0      # seconds between saved states within an epoch
-CLEARLY = 0.05          # p-value from which an earlier epoch is taken for more accurate than a later one
+SAVE_EVERY = 300.0  # seconds between saved states within an epoch
+CLEARLY = 0.05  # p-value from which an earlier epoch is taken for more accurate than a later one
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Recipe:
     """Optimisation: AdamW, linear warm-up over a share of all steps, then a cosine to zero.
 
     batch_size: images of a step, over all processes and accumulated parts. accumulate: parts of a process's images of a
-    step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the one
-    before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains, which
-    is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience: epochs
-    since the most accurate one on held-out images that end the fit, 0 for never. precision: of matrix products, a name in
-    PRECISIONS. balance: "weights", losses by the inverse of their class's size, "sampling", images drawn so, or "none".
+    step that go through the model one after another. layer_decay: factor of the learning rate from each layer to the
+    one before. clip: largest norm of all gradients together, 0 for any. ema: decay of a running mean of what trains,
+    which is then what is evaluated and kept; 0 for none. mixup, cutmix: alphas of timm's Mixup, 0 for none. patience:
+    epochs since the most accurate one on held-out images that end the fit, 0 for never. precision: of matrix products,
+    a name in PRECISIONS. balance: "weights", losses by the inverse of their class's size, "sampling", images drawn so,
+    or "none".
     """
 
     epochs: int = 3
@@ -100,28 +101,34 @@ def fit(
 ) -> Fit:
     """Train what requires grad; after every epoch evaluate; keep the epoch that `held_out` speaks for.
 
-    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported, where they are finite. The learning rate ends
-    at zero, so the last epoch is the one that is meant, and an earlier one has to be clearly better: kept is the last that
-    is not less accurate on held-out images than the most accurate one, by McNemar's exact test at 0.05. (The plain maximum
-    follows single images; loss also rises where a model only becomes too sure.) Fewer than six images never speak clearly.
-    With `patience` a fit may end anywhere on the schedule: the most accurate epoch is kept.
+    `evaluations` holds "held_out", on which the epoch is chosen, and others that are only reported, where they are
+    finite. The learning rate ends at zero, so the last epoch is the one that is meant, and an earlier one has to be
+    clearly better: kept is the last that is not less accurate on held-out images than the most accurate one, by
+    McNemar's exact test at 0.05. (The plain maximum follows single images; loss also rises where a model only becomes
+    too sure.) Fewer than six images never speak clearly. With `patience` a fit may end anywhere on the schedule: the
+    most accurate epoch is kept.
 
-    classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every epoch
-    and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is told every
-    epoch's row; keep: is given all rows so far before a state is saved that holds them. With several processes, `share`,
-    the first one writes and keeps. Raises ExplainedError at the first loss or gradient that is not finite, with the last good
-    state saved (float16 leaves out such steps instead, until its scale is below 1), and OSError.
+    classes: how many there are, for mixup; weights (C,): of each class's loss. The state goes to `resume` after every
+    epoch and every `save_every` seconds, so that a killed fit continues there and ends with the same bits. report: is
+    told every epoch's row; keep: is given all rows so far before a state is saved that holds them. With several
+    processes, `share`, the first one writes and keeps. Raises ExplainedError at the first loss or gradient that is not
+    finite, with the last good state saved (float16 leaves out such steps instead, until its scale is below 1), and
+    OSError.
     """
     loop = _Loop(model, train, recipe, device, seed, classes, weights, resume, save_every, progress, share)
     state, share = loop.state, loop.share
     if resume is not None and resume.is_file():
         state.load(resume)
-        print(f"continuing after {_reached(state.position, len(state.history), len(train))} of {recipe.epochs} ({resume})")
+        print(
+            f"continuing after {_reached(state.position, len(state.history), len(train))} of {recipe.epochs} ({resume})"
+        )
     with loop.bar():
         while len(state.history) < recipe.epochs and not _is_over(state, recipe):
             row = loop.epoch()
             kept = state.put(state.ema)
-            found = {name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()}
+            found = {
+                name: predict(model, batches, device, row["epoch"], share) for name, batches in evaluations.items()
+            }
             for name, predictions in found.items():
                 row |= {f"{name}_loss": float(predictions.loss.mean()), f"{name}_accuracy": predictions.accuracy}
             loop.refuse_unless_finite(row)
@@ -140,7 +147,8 @@ def _reached(position: Position, finished: int, steps: int) -> str:
 
 
 def _finish(state: State, row: dict, right: Tensor, recipe: Recipe) -> None:
-    """Take an epoch into the history, and its weights where they are the ones to keep. right: which held-out images are."""
+    """Take an epoch into the history, and its weights where they are the ones to keep. right: which held-out images
+    are."""
     state.history.append(row)
     best = row is _best(state.history)
     if best:
@@ -171,11 +179,26 @@ def _is_over(state: State, recipe: Recipe) -> bool:
 class _Loop:
     """The steps of a fit, by one of the processes that share it."""
 
-    def __init__(self, model, train: Batches, recipe: Recipe, device, seed, classes, weights, resume, save_every, progress, share: Share):
+    def __init__(
+        self,
+        model,
+        train: Batches,
+        recipe: Recipe,
+        device,
+        seed,
+        classes,
+        weights,
+        resume,
+        save_every,
+        progress,
+        share: Share,
+    ):
         self.model, self.train, self.recipe, self.seed, self.share = model.to(device), train, recipe, seed, share
         self.device, self.resume, self.save_every, self.progress = device, resume, save_every, progress
         self.accelerator = accelerator(recipe.precision, device)
-        optimizer = torch.optim.AdamW(parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay))
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
+        )
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.factor = warmup_cosine(recipe.epochs * len(train), recipe.warmup)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -183,7 +206,8 @@ class _Loop:
         if recipe.ema:
             self.state.ema = {name: p.detach().clone() for name, p in trained.items()}
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        # not accelerate's `prepare_model`, whose autocast would stay with the model, and evaluation be in half precision
+        # not accelerate's `prepare_model`, whose autocast would stay with the model, and evaluation be in half
+        # precision
         own = [device] if device.type == "cuda" else None
         self.shared = DistributedDataParallel(model, device_ids=own) if share.count > 1 else model
         self.weights = None if weights is None else weights.to(device)
@@ -191,11 +215,19 @@ class _Loop:
         self.seconds, self.waiting, self.saved = 0.0, 0.0, time.monotonic()
 
     def bar(self) -> tqdm:
-        done = min(len(self.state.history) * self.train.count + self.state.position.step * self.train.batch_size,
-                   self.recipe.epochs * self.train.count)
+        done = min(
+            len(self.state.history) * self.train.count + self.state.position.step * self.train.batch_size,
+            self.recipe.epochs * self.train.count,
+        )
         hidden = None if self.progress and self.share.first else True
-        self.shown = tqdm(total=self.recipe.epochs * self.train.count, initial=done, unit="image", delay=2, leave=False,
-                          disable=hidden)
+        self.shown = tqdm(
+            total=self.recipe.epochs * self.train.count,
+            initial=done,
+            unit="image",
+            delay=2,
+            leave=False,
+            disable=hidden,
+        )
         return self.shown
 
     def epoch(self) -> dict:
@@ -203,12 +235,19 @@ class _Loop:
         position, steps = self.state.position, self.train.steps(self.state.position.epoch)
         row = {"epoch": position.epoch, "learning_rate": max(self._rates(0))}
         self.model.train()
-        plan = [self._mine(step) for step in steps[position.step:]]
-        batches = iter(self.train.make([part or step[:1] for step, parts in zip(steps[position.step:], plan)
-                                        for part in parts], position.epoch))
-        for step, parts in zip(steps[position.step:], plan):
+        plan = [self._mine(step) for step in steps[position.step :]]
+        batches = iter(
+            self.train.make(
+                [part or step[:1] for step, parts in zip(steps[position.step :], plan) for part in parts],
+                position.epoch,
+            )
+        )
+        for step, parts in zip(steps[position.step :], plan):
             self._step(step, parts, batches)
-        return row | {"train_loss": position.loss / position.images, "train_accuracy": position.correct / position.images}
+        return row | {
+            "train_loss": position.loss / position.images,
+            "train_accuracy": position.correct / position.images,
+        }
 
     def _mine(self, step: list[int]) -> list[list[int]]:
         """This process's images of a step, in as many parts as are accumulated; a part may be empty."""
@@ -240,7 +279,7 @@ class _Loop:
         total = np.sum([values for values, _ in found], axis=0)
         self._refuse_step_unless_finite("loss", total[0], step)
         norm = self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip or math.inf)
-        scaler = self.accelerator.scaler    # leaves out such steps by itself, and goes on with half the scale
+        scaler = self.accelerator.scaler  # leaves out such steps by itself, and goes on with half the scale
         if not scaler or scaler.get_scale() < 1:
             self._refuse_step_unless_finite("gradient's norm", float(norm), step)
         self.optimizer.step()
@@ -248,12 +287,18 @@ class _Loop:
         self._average()
         position.step, position.loss = position.step + 1, position.loss + total[0]
         position.correct, position.images = position.correct + total[1], position.images + total[2]
-        if found[0][1] and position.step < len(self.train) and self._is_finite():  # the epoch's end has a state of its own
+        if (
+            found[0][1] and position.step < len(self.train) and self._is_finite()
+        ):  # the epoch's end has a state of its own
             self.save()
         self.seconds, self.waiting = self.seconds + time.monotonic() - start, self.waiting + waited
         self.shown.update(len(step))
-        self.shown.set_postfix(loss=f"{position.loss / position.images:.3f}", accuracy=f"{position.correct / position.images:.3f}",
-                               epoch=position.epoch, refresh=False)
+        self.shown.set_postfix(
+            loss=f"{position.loss / position.images:.3f}",
+            accuracy=f"{position.correct / position.images:.3f}",
+            epoch=position.epoch,
+            refresh=False,
+        )
 
     def _part(self, inputs: Tensor, labels: Tensor, counts: bool, step: int, drawn: int) -> np.ndarray:
         """Forward and backward pass of one part; return its sums of losses, right predictions and images.
@@ -280,7 +325,9 @@ class _Loop:
     def _losses(self, logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         if targets is None:
             weight = 1.0 if self.weights is None else self.weights[labels]
-            return weight * F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
+            return weight * F.cross_entropy(
+                logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="none"
+            )
         weight = 1.0 if self.weights is None else targets @ self.weights
         return weight * -(targets * F.log_softmax(logits, -1)).sum(-1)
 
@@ -351,6 +398,7 @@ def _mixed(*numbers: int) -> int:
 
 
 def accelerator(precision: str, device: torch.device) -> Accelerator:
-    """Return an accelerator for a device. accelerate keeps one precision for a whole process: another fit may want another."""
+    """Return an accelerator for a device. accelerate keeps one precision for a whole process: another fit may want
+    another."""
     AcceleratorState._reset_state()
     return Accelerator(cpu=device.type == "cpu", mixed_precision=PRECISIONS[precision])

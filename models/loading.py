@@ -12,8 +12,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass
 class Loading:
-    """What a loader has done: images; busy: seconds that loading them takes its processes side by side, measured in these;
-    waiting: seconds that the model waited for it; seconds: of the pass that it was a part of, or 0."""
+    """What a loader has done: images; busy: seconds that loading them takes its processes side by side, measured in
+    these; waiting: seconds that the model waited for it; seconds: of the pass that it was a part of, or 0."""
 
     images: int = 0
     busy: float = 0.0
@@ -27,7 +27,8 @@ class Loading:
 
 
 def load(dataset: Dataset, batches: list[list[int]], workers: int, loading: Loading | None = None) -> Iterator[Batch]:
-    """Yield (inputs, labels) of every list of indices, in order, and add to `loading`; 0 `workers`: this process loads."""
+    """Yield (inputs, labels) of every list of indices, in order, and add to `loading`; 0 `workers`: this process
+    loads."""
     loader = DataLoader(_Timed(dataset), batch_size=None, sampler=batches, num_workers=workers)
     return _counted(iter(loader), max(1, workers), loading or Loading())
 

@@ -1,8 +1,8 @@
 """What the optimiser is told: which parameters decay, how fast each layer learns, and when."""
 
 import math
+from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Callable
 
 from timm.models import group_parameters
 from torch import nn
@@ -10,8 +10,9 @@ from torch import nn
 from models.adapt import timm_model, trainable_parameters
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float,
-                     layer_decay: float = 1.0) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
     """Return what trains as an optimiser's groups, each with `params`, `weight_decay` and `lr`.
 
     Weight decay is for matrices; biases, norms, DoRA's magnitudes, and what timm's model names (positions, class and
@@ -26,8 +27,14 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable_parameters(inner).items():
         groups.setdefault((layers.get(name, last), _decays(inner, name)), []).append(parameter)
-    return [{"params": groups[layer, decays], "weight_decay": weight_decay if decays else 0.0,
-             "lr": learning_rate * layer_decay ** (last - layer)} for layer, decays in sorted(groups)]
+    return [
+        {
+            "params": groups[layer, decays],
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr": learning_rate * layer_decay ** (last - layer),
+        }
+        for layer, decays in sorted(groups)
+    ]
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:

@@ -1,7 +1,7 @@
 """The linear probe: softmax regression on features that lie in memory, by full-batch L-BFGS along a path of penalties.
 
-The problem is convex, so that neither a learning rate nor a number of epochs nor a seed changes its solution: what is left
-to choose is the penalty, and that is chosen on images held out of training, never on validation.
+The problem is convex, so that neither a learning rate nor a number of epochs nor a seed changes its solution: what is
+left to choose is the penalty, and that is chosen on images held out of training, never on validation.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from models.evaluate import predict
 from models.fit import Fit
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(0, -13, -1))  # 1 to 1e-6, two a decade
-MEMORY = 10             # pairs of steps that L-BFGS remembers
-TOLERANCE = 1e-7        # of the gradient's largest entry and of the objective's change
-WORSE = 3               # penalties in a row that do no better on held-out images end the path
+MEMORY = 10  # pairs of steps that L-BFGS remembers
+TOLERANCE = 1e-7  # of the gradient's largest entry and of the objective's change
+WORSE = 3  # penalties in a row that do no better on held-out images end the path
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
     """penalties: weights of half the squared norm of the standardised features' weight matrix, largest first; the bias
-    bears none. iterations: the most for each, of which warm starts leave most unused. balance: "weights" weighs losses by
-    the inverse of their class's size."""
+    bears none. iterations: the most for each, of which warm starts leave most unused. balance: "weights" weighs losses
+    by the inverse of their class's size."""
 
     penalties: tuple[float, ...] = PENALTIES
     iterations: int = 200
@@ -33,8 +33,16 @@ class ProbeRecipe:
     balance: str = "none"
 
 
-def fit_probe(head: nn.Linear, inputs: Tensor, labels: Tensor, evaluations: dict[str, Batches], recipe: ProbeRecipe,
-              device: torch.device, weights: Tensor | None = None, report: Callable[[dict], None] = lambda row: None) -> Fit:
+def fit_probe(
+    head: nn.Linear,
+    inputs: Tensor,
+    labels: Tensor,
+    evaluations: dict[str, Batches],
+    recipe: ProbeRecipe,
+    device: torch.device,
+    weights: Tensor | None = None,
+    report: Callable[[dict], None] = lambda row: None,
+) -> Fit:
     """Fit the head (C, D) to features (N, D) and labels (N,) for every penalty in turn; keep the best on `held_out`.
 
     Minimises the mean cross-entropy (with label smoothing; weights (C,): of each class's images) plus the penalty, on
@@ -68,11 +76,24 @@ def fit_probe(head: nn.Linear, inputs: Tensor, labels: Tensor, evaluations: dict
     return found
 
 
-def _minimise(weight: Tensor, bias: Tensor, inputs: Tensor, labels: Tensor, penalty: float, weights: Tensor | None,
-              recipe: ProbeRecipe) -> int:
+def _minimise(
+    weight: Tensor,
+    bias: Tensor,
+    inputs: Tensor,
+    labels: Tensor,
+    penalty: float,
+    weights: Tensor | None,
+    recipe: ProbeRecipe,
+) -> int:
     """Minimise in place; return the number of iterations."""
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=recipe.iterations, history_size=MEMORY, tolerance_grad=TOLERANCE,
-                                  tolerance_change=TOLERANCE, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=recipe.iterations,
+        history_size=MEMORY,
+        tolerance_grad=TOLERANCE,
+        tolerance_change=TOLERANCE,
+        line_search_fn="strong_wolfe",
+    )
 
     def objective() -> Tensor:
         optimizer.zero_grad()
@@ -94,5 +115,7 @@ def _put(head: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 @torch.no_grad()
 def _train_figures(head: nn.Linear, inputs: Tensor, labels: Tensor) -> dict:
     logits = head(inputs)
-    return {"train_loss": F.cross_entropy(logits, labels).item(),
-            "train_accuracy": (logits.argmax(1) == labels).float().mean().item()}
+    return {
+        "train_loss": F.cross_entropy(logits, labels).item(),
+        "train_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    }

@@ -55,21 +55,35 @@ class Run:
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode() + head).hexdigest()
 
 
-def make_config(settings: Settings, spec: BackboneSpec, backbone_hash: str, data_config: dict, class_names, data: dict,
-                recipe: dict, seed: int) -> dict:
+def make_config(
+    settings: Settings,
+    spec: BackboneSpec,
+    backbone_hash: str,
+    data_config: dict,
+    class_names,
+    data: dict,
+    recipe: dict,
+    seed: int,
+) -> dict:
     """Return what rebuilding a run needs; everything in it is plain JSON."""
-    return json.loads(json.dumps({
-        "format": FORMAT,
-        "method": settings.method,
-        "settings": asdict(settings),
-        "backbone": {**asdict(spec), "sha256": backbone_hash},
-        "data": data,
-        "class_names": list(class_names),
-        "data_config": data_config,
-        "recipe": recipe,
-        "seed": seed,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "peft")},
-    }))
+    return json.loads(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "method": settings.method,
+                "settings": asdict(settings),
+                "backbone": {**asdict(spec), "sha256": backbone_hash},
+                "data": data,
+                "class_names": list(class_names),
+                "data_config": data_config,
+                "recipe": recipe,
+                "seed": seed,
+                "versions": {
+                    name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "peft")
+                },
+            }
+        )
+    )
 
 
 def settings_of(config: dict) -> Settings:
@@ -91,8 +105,10 @@ def state_of(folder: Path, config: dict) -> str:
         return "new"
     differences = differing(read_json(folder / CONFIG), config)
     if differences:
-        raise UsageError(f"{folder} holds a run of another configuration ({'; '.join(differences[:6])}); give another "
-                         f"--out, or --overwrite to replace it")
+        raise UsageError(
+            f"{folder} holds a run of another configuration ({'; '.join(differences[:6])}); give another "
+            f"--out, or --overwrite to replace it"
+        )
     return "finished" if (folder / SUMMARY).is_file() else "interrupted"
 
 
@@ -130,8 +146,12 @@ def export(run: Run, path: Path) -> None:
     and the class names. (One key, because safetensors writes several in no fixed order.)
     """
     backbone = run.config["backbone"]
-    card = {"model": backbone["name"], "image_size": backbone["image_size"],
-            "data_config": run.config["data_config"], "class_names": run.class_names}
+    card = {
+        "model": backbone["name"],
+        "image_size": backbone["image_size"],
+        "data_config": run.config["data_config"],
+        "class_names": run.class_names,
+    }
     write_tensors(run.model.state_dict(), path, {CARD: json.dumps(card)})
 
 
@@ -165,12 +185,16 @@ def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.M
     spec = BackboneSpec(recorded["name"], weights or recorded["weights"], recorded["image_size"])
     model = create_backbone(spec, len(config["class_names"]))
     if content_hash(model) != recorded["sha256"]:
-        raise ExplainedError(f"{folder} was trained on another backbone than {spec.weights or spec.name} holds "
-                             f"(SHA-256 {recorded['sha256'][:12]}... recorded, {content_hash(model)[:12]}... found); "
-                             f"give the original file with --weights")
+        raise ExplainedError(
+            f"{folder} was trained on another backbone than {spec.weights or spec.name} holds "
+            f"(SHA-256 {recorded['sha256'][:12]}... recorded, {content_hash(model)[:12]}... found); "
+            f"give the original file with --weights"
+        )
     settings = settings_of(config)
     for path in (folder / HEAD, folder / BACKBONE, folder / ADAPTER / ADAPTER_WEIGHTS):
-        if path.is_file():  # safetensors would call one that may not be read missing: nobody should train a whole run again
+        if (
+            path.is_file()
+        ):  # safetensors would call one that may not be read missing: nobody should train a whole run again
             path.open("rb").close()
     try:
         return _put_on(model, folder, settings)
@@ -178,8 +202,9 @@ def load_adapted(folder: Path, config: dict, weights: str | None = None) -> nn.M
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())  # torch and peft write several lines
-        raise ExplainedError(f"the run in {folder} is damaged ({type(error).__name__}: {reason}); train it again with "
-                             f"--overwrite") from error
+        raise ExplainedError(
+            f"the run in {folder} is damaged ({type(error).__name__}: {reason}); train it again with --overwrite"
+        ) from error
 
 
 def _put_on(model: nn.Module, folder: Path, settings: Settings) -> nn.Module:

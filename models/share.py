@@ -1,7 +1,9 @@
-"""Which of several processes this is, and how they tell one another: the work of a fit or a cache is dealt out by it."""
+"""Which of several processes this is, and how they tell one another: the work of a fit or a cache is dealt out by
+it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 
 @dataclass(frozen=True)

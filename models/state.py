@@ -19,8 +19,8 @@ KINDS = ("now", "best", "ema")
 
 @dataclass
 class Position:
-    """Where a fit stands: `step` steps of epoch `epoch` (counted from 1) are taken, with the sums of their losses, right
-    predictions and images."""
+    """Where a fit stands: `step` steps of epoch `epoch` (counted from 1) are taken, with the sums of their losses,
+    right predictions and images."""
 
     epoch: int = 1
     step: int = 0
@@ -48,13 +48,20 @@ class State:
     def save(self, path: Path) -> None:
         """Write everything; what stood there before is replaced when the new file is whole. Raises OSError."""
         now = {name: p.detach() for name, p in self.trained.items()}
-        tensors = {f"{kind}/{name}": value for kind, values in zip(KINDS, (now, self.best, self.ema))
-                   for name, value in values.items()}
+        tensors = {
+            f"{kind}/{name}": value
+            for kind, values in zip(KINDS, (now, self.best, self.ema))
+            for name, value in values.items()
+        }
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{key}": value for key, value in entries.items()}
         tensors["held_out/right"] = self.right
-        about = {"history": self.history, "chosen": self.chosen, "position": asdict(self.position),
-                 "scaler": self.scaler.state_dict() if self.scaler else None}
+        about = {
+            "history": self.history,
+            "chosen": self.chosen,
+            "position": asdict(self.position),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
         write_tensors(tensors, path, {"fit": json.dumps(about)})
 
     @torch.no_grad()
@@ -64,17 +71,20 @@ class State:
             with safe_open(path, framework="pt") as file:
                 about = json.loads(file.metadata()["fit"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
-            now, self.best, self.ema = ({key.removeprefix(f"{kind}/"): value for key, value in tensors.items()
-                                         if key.startswith(f"{kind}/")} for kind in KINDS)
+            now, self.best, self.ema = (
+                {key.removeprefix(f"{kind}/"): value for key, value in tensors.items() if key.startswith(f"{kind}/")}
+                for kind in KINDS
+            )
             for name, parameter in self.trained.items():
                 parameter.copy_(now[name])
             self.right = tensors["held_out/right"]
             self.history, self.chosen, self.position = about["history"], about["chosen"], Position(**about["position"])
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if out_of_memory(error):
-                raise   # the file is whole, and nobody should remove it
-            raise ExplainedError(f"{path} is damaged and cannot be continued from; remove it to train from the "
-                                 f"start") from error
+                raise  # the file is whole, and nobody should remove it
+            raise ExplainedError(
+                f"{path} is damaged and cannot be continued from; remove it to train from the start"
+            ) from error
         device = next(iter(self.trained.values())).device
         self.ema = {name: value.to(device) for name, value in self.ema.items()}
         self._load_optimizer(tensors)

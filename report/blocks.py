@@ -32,7 +32,15 @@ def key(entries: Mapping[str, Artist], width: float, below: float = PAD) -> Bloc
 
     def draw(pen: Pen, top: float) -> None:
         labels = [literal(label) for label in entries]
-        pen.figure.legend(entries.values(), labels, loc="upper left", prop=KEY, ncols=columns, borderaxespad=0,
-                          borderpad=0, bbox_to_anchor=(MARGIN / pen.width, 1 - top / pen.height))
+        pen.figure.legend(
+            entries.values(),
+            labels,
+            loc="upper left",
+            prop=KEY,
+            ncols=columns,
+            borderaxespad=0,
+            borderpad=0,
+            bbox_to_anchor=(MARGIN / pen.width, 1 - top / pen.height),
+        )
 
     return rows * KEY_ROW + below, draw

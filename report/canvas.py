@@ -6,10 +6,10 @@ Sizes are in pixels of the PNG; DOTS_PER_INCH turns letter sizes (points) into p
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, Sequence
 
 import matplotlib
 import numpy as np

@@ -7,8 +7,7 @@ import numpy as np
 
 from report.statistics import holm
 from report.tables import ABSENT, estimate, markdown_table, number, p_text, percent
-from report.verdicts import (ONE_SEED, RULE, Judgement, Measured, judge, measure, measure_accuracy,
-                             measure_overfitting)
+from report.verdicts import ONE_SEED, RULE, Judgement, Measured, judge, measure, measure_accuracy, measure_overfitting
 
 MAIN = ("a", "b", "c", "d", "e")
 READING = (
@@ -46,7 +45,8 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Wording:
-    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike') + 'than linear's', measured by 'Spearman'.
+    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike') + 'than linear's', measured by
+    'Spearman'.
 
     topic: what is compared, whoever the two methods are. points: the figures are fractions of images and are shown in
     percent, their differences in points.
@@ -159,8 +159,9 @@ def claims(pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]])
     corrected together over all pairs: claims (a) to (e) that are judged in one family, all else in another. Raises
     ValueError when seeds, ways to measure likeness or numbers of images do not match.
     """
-    stated = [(place, *one, judged) for place, (first, second, judged) in enumerate(pairs)
-              for one in _stated(first, second)]
+    stated = [
+        (place, *one, judged) for place, (first, second, judged) in enumerate(pairs) for one in _stated(first, second)
+    ]
     main = [letter in MAIN and judged for _, letter, *_, judged in stated]
     corrected = np.empty(len(stated))
     for family in (True, False):
@@ -169,7 +170,9 @@ def claims(pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]])
     found: list[list[Claim]] = [[] for _ in pairs]
     for (place, letter, wording, sign, measured, judged), p in zip(stated, corrected.tolist()):
         names = tuple(runs[0].label for runs in pairs[place][:2])
-        found[place].append(Claim(letter, wording, names, measured, sign, p, judge(measured, sign, p) if judged else None))
+        found[place].append(
+            Claim(letter, wording, names, measured, sign, p, judge(measured, sign, p) if judged else None)
+        )
     return found
 
 
@@ -184,21 +187,65 @@ def _stated(first: Sequence[Evidence], second: Sequence[Evidence]) -> list[tuple
     def otherwise(name: str) -> list[list[np.ndarray]]:
         return [[evidence.likeness_otherwise[name] for evidence in runs] for runs in (first, second)]
 
-    alike = ("likeness of the maps of the true and of other classes", f"{b}'s maps of the true and other classes are",
-             "more alike", "less alike", f"{a}'s")
+    alike = (
+        "likeness of the maps of the true and of other classes",
+        f"{b}'s maps of the true and other classes are",
+        "more alike",
+        "less alike",
+        f"{a}'s",
+    )
     return [
-        ("a", Wording("probability of the true class", f"{a} gives the true class a", "higher probability",
-                      "lower probability", b), 1, measure(*values("val_probability"))),
+        (
+            "a",
+            Wording(
+                "probability of the true class",
+                f"{a} gives the true class a",
+                "higher probability",
+                "lower probability",
+                b,
+            ),
+            1,
+            measure(*values("val_probability")),
+        ),
         ("b", Wording(*alike, "Spearman"), -1, measure(*values("likeness"))),
-        *(("b" + "'" * (i + 1), Wording(*alike, name), -1, measure(*otherwise(name)))
-          for i, name in enumerate(first[0].likeness_otherwise)),
-        ("c", Wording("scatter of other classes' maps", f"{a}'s maps of other classes are", "more scattered",
-                      "less scattered", f"{b}'s", "normalised entropy"), 1, measure(*values("entropy_other"))),
-        ("d", Wording("accuracy on validation", f"{a} is", "more accurate on validation", "less accurate on validation",
-                      b, points=True), 1, measure_accuracy(*values("val_correct"))),
-        ("e", Wording("overfitting", f"{b} overfits", "more", "less", a,
-                      "training minus validation accuracy", points=True), -1,
-         measure_overfitting(*values("train_correct"), *values("val_correct"))),
+        *(
+            ("b" + "'" * (i + 1), Wording(*alike, name), -1, measure(*otherwise(name)))
+            for i, name in enumerate(first[0].likeness_otherwise)
+        ),
+        (
+            "c",
+            Wording(
+                "scatter of other classes' maps",
+                f"{a}'s maps of other classes are",
+                "more scattered",
+                "less scattered",
+                f"{b}'s",
+                "normalised entropy",
+            ),
+            1,
+            measure(*values("entropy_other")),
+        ),
+        (
+            "d",
+            Wording(
+                "accuracy on validation",
+                f"{a} is",
+                "more accurate on validation",
+                "less accurate on validation",
+                b,
+                points=True,
+            ),
+            1,
+            measure_accuracy(*values("val_correct")),
+        ),
+        (
+            "e",
+            Wording(
+                "overfitting", f"{b} overfits", "more", "less", a, "training minus validation accuracy", points=True
+            ),
+            -1,
+            measure_overfitting(*values("train_correct"), *values("val_correct")),
+        ),
     ]
 
 
@@ -211,35 +258,62 @@ def _check(first: Sequence[Evidence], second: Sequence[Evidence]) -> None:
         raise ValueError(f"claims: expected likeness measured in the same ways for every run, got {sorted(ways)}")
 
 
-def claims_markdown(groups: Mapping[tuple[str, str], Sequence[Claim]], facts: Sequence[str],
-                    evidence: Sequence[Sequence[Evidence]], accuracies: Sequence[Mapping],
-                    sections: Sequence[str] = ()) -> str:
+def claims_markdown(
+    groups: Mapping[tuple[str, str], Sequence[Claim]],
+    facts: Sequence[str],
+    evidence: Sequence[Sequence[Evidence]],
+    accuracies: Sequence[Mapping],
+    sections: Sequence[str] = (),
+) -> str:
     """Return claims.md: what was compared, accuracies, one table of claims for each two methods, noise, the rule, more.
 
     groups: both methods' names -> their claims. evidence: a list a method, one Evidence a seed.
     """
-    lines = ["# What the earlier study saw, measured", "", *(f"- {fact}" for fact in facts), "", "## Accuracy", "",
-             markdown_table(list(accuracies))]
+    lines = [
+        "# What the earlier study saw, measured",
+        "",
+        *(f"- {fact}" for fact in facts),
+        "",
+        "## Accuracy",
+        "",
+        markdown_table(list(accuracies)),
+    ]
     for (first, second), rows in groups.items():
         lines += [f"## {first} against {second}", "", _claims_table(first, second, rows)]
-    lines += ["## How to read this", "", f"**Rule.** {RULE}", "", READING, "",
-              "**Noise of the maps themselves** (median change of a map under invisible input noise; differences far "
-              "below it would mean nothing): " + _by_method(evidence, lambda e: percent(e.map_noise, 2)) + ".", "",
-              "**Likeness by cosine**, beside the Spearman figures of (b): "
-              + _by_method(evidence, lambda e: number(float(np.nanmean(e.likeness_cosine)))) + ".", "",
-              *sections]
+    lines += [
+        "## How to read this",
+        "",
+        f"**Rule.** {RULE}",
+        "",
+        READING,
+        "",
+        "**Noise of the maps themselves** (median change of a map under invisible input noise; differences far "
+        "below it would mean nothing): " + _by_method(evidence, lambda e: percent(e.map_noise, 2)) + ".",
+        "",
+        "**Likeness by cosine**, beside the Spearman figures of (b): "
+        + _by_method(evidence, lambda e: number(float(np.nanmean(e.likeness_cosine))))
+        + ".",
+        "",
+        *sections,
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _claims_table(first: str, second: str, rows: Sequence[Claim]) -> str:
     several = len(rows[0].measured.seeds.differences) > 1
-    columns = {"letter": "", "text": "claim", "first": first, "second": second,
-               "difference": "difference [95 %, images]"}
+    columns = {
+        "letter": "",
+        "text": "claim",
+        "first": first,
+        "second": second,
+        "difference": "difference [95 %, images]",
+    }
     columns |= {"seeds": "seed by seed; mean [95 %, seeds]"} if several else {}
     columns |= {"test": "test", "verdict": "verdict"}
     table = [{key: getattr(row, key) for key in columns} for row in rows]
-    return (markdown_table(table, columns, "llrr" + "l" * (len(columns) - 4))
-            + ("" if several else f"\n{ONE_SEED.capitalize()}.\n"))
+    return markdown_table(table, columns, "llrr" + "l" * (len(columns) - 4)) + (
+        "" if several else f"\n{ONE_SEED.capitalize()}.\n"
+    )
 
 
 def _by_method(evidence: Sequence[Sequence[Evidence]], figure: Callable[[Evidence], str]) -> str:

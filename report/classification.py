@@ -83,8 +83,14 @@ def macro_accuracy(correct: np.ndarray, images: np.ndarray, confidence: float = 
     variance = (drawn * (1 - drawn) / n).sum() / len(n) ** 2
     effective = min(equally_hard, mean * (1 - mean) / variance) if 0 < mean < 1 else equally_hard
     low, high = _wilson_of_share(mean, effective, confidence)
-    return {"accuracy": mean, "low": low, "high": high, "classes": len(n), "effective_images": float(effective),
-            "interval": "Wilson's at the effective number of images (Kish 1965; Franco et al. 2019)"}
+    return {
+        "accuracy": mean,
+        "low": low,
+        "high": high,
+        "classes": len(n),
+        "effective_images": float(effective),
+        "interval": "Wilson's at the effective number of images (Kish 1965; Franco et al. 2019)",
+    }
 
 
 def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
@@ -106,8 +112,10 @@ def confusions(
     images; equally frequent ones by name."""
     wrong = labels != predicted
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]]), axis=1, return_counts=True)
-    rows = [{"true": class_names[true], "predicted": class_names[other], "images": int(count)}
-            for true, other, count in zip(*pairs, counts)]
+    rows = [
+        {"true": class_names[true], "predicted": class_names[other], "images": int(count)}
+        for true, other, count in zip(*pairs, counts)
+    ]
     return sorted(rows, key=lambda row: (-row["images"], row["true"], row["predicted"]))[:most]
 
 
@@ -125,13 +133,13 @@ def _wilson_of_share(share: float, images: float, confidence: float) -> tuple[fl
     return float(max(0.0, low)), float(min(1.0, high))
 
 
-def _check(
-    labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, rank: np.ndarray, classes: int
-) -> None:
+def _check(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, rank: np.ndarray, classes: int) -> None:
     check_classes("classification_summary", labels, predicted, classes)
     if not labels.shape == confidence.shape == rank.shape:
-        raise ValueError(f"classification_summary: expected one value an image, got {len(labels)} labels, confidence "
-                         f"of shape {confidence.shape} and rank of shape {rank.shape}")
+        raise ValueError(
+            f"classification_summary: expected one value an image, got {len(labels)} labels, confidence "
+            f"of shape {confidence.shape} and rank of shape {rank.shape}"
+        )
     if not ((0 <= rank) & (rank < classes)).all():
         raise ValueError(f"classification_summary: expected ranks from 0 to {classes - 1}, got others")
     if not ((0 <= confidence) & (confidence <= 1 + 1e-5)).all():  # a softmax in single precision may exceed 1 by a bit
@@ -141,9 +149,13 @@ def _check(
 def check_classes(name: str, labels: np.ndarray, predicted: np.ndarray, classes: int) -> None:
     """Raise ValueError, naming the function that was called, unless both are `(N,)` classes of at least one image."""
     if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
-        raise ValueError(f"{name}: expected labels and predicted classes of the same images, (N,) each and at least "
-                         f"one, got shapes {labels.shape} and {predicted.shape}")
+        raise ValueError(
+            f"{name}: expected labels and predicted classes of the same images, (N,) each and at least "
+            f"one, got shapes {labels.shape} and {predicted.shape}"
+        )
     for values in (labels, predicted):
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= classes:
-            raise ValueError(f"{name}: expected whole numbers from 0 to {classes - 1} for classes, got {values.dtype} "
-                             f"from {values.min()} to {values.max()}")
+            raise ValueError(
+                f"{name}: expected whole numbers from 0 to {classes - 1} for classes, got {values.dtype} "
+                f"from {values.min()} to {values.max()}"
+            )

@@ -70,13 +70,23 @@ def confusion_matrix(
     found = _count(labels, predicted, shown, class_names)
     matrix = Matrix(found)
     errors, said = int((labels != predicted).sum()), _left_out(found, len(class_names))
-    stack(path, matrix.width, [
-        paragraph(title, matrix.width, TITLE),
-        paragraph(f"{len(labels):,} images, {errors:,} of them taken for another class. Rows: the true class. Columns: "
-                  f"the class predicted. Numbers: images.{said}", matrix.width, SMALL, QUIET, below=ROW_GAP),
-        _scales(found),
-        matrix.block(),
-    ])
+    stack(
+        path,
+        matrix.width,
+        [
+            paragraph(title, matrix.width, TITLE),
+            paragraph(
+                f"{len(labels):,} images, {errors:,} of them taken for another class. Rows: the true class. Columns: "
+                f"the class predicted. Numbers: images.{said}",
+                matrix.width,
+                SMALL,
+                QUIET,
+                below=ROW_GAP,
+            ),
+            _scales(found),
+            matrix.block(),
+        ],
+    )
 
 
 def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -104,8 +114,10 @@ def _left_out(found: Counts, classes: int) -> str:
     if not found.images.all():
         said += " A grey row: no image of that class."
     if len(found.names) < classes:
-        said += (f" Of {classes:,} classes the {len(found.names)} are drawn that take part in most errors (errors "
-                 f"without a cell: {found.left_out:,}). Shares are of all images of a true class.")
+        said += (
+            f" Of {classes:,} classes the {len(found.names)} are drawn that take part in most errors (errors "
+            f"without a cell: {found.left_out:,}). Shares are of all images of a true class."
+        )
     return said
 
 
@@ -113,8 +125,14 @@ def _scales(found: Counts) -> Block:
     """The two colour scales with their ends named."""
     scales = [("right, share of the true class's images", RIGHT, "0 %", "100 %")]
     if found.largest_error:
-        scales.append(("taken for another class, share of the true class's images", ERRORS, "above 0 %",
-                       percent(found.largest_error)))
+        scales.append(
+            (
+                "taken for another class, share of the true class's images",
+                ERRORS,
+                "above 0 %",
+                percent(found.largest_error),
+            )
+        )
     line, label_height = line_height(SMALL), line_height(SMALL) + PAD
 
     def draw(pen: Pen, top: float) -> None:
@@ -212,6 +230,15 @@ def _upright(pen: Pen, middle: float, y: float, lines: Sequence[str], align: str
     """Lines that are read upwards, the first at the left; `align`: whether they begin (left) or end (right) at `y`."""
     for index, line in enumerate(lines):
         x = middle + (index + 0.5 - len(lines) / 2) * line_height(SMALL)
-        pen.figure.text(x / pen.width, 1 - y / pen.height, line, fontproperties=SMALL, color=INK, rotation=90,
-                        rotation_mode="anchor", horizontalalignment=align, verticalalignment="center_baseline",
-                        parse_math=False)
+        pen.figure.text(
+            x / pen.width,
+            1 - y / pen.height,
+            line,
+            fontproperties=SMALL,
+            color=INK,
+            rotation=90,
+            rotation_mode="anchor",
+            horizontalalignment=align,
+            verticalalignment="center_baseline",
+            parse_math=False,
+        )

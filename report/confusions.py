@@ -53,17 +53,28 @@ def confusion_pairs(path: str | Path, pairs: Sequence[Confusion], measure: str, 
     if not pairs:
         raise ValueError("confusion_pairs: expected at least one pair of classes, got none")
     methods = list(dict.fromkeys(method for pair in pairs for method in pair.values))
-    styles = {method: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
-              for i, method in enumerate(methods)}
-    foot = ("Whiskers: 95 % interval of the mean over a pair's images, where there is one. Pairs chosen because they "
-            f"differ most here would differ less on new images. {note}")
-    stack(path, WIDTH, [
-        paragraph(title, WIDTH, TITLE, below=ROW_GAP),
-        key({method: Line2D([], [], linestyle="", markersize=7, **style) for method, style in styles.items()},
-            WIDTH, below=ROW_GAP),
-        _rows(pairs, styles, measure),
-        paragraph(foot.strip(), WIDTH, SMALL, QUIET),
-    ])
+    styles = {
+        method: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, method in enumerate(methods)
+    }
+    foot = (
+        "Whiskers: 95 % interval of the mean over a pair's images, where there is one. Pairs chosen because they "
+        f"differ most here would differ less on new images. {note}"
+    )
+    stack(
+        path,
+        WIDTH,
+        [
+            paragraph(title, WIDTH, TITLE, below=ROW_GAP),
+            key(
+                {method: Line2D([], [], linestyle="", markersize=7, **style) for method, style in styles.items()},
+                WIDTH,
+                below=ROW_GAP,
+            ),
+            _rows(pairs, styles, measure),
+            paragraph(foot.strip(), WIDTH, SMALL, QUIET),
+        ],
+    )
 
 
 def _rows(pairs: Sequence[Confusion], styles: Mapping[str, dict], measure: str) -> Block:

@@ -49,18 +49,39 @@ class Measure:
 
 
 MEASURES = {
-    "entropy": Measure("Entropy of attention", "of its maximum, log N", "attention is more even",
-                       "attention is more focused"),
+    "entropy": Measure(
+        "Entropy of attention", "of its maximum, log N", "attention is more even", "attention is more focused"
+    ),
     "distance": Measure("Mean attention distance", "patches", "attention reaches farther", "attention is more local"),
-    "on_patches": Measure("Reading row: attention on patches", "%", "the reading row attends more to patches",
-                          "the reading row attends less to patches", 100),
-    "on_prefix": Measure("Reading row: attention on prefix tokens", "%",
-                         "the reading row attends more to prefix tokens",
-                         "the reading row attends less to prefix tokens", 100),
-    "on_itself": Measure("Reading row: attention on itself", "%", "the reading row attends more to itself",
-                         "the reading row attends less to itself", 100),
-    "relevance": Measure("Share of the true class's relevance", "%", "more of the true class's relevance arises",
-                         "less of the true class's relevance arises", 100, summed=True),
+    "on_patches": Measure(
+        "Reading row: attention on patches",
+        "%",
+        "the reading row attends more to patches",
+        "the reading row attends less to patches",
+        100,
+    ),
+    "on_prefix": Measure(
+        "Reading row: attention on prefix tokens",
+        "%",
+        "the reading row attends more to prefix tokens",
+        "the reading row attends less to prefix tokens",
+        100,
+    ),
+    "on_itself": Measure(
+        "Reading row: attention on itself",
+        "%",
+        "the reading row attends more to itself",
+        "the reading row attends less to itself",
+        100,
+    ),
+    "relevance": Measure(
+        "Share of the true class's relevance",
+        "%",
+        "more of the true class's relevance arises",
+        "less of the true class's relevance arises",
+        100,
+        summed=True,
+    ),
 }
 
 
@@ -85,16 +106,21 @@ class DepthRun:
     def __post_init__(self):
         unknown = [name for name in self.measures if name not in MEASURES]
         if unknown or not self.measures:
-            raise ValueError(f"{self.label}: measures {', '.join(unknown) or 'are missing'}; expected some of "
-                             f"{', '.join(MEASURES)}")
+            raise ValueError(
+                f"{self.label}: measures {', '.join(unknown) or 'are missing'}; expected some of {', '.join(MEASURES)}"
+            )
         arrays = [*self.measures.values(), *([] if self.divergence is None else [self.divergence])]
         shapes, layers = {array.shape for array in arrays}, len(self.blocks)
         if len(shapes) > 1 or len(arrays[0].shape) != 3 or arrays[0].shape[1] != layers:
-            raise ValueError(f"{self.label}: measures have shapes {sorted(shapes)}; expected one (images, {layers}, "
-                             f"heads), with a block for each of {layers} names")
+            raise ValueError(
+                f"{self.label}: measures have shapes {sorted(shapes)}; expected one (images, {layers}, "
+                f"heads), with a block for each of {layers} names"
+            )
         if self.cka is not None and self.cka.shape != (layers + 1,):
-            raise ValueError(f"{self.label}: cka has shape {self.cka.shape}; expected ({layers + 1},): the input and "
-                             f"each of {layers} layers")
+            raise ValueError(
+                f"{self.label}: cka has shape {self.cka.shape}; expected ({layers + 1},): the input and "
+                f"each of {layers} layers"
+            )
 
     def by_block(self, name: str) -> np.ndarray:
         """Mean, or for summed measures sum, over heads: (N, L)."""
@@ -140,24 +166,31 @@ def depth_changes(before: DepthRun, after: DepthRun, by_head: bool = False) -> l
     """
     check_pair(before, after)
     names = [name for name in shared_measures([before, after]) if not (by_head and MEASURES[name].summed)]
-    cells = [(name, layer, head) for name in names
-             for layer, head in np.ndindex(len(before.blocks), before.measures[name].shape[2] if by_head else 1)]
+    cells = [
+        (name, layer, head)
+        for name in names
+        for layer, head in np.ndindex(len(before.blocks), before.measures[name].shape[2] if by_head else 1)
+    ]
     found = []
     for name, layer, head in tqdm(cells, desc=f"changes {after.label}", delay=2, leave=False, disable=None):
         values = [run.measures[name][..., head] if by_head else run.by_block(name) for run in (after, before)]
         found.append(paired(*(one[:, layer] for one in values)))
     defined = [(cell, one) for cell, one in zip(cells, found) if one.n]
     corrected = holm([one.p_value for _, one in defined])
-    return [Change(name, before.blocks[layer], head if by_head else None, one, p, after.smallest(name))
-            for ((name, layer, head), one), p in zip(defined, corrected)]
+    return [
+        Change(name, before.blocks[layer], head if by_head else None, one, p, after.smallest(name))
+        for ((name, layer, head), one), p in zip(defined, corrected)
+    ]
 
 
 def check_pair(before: DepthRun, after: DepthRun) -> None:
     """Raise ValueError unless two runs have the same number of images and heads and the same blocks."""
     a, b = (next(iter(run.measures.values())).shape for run in (before, after))
     if before.blocks != after.blocks or a != b:
-        raise ValueError(f"{before.label} has (images, blocks, heads) {a}, {after.label} {b}; expected the same images "
-                         f"and checkpoints of one backbone")
+        raise ValueError(
+            f"{before.label} has (images, blocks, heads) {a}, {after.label} {b}; expected the same images "
+            f"and checkpoints of one backbone"
+        )
 
 
 def shared_measures(runs: Sequence[DepthRun]) -> list[str]:
@@ -170,24 +203,43 @@ def shared_measures(runs: Sequence[DepthRun]) -> list[str]:
 
 def change_rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
     """Rows for a CSV: measure, block, head ("all": the whole block), images, means, difference and verdict."""
-    return [{"measure": one.measure, "block": one.block, "head": ALL if one.head is None else one.head,
-             "images": one.paired.n, "before": one.paired.mean_b, "after": one.paired.mean_a,
-             "difference": one.paired.difference, "low": one.paired.low, "high": one.paired.high,
-             "p_value": one.paired.p_value, "corrected_p": one.corrected_p, "smallest": one.smallest,
-             "verdict": one.verdict} for one in changes]
+    return [
+        {
+            "measure": one.measure,
+            "block": one.block,
+            "head": ALL if one.head is None else one.head,
+            "images": one.paired.n,
+            "before": one.paired.mean_b,
+            "after": one.paired.mean_a,
+            "difference": one.paired.difference,
+            "low": one.paired.low,
+            "high": one.paired.high,
+            "p_value": one.paired.p_value,
+            "corrected_p": one.corrected_p,
+            "smallest": one.smallest,
+            "verdict": one.verdict,
+        }
+        for one in changes
+    ]
 
 
 # ---- words
 
 
-def depth_words(before: DepthRun, after: DepthRun, changes: Sequence[Change],
-                of_heads: Sequence[Change] = ()) -> list[str]:
+def depth_words(
+    before: DepthRun, after: DepthRun, changes: Sequence[Change], of_heads: Sequence[Change] = ()
+) -> list[str]:
     """Say, a sentence an entry, which blocks changed and how, as far as the numbers go.
 
     changes, of_heads: `depth_changes` of these two runs, by block and by head.
     """
-    return [which_blocks(before.label, after.label, [changes]), *_how(changes), *_single_heads(changes, of_heads), *_moved(after),
-            *_alike(after)]
+    return [
+        which_blocks(before.label, after.label, [changes]),
+        *_how(changes),
+        *_single_heads(changes, of_heads),
+        *_moved(after),
+        *_alike(after),
+    ]
 
 
 def which_blocks(before: str, after: str, seeds: Sequence[Sequence[Change]]) -> str:
@@ -222,9 +274,11 @@ def _why(cells: Sequence[Sequence[Change]], seeds: int) -> str:
     single = [one for cell in found for one in cell if one.verdict == "undecided"]
     size = [one for one in single if one.paired.low > 0 or one.paired.high < 0]
     least = [SMALLEST * one.paired.smallest_detectable / one.smallest for one in single if one not in size]
-    return "; ".join(["seeds disagree"] * any(all(one.verdict != "undecided" for one in cell) for cell in found)
-                     + ["about the smallest size that counts, or not certain after correction"] * bool(size)
-                     + [f"smallest detectable: {number(value)} of a measure's scale" for value in sorted(least)[-1:]])
+    return "; ".join(
+        ["seeds disagree"] * any(all(one.verdict != "undecided" for one in cell) for cell in found)
+        + ["about the smallest size that counts, or not certain after correction"] * bool(size)
+        + [f"smallest detectable: {number(value)} of a measure's scale" for value in sorted(least)[-1:]]
+    )
 
 
 def _agreed(found: Sequence[Change], seeds: int) -> Verdict:
@@ -240,8 +294,11 @@ def _how(changes: Sequence[Change]) -> list[str]:
     sentences = []
     for name, measure in MEASURES.items():
         for sign, says in ((1, measure.grows), (-1, measure.shrinks)):
-            found = [one for one in changes if one.measure == name and one.verdict == "changed"
-                     and one.paired.difference * sign > 0]
+            found = [
+                one
+                for one in changes
+                if one.measure == name and one.verdict == "changed" and one.paired.difference * sign > 0
+            ]
             if found:
                 most = max(found, key=lambda one: abs(one.paired.difference))
                 p, unit = most.paired, "points" if measure.unit == "%" else measure.unit
@@ -257,8 +314,11 @@ def _single_heads(changes: Sequence[Change], of_heads: Sequence[Change]) -> list
     heads = {(one.block, one.head) for one in of_heads}
     changed = {(one.block, one.head) for one in of_heads if one.verdict == "changed"}
     blocks = {one.block for one in changes if one.verdict == "changed" and not MEASURES[one.measure].summed}
-    alone = [block for block in dict.fromkeys(one.block for one in of_heads)
-             if block in {block for block, _ in changed} - blocks]
+    alone = [
+        block
+        for block in dict.fromkeys(one.block for one in of_heads)
+        if block in {block for block, _ in changed} - blocks
+    ]
     if not changed:
         return []
     where = f"; in {block_names(alone)} heads changed but not their mean" if alone else ""
@@ -272,8 +332,10 @@ def _moved(run: DepthRun) -> list[str]:
     order = np.argsort([one.mean for one in means], kind="stable")
     least, most = ((block_names([run.blocks[i]]), means[i]) for i in (order[0], order[-1]))
     sizes = [f"{number(one.mean)} [{number(one.low)}, {number(one.high)}]" for _, one in (most, least)]
-    return [f"The reading row moved most in {most[0]}, by a Jensen-Shannon divergence of {sizes[0]}, and least in "
-            f"{least[0]}, by {sizes[1]} (0: not at all, 1: to other tokens entirely)."]
+    return [
+        f"The reading row moved most in {most[0]}, by a Jensen-Shannon divergence of {sizes[0]}, and least in "
+        f"{least[0]}, by {sizes[1]} (0: not at all, 1: to other tokens entirely)."
+    ]
 
 
 def _alike(run: DepthRun) -> list[str]:
@@ -283,8 +345,10 @@ def _alike(run: DepthRun) -> list[str]:
     where = "at the input" if not least else f"after {block_names([run.blocks[least - 1]])}"
     ends = {0: f"{number(run.cka[0])} at the input", len(run.cka) - 1: f"{number(run.cka[-1])} after the last layer"}
     others = " and ".join(text for place, text in ends.items() if place != least)
-    return [f"Tokens are least alike {where}, with a linear CKA of {number(run.cka[least])} (1: the same up to "
-            f"rotation); it is {others}."]
+    return [
+        f"Tokens are least alike {where}, with a linear CKA of {number(run.cka[least])} (1: the same up to "
+        f"rotation); it is {others}."
+    ]
 
 
 def block_names(blocks: Sequence[str]) -> str:

@@ -35,16 +35,19 @@ READING = (
 # ---- profiles: a line a run over the blocks
 
 
-def depth_profiles(path: str | Path, runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]], title: str,
-                   footnote: str = "") -> None:
+def depth_profiles(
+    path: str | Path, runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]], title: str, footnote: str = ""
+) -> None:
     """Every measure by block: mean over images with its 95 % interval as a band, a line a run, a dot a head.
 
     runs: the first is the one before fine-tuning. changes: `depth_changes` of each further run to the first, by block.
     Raises ValueError when these do not agree.
     """
     if len(changes) != len(runs) - 1:
-        raise ValueError(f"depth_profiles: {len(runs)} runs and changes of {len(changes)}; expected changes of all "
-                         f"runs but the first")
+        raise ValueError(
+            f"depth_profiles: {len(runs)} runs and changes of {len(changes)}; expected changes of all "
+            f"runs but the first"
+        )
     for run in runs[1:]:
         check_pair(runs[0], run)
     panels = [_measure_panel(runs, changes, name) for name in shared_measures(runs)]
@@ -52,8 +55,16 @@ def depth_profiles(path: str | Path, runs: Sequence[DepthRun], changes: Sequence
     panels += [_cka_panel(runs)] if any(run.cka is not None for run in runs) else []
     note = f"Line and band: mean over images, its 95 % interval. Dots: single heads. {_reading(runs)} {RULE} {footnote}"
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
-    stack(path, WIDTH, [paragraph(title, WIDTH, TITLE), key(_samples(runs), WIDTH, ROW_GAP), *map(_panel_row, rows),
-                        _note(note, WIDTH)])
+    stack(
+        path,
+        WIDTH,
+        [
+            paragraph(title, WIDTH, TITLE),
+            key(_samples(runs), WIDTH, ROW_GAP),
+            *map(_panel_row, rows),
+            _note(note, WIDTH),
+        ],
+    )
 
 
 def _reading(runs: Sequence[DepthRun]) -> str:
@@ -72,8 +83,12 @@ def _samples(runs: Sequence[DepthRun]) -> dict[str, Artist]:
 
 
 def _line(index: int) -> dict[str, Any]:
-    return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "markersize": 6,
-            "markerfacecolor": "white"}
+    return {
+        "color": PALETTE[index % len(PALETTE)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 6,
+        "markerfacecolor": "white",
+    }
 
 
 def _measure_panel(runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]], name: str):
@@ -94,8 +109,9 @@ def _measure_panel(runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]]
     return f"{measure.title} ({measure.unit})", draw
 
 
-def _profile(axes: Axes, index: int, runs: int, values: np.ndarray, heads: np.ndarray | None,
-             factor: float = 1) -> np.ndarray:
+def _profile(
+    axes: Axes, index: int, runs: int, values: np.ndarray, heads: np.ndarray | None, factor: float = 1
+) -> np.ndarray:
     """Draw values (N, L) of a run, and the means of its heads (N, L, h) beside its own, which are returned (L,)."""
     means = [single(column) for column in values.T]
     mean, low, high = np.array([(one.mean, one.low, one.high) for one in means]).T
@@ -128,7 +144,7 @@ def _cka_panel(runs: Sequence[DepthRun]):
                 axes.plot(run.cka, **_line(index))
         axes.axhline(1, color=QUIET, linewidth=1, zorder=1)
         least = min(np.nanmin(run.cka, initial=1.0) for run in runs if run.cka is not None)
-        axes.set_ylim(min(0.9, least - 0.02), 1.01)     # what hardly differs shall look so
+        axes.set_ylim(min(0.9, least - 0.02), 1.01)  # what hardly differs shall look so
         _blocks_below(axes, ("in", *runs[0].blocks))
         axes.set_xlabel("tokens after block (in: before the first)")
 
@@ -158,8 +174,9 @@ def _panel_row(panels: Sequence[tuple]) -> Block:
 # ---- matrices: a row a block, a column a head
 
 
-def depth_heads(path: str | Path, before: DepthRun, after: DepthRun, changes: Sequence[Change], title: str,
-                footnote: str = "") -> None:
+def depth_heads(
+    path: str | Path, before: DepthRun, after: DepthRun, changes: Sequence[Change], title: str, footnote: str = ""
+) -> None:
     """Attention by block and head, means over images: before, after, and after minus before. No summed measures.
 
     Both runs share a scale; that of their difference is symmetric about zero. A dot marks heads that changed by RULE,

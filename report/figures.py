@@ -7,8 +7,9 @@ The same content gives the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +21,18 @@ from report.canvas import CORRECT, INK, MARKERS, PALETTE, QUIET, WRONG, font, li
 from report.grid import Cell, grid
 from report.layers import head_matrix, layer_profiles
 
-__all__ = ["CORRECT", "MARKERS", "PALETTE", "WRONG", "Cell", "bars", "grid", "head_matrix", "layer_profiles",
-           "training_curves"]
+__all__ = [
+    "CORRECT",
+    "MARKERS",
+    "PALETTE",
+    "WRONG",
+    "Cell",
+    "bars",
+    "grid",
+    "head_matrix",
+    "layer_profiles",
+    "training_curves",
+]
 
 # Prefix in the history -> what the legend calls it, its colour, its line.
 SPLITS = {
@@ -33,10 +44,9 @@ SPLITS = {
 TITLE, NOTE = font(13, bold=True), font(9.5)
 
 
-def training_curves(
-    path: str | Path, history: Sequence[Mapping[str, Any]], chosen: int | None, title: str
-) -> None:
-    """Loss and accuracy (%) by epoch, or of a probe by penalty, 1100 x about 480 pixels, the chosen one marked by a line.
+def training_curves(path: str | Path, history: Sequence[Mapping[str, Any]], chosen: int | None, title: str) -> None:
+    """Loss and accuracy (%) by epoch, or of a probe by penalty, 1100 x about 480 pixels, the chosen one marked by a
+    line.
 
     history: a record an epoch with `epoch`, or a penalty with `penalty`, and, as far as known, `SPLIT_loss` and
     `SPLIT_accuracy` (a fraction) for SPLIT in train, held_out, val, val_shuffled. What no record has is not drawn.

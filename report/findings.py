@@ -29,8 +29,9 @@ class Section:
     caption: str = ""
 
 
-def findings_markdown(title: str, summary: Sequence[str], sections: Sequence[Section], folder: str | Path,
-                      facts: Sequence[str] = ()) -> str:
+def findings_markdown(
+    title: str, summary: Sequence[str], sections: Sequence[Section], folder: str | Path, facts: Sequence[str] = ()
+) -> str:
     """Return the report: title, the summary as a list, facts about what was compared, then section by section.
 
     folder: where the report will lie; figures are linked relative to it, so that both can be moved together.
@@ -71,8 +72,10 @@ def claim_sentence(claim: Claim) -> str:
     behind = f"{m.n} images, {agreement(m.seeds) if len(m.seeds.differences) > 1 else ONE_SEED}"
     if judgement.word == "undecided":
         beside = replace(claim, judgement=judgement).beside
-        return (f"Whether {w.side()} is undecided: {claim.methods[0]} less {claim.methods[1]} {_amount(claim, 1)} "
-                f"({behind}; {beside}).")
+        return (
+            f"Whether {w.side()} is undecided: {claim.methods[0]} less {claim.methods[1]} {_amount(claim, 1)} "
+            f"({behind}; {beside})."
+        )
     more = judgement.word == "supported"
     size = _amount(claim, claim.sign if more else -claim.sign).removeprefix("+")
     side = f"{w.side(more)} by {size} ({behind})"

@@ -5,9 +5,9 @@ Rows grow with their captions, so that long class names are wrapped and never cl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
 
 import matplotlib
 import numpy as np
@@ -133,7 +133,9 @@ class Layout:
             top += above
             for scale, lines, step in zip(scales, labels, steps):
                 self._bar(pen, scale, bar_left, round(top))
-                pen.lines(label_left if beside else MARGIN, round(top) + line * (not beside), lines, SMALL, colour=QUIET)
+                pen.lines(
+                    label_left if beside else MARGIN, round(top) + line * (not beside), lines, SMALL, colour=QUIET
+                )
                 top += step
 
         return round(above + sum(steps) - PAD + 2 * ROW_GAP), draw

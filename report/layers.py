@@ -1,15 +1,17 @@
 """Relevance by block and head: one image's maps as a matrix, and the shares of several runs with their statistics.
 
 Letters: N images, K targets, L layers (blocks, and attention pooling where there is one), h heads.
-A share is a head's part of the relevance of all heads of an image, in magnitudes; over blocks and heads shares sum to 1.
-What a head's relevance is differs between methods, and so does whether all heads' is the map: the caller's words say it.
+A share is a head's part of the relevance of all heads of an image, in magnitudes; over blocks and heads shares sum to
+1. What a head's relevance is differs between methods, and so does whether all heads' is the map: the caller's words say
+it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,8 +22,23 @@ from tqdm import tqdm
 
 from report.blocks import Block, key, paragraph
 from report.canvas import INK, MARKERS, PALETTE, QUIET, Pen, line_height, text_width, wrap
-from report.grid import BAR, CAPTION, CELL_TITLE, GAP, GROUP_GAP, HEADER, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Cell
-from report.grid import Layout, Scale, stack
+from report.grid import (
+    BAR,
+    CAPTION,
+    CELL_TITLE,
+    GAP,
+    GROUP_GAP,
+    HEADER,
+    MARGIN,
+    PAD,
+    ROW_GAP,
+    SMALL,
+    TITLE,
+    Cell,
+    Layout,
+    Scale,
+    stack,
+)
 from report.statistics import single
 from report.tables import percent
 
@@ -57,8 +74,10 @@ def head_matrix(
     """
     layers, columns = cells.shape[:2]
     if not len(shares) == len(blocks) == layers:
-        raise ValueError(f"head_matrix: {layers} rows of cells, {len(shares)} shares, {len(blocks)} names of blocks; "
-                         f"expected one of each a block")
+        raise ValueError(
+            f"head_matrix: {layers} rows of cells, {len(shares)} shares, {len(blocks)} names of blocks; "
+            f"expected one of each a block"
+        )
     side = int(np.clip(720 // columns, SMALLEST_CELL, LARGEST_CELL))
     start = MARGIN + NAMES + NUMBERS + BARS + GAP
     lefts = [start + i * (side + BETWEEN) for i in range(columns - 1)]
@@ -140,11 +159,17 @@ def layer_means(label: str, blocks: Sequence[str], shares: np.ndarray) -> LayerM
     Images with NaN (no relevance at all) are dropped, as `single` does. Raises ValueError unless `blocks` are L names.
     """
     if shares.ndim != 4 or shares.shape[2] != len(blocks):
-        raise ValueError(f"layer_means: shares have shape {shares.shape}, with {len(blocks)} names of blocks; expected "
-                         f"(images, targets, {len(blocks)}, heads)")
+        raise ValueError(
+            f"layer_means: shares have shape {shares.shape}, with {len(blocks)} names of blocks; expected "
+            f"(images, targets, {len(blocks)}, heads)"
+        )
     columns = np.concatenate([shares.sum(-1, keepdims=True), shares], axis=-1)
-    found = [single(column) for column in tqdm(columns.reshape(len(shares), -1).T, desc=f"intervals {label}", delay=2,
-                                               leave=False, disable=None)]
+    found = [
+        single(column)
+        for column in tqdm(
+            columns.reshape(len(shares), -1).T, desc=f"intervals {label}", delay=2, leave=False, disable=None
+        )
+    ]
     means = np.array([(one.mean, one.low, one.high) for one in found]).reshape(*columns.shape[1:], 3)
     return LayerMeans(label, tuple(blocks), means[:, :, 0], means[:, :, 1:], len(shares))
 
@@ -156,9 +181,18 @@ def layer_rows(runs: Sequence[LayerMeans], targets: Sequence[str]) -> list[dict[
         by_head = np.concatenate([run.by_block[:, :, None], run.by_head], axis=2)
         for (target, block, head), values in zip(np.ndindex(by_head.shape[:3]), by_head.reshape(-1, 3)):
             share, low, high = map(float, values)
-            rows.append({"run": run.label, "target": targets[target], "block": run.blocks[block],
-                         "head": head - 1 if head else ALL, "images": run.images, "share": share, "low": low,
-                         "high": high})
+            rows.append(
+                {
+                    "run": run.label,
+                    "target": targets[target],
+                    "block": run.blocks[block],
+                    "head": head - 1 if head else ALL,
+                    "images": run.images,
+                    "share": share,
+                    "low": low,
+                    "high": high,
+                }
+            )
     return rows
 
 
@@ -180,8 +214,10 @@ def layer_profiles(
     width = max(FIGURE_WIDTH, 2 * MARGIN + len(shown) * (SMALLEST_PANEL + BESIDE_PANEL))
     panel = (width - 2 * MARGIN) // len(shown) - BESIDE_PANEL
     lefts = [MARGIN + BESIDE_PANEL - 16 + i * (panel + BESIDE_PANEL) for i in range(len(shown))]
-    limits = (_largest([run.by_head[..., MEAN] for run in runs]),
-              _largest([difference.by_head[..., MEAN]], SMALLEST_DIFFERENCE) if difference else SMALLEST_DIFFERENCE)
+    limits = (
+        _largest([run.by_head[..., MEAN] for run in runs]),
+        _largest([difference.by_head[..., MEAN]], SMALLEST_DIFFERENCE) if difference else SMALLEST_DIFFERENCE,
+    )
     heading = "Share of all heads' relevance by block (%): mean over images and its 95 % interval"
     blocks = [
         paragraph(title, width, TITLE),
@@ -254,8 +290,16 @@ def _colour_bars(
     bars = [(MARGIN, room, SHARE_COLOURS, "0 %", percent(limits[0]), "share of all heads' relevance, mean over images")]
     if difference:
         points = np.format_float_positional(100 * limits[1], 2, fractional=False, trim="-")
-        bars.append((lefts[-1] - 20, width - MARGIN - lefts[-1] + 20, DIFFERENCE_COLOURS, f"-{points}", f"+{points}",
-                     "percentage points; dot: the 95 % interval of the paired difference excludes 0"))
+        bars.append(
+            (
+                lefts[-1] - 20,
+                width - MARGIN - lefts[-1] + 20,
+                DIFFERENCE_COLOURS,
+                f"-{points}",
+                f"+{points}",
+                "percentage points; dot: the 95 % interval of the paired difference excludes 0",
+            )
+        )
     words = [wrap(text, room, SMALL) for _, room, *_, text in bars]
     head, line = line_height(HEADER) + PAD, line_height(SMALL)
 
@@ -304,8 +348,14 @@ def _matrices(
     return round(above + row * deepest + 50), draw
 
 
-def heat(axes: Axes, values: np.ndarray, blocks: Sequence[str], colours: str, limits: tuple[float, float],
-         marked: np.ndarray | None = None) -> None:
+def heat(
+    axes: Axes,
+    values: np.ndarray,
+    blocks: Sequence[str],
+    colours: str,
+    limits: tuple[float, float],
+    marked: np.ndarray | None = None,
+) -> None:
     """Draw values (L, h) as colours, a row a block and a column a head, with a dot where `marked` (L, h)."""
     axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
     if marked is not None:

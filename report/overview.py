@@ -37,12 +37,16 @@ def verdict_overview(path: str | Path, claims: Mapping[str, Sequence[Claim]], ti
     if not panels:
         raise ValueError("verdict_overview: expected at least one claim, got none")
     one_seed = all(len(claim.measured.seeds.differences) == 1 for rows in panels.values() for claim in rows.values())
-    stack(path, WIDTH, [
-        paragraph(title, WIDTH, TITLE, below=ROW_GAP),
-        key(_entries(), WIDTH, below=ROW_GAP),
-        *(_panel(letter, rows) for letter, rows in panels.items()),
-        paragraph(f"{ONE_SEED.capitalize()}. {note}" if one_seed else note, WIDTH, SMALL, QUIET),
-    ])
+    stack(
+        path,
+        WIDTH,
+        [
+            paragraph(title, WIDTH, TITLE, below=ROW_GAP),
+            key(_entries(), WIDTH, below=ROW_GAP),
+            *(_panel(letter, rows) for letter, rows in panels.items()),
+            paragraph(f"{ONE_SEED.capitalize()}. {note}" if one_seed else note, WIDTH, SMALL, QUIET),
+        ],
+    )
 
 
 def _entries() -> dict:
@@ -60,8 +64,9 @@ def _seeds(x, y) -> Line2D:
 def _panel(letter: str, rows: Mapping[str, Claim]) -> Block:
     wording = next(iter(rows.values())).wording
     unit = "points" if wording.points else wording.measure
-    heading = wrap(f"({letter}) {wording.topic}" + (f" ({wording.measure})" if wording.measure else ""),
-                   WIDTH - 2 * MARGIN, HEADER)
+    heading = wrap(
+        f"({letter}) {wording.topic}" + (f" ({wording.measure})" if wording.measure else ""), WIDTH - 2 * MARGIN, HEADER
+    )
     differing = "first less second method of the row" + (f" ({unit})" if unit else "")
     label = wrap(differing, WIDTH - 2 * MARGIN - NAMES - VERDICTS, CAPTION)
     above = len(heading) * line_height(HEADER) + PAD
@@ -102,11 +107,13 @@ def _colour(claim: Claim) -> str:
 
 def _row(axes: Axes, claim: Claim, middle: float) -> None:
     m, scale = claim.measured, claim.scale
-    axes.plot([scale * m.low, scale * m.high], [middle + 0.1] * 2, color=_colour(claim), linewidth=7,
-              solid_capstyle="butt")
+    axes.plot(
+        [scale * m.low, scale * m.high], [middle + 0.1] * 2, color=_colour(claim), linewidth=7, solid_capstyle="butt"
+    )
     if np.isfinite(m.difference):
-        axes.plot([scale * m.difference] * 2, [middle - 0.04, middle + 0.24], color=INK, linewidth=2,
-                  solid_capstyle="butt")
+        axes.plot(
+            [scale * m.difference] * 2, [middle - 0.04, middle + 0.24], color=INK, linewidth=2, solid_capstyle="butt"
+        )
     each = scale * np.array(m.seeds.differences)
     axes.add_line(_seeds(each, [middle - 0.22] * len(each)))
 

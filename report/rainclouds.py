@@ -59,12 +59,16 @@ def rainclouds(path: str | Path, metrics: Sequence[Metric], title: str, note: st
     labels = list(dict.fromkeys(cloud.label for metric in metrics for cloud in metric.clouds))
     colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
     several = any(len(cloud.measured.seeds.differences) > 1 for metric in metrics for cloud in metric.clouds)
-    stack(path, WIDTH, [
-        paragraph(title, WIDTH, TITLE, below=ROW_GAP),
-        key(_entries(several), WIDTH, below=ROW_GAP),
-        *(_panel(metric, colours) for metric in metrics),
-        paragraph(note, WIDTH, SMALL, QUIET),
-    ])
+    stack(
+        path,
+        WIDTH,
+        [
+            paragraph(title, WIDTH, TITLE, below=ROW_GAP),
+            key(_entries(several), WIDTH, below=ROW_GAP),
+            *(_panel(metric, colours) for metric in metrics),
+            paragraph(note, WIDTH, SMALL, QUIET),
+        ],
+    )
 
 
 def _entries(several: bool) -> dict:
@@ -106,8 +110,12 @@ def _panel(metric: Metric, colours: dict[str, str]) -> Block:
 def _figures(m: Measured) -> list[str]:
     """Numbers beside a cloud, so that nobody has to read them off an axis."""
     dropped = f" ({m.n_dropped} without a value)" if m.n_dropped else ""
-    texts = [f"mean {estimate(m.difference, m.low, m.high)}", f"{m.n} images{dropped}, {m.test} {p_text(m.p_value)}",
-             agreement(m.seeds), f"smallest detectable: {number(m.smallest_detectable)}"]
+    texts = [
+        f"mean {estimate(m.difference, m.low, m.high)}",
+        f"{m.n} images{dropped}, {m.test} {p_text(m.p_value)}",
+        agreement(m.seeds),
+        f"smallest detectable: {number(m.smallest_detectable)}",
+    ]
     return [line for text in texts for line in wrap(text, FIGURES - ROW_GAP, SMALL)]
 
 
@@ -118,14 +126,31 @@ def _cloud(axes: Axes, cloud: Cloud, middle: float, colour: str) -> None:
         places = np.linspace(values.min(), values.max(), 256)
         density = stats.gaussian_kde(values)(places)
         bottom, top = (middle + height for height in DENSITY)
-        axes.fill_between(places, bottom, bottom + (top - bottom) * density / density.max(), color=colour, alpha=0.35,
-                          linewidth=0)
+        axes.fill_between(
+            places, bottom, bottom + (top - bottom) * density / density.max(), color=colour, alpha=0.35, linewidth=0
+        )
     if len(values):
-        axes.boxplot(values, positions=[middle + BOX], orientation="horizontal", widths=0.09, showfliers=False,
-                     whis=0, showcaps=False, manage_ticks=False, medianprops={"color": INK, "linewidth": 1.6},
-                     boxprops={"color": colour, "linewidth": 1.4}, whiskerprops={"linewidth": 0})
-        axes.scatter(values, middle + RAIN[0] + (RAIN[1] - RAIN[0]) * _spread(values), s=9, color=colour, alpha=0.45,
-                     linewidths=0)
+        axes.boxplot(
+            values,
+            positions=[middle + BOX],
+            orientation="horizontal",
+            widths=0.09,
+            showfliers=False,
+            whis=0,
+            showcaps=False,
+            manage_ticks=False,
+            medianprops={"color": INK, "linewidth": 1.6},
+            boxprops={"color": colour, "linewidth": 1.4},
+            whiskerprops={"linewidth": 0},
+        )
+        axes.scatter(
+            values,
+            middle + RAIN[0] + (RAIN[1] - RAIN[0]) * _spread(values),
+            s=9,
+            color=colour,
+            alpha=0.45,
+            linewidths=0,
+        )
     m = cloud.measured
     if np.isfinite(m.difference):
         axes.plot([m.low, m.high], [middle + MEAN] * 2, color=INK, linewidth=3, solid_capstyle="butt")

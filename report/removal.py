@@ -20,8 +20,10 @@ from report.grid import CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
 
 WIDTH, PANEL_HEIGHT = 1100, 360  # pixels
 BESIDE, BELOW = 62, 54  # left of a panel for the numbers of its axis, below it for axis and label
-PANELS = (("morf", "Most relevant patches first (MoRF): lower is better"),
-          ("lerf", "Least relevant patches first (LeRF): higher is better"))
+PANELS = (
+    ("morf", "Most relevant patches first (MoRF): lower is better"),
+    ("lerf", "Least relevant patches first (LeRF): higher is better"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,14 @@ class RunCurves:
 
 
 @house_style()
-def removal_curves(path: str | Path, fractions: np.ndarray, runs: Sequence[RunCurves], title: str,
-                   target: str = "the true class", note: str = "") -> None:
+def removal_curves(
+    path: str | Path,
+    fractions: np.ndarray,
+    runs: Sequence[RunCurves],
+    title: str,
+    target: str = "the true class",
+    note: str = "",
+) -> None:
     """Draw mean probability (%) against the share of patches removed (%), a panel an order, a line and band a run;
     random orders as lines alone, whose bands would hide the others'.
 
@@ -50,14 +58,21 @@ def removal_curves(path: str | Path, fractions: np.ndarray, runs: Sequence[RunCu
     if any(run.random is not None for run in runs):
         entries["dashed, no marker: the same model, patches in random order"] = Line2D([], [], color=QUIET, ls="--")
     seeds, images = runs[0].morf.shape[:2]
-    foot = (f"Lines: mean over {images} images" + (f", each averaged over {seeds} training seeds" if seeds > 1 else "")
-            + f". Bands: 95 % interval over images, at each share by itself. {note}")
-    stack(path, WIDTH, [
-        paragraph(title, WIDTH, TITLE, below=ROW_GAP),
-        key(entries, WIDTH, below=ROW_GAP),
-        _panels(fractions, runs, target),
-        paragraph(foot.strip(), WIDTH, SMALL, QUIET),
-    ])
+    foot = (
+        f"Lines: mean over {images} images"
+        + (f", each averaged over {seeds} training seeds" if seeds > 1 else "")
+        + f". Bands: 95 % interval over images, at each share by itself. {note}"
+    )
+    stack(
+        path,
+        WIDTH,
+        [
+            paragraph(title, WIDTH, TITLE, below=ROW_GAP),
+            key(entries, WIDTH, below=ROW_GAP),
+            _panels(fractions, runs, target),
+            paragraph(foot.strip(), WIDTH, SMALL, QUIET),
+        ],
+    )
 
 
 def mean_band(curves: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,7 +103,9 @@ def _panels(fractions: np.ndarray, runs: Sequence[RunCurves], target: str) -> Bl
             for run, colour, marker in _styled(runs):
                 _curve(axes, fractions, getattr(run, order), colour, marker=marker, markersize=5)
                 if run.random is not None:
-                    axes.plot(100 * fractions, 100 * mean_band(run.random)[0], color=colour, linestyle="--", linewidth=1.3)
+                    axes.plot(
+                        100 * fractions, 100 * mean_band(run.random)[0], color=colour, linestyle="--", linewidth=1.3
+                    )
             axes.set(xlabel="patches removed (%)", xlim=(100 * fractions[0] - 2, 100 * fractions[-1] + 2))
         first, second = pen.figure.axes
         first.set_ylabel(f"probability of {target} (%)")
@@ -116,5 +133,7 @@ def _check(fractions: np.ndarray, runs: Sequence[RunCurves]) -> None:
         for name in ("morf", "lerf", "random"):
             curves = getattr(run, name)
             if curves is not None and np.shape(curves) != shape:
-                raise ValueError(f"removal_curves: expected {name} of {run.label} as (n_seeds, n_images, n_steps) = "
-                                 f"{shape}, got {np.shape(curves)}")
+                raise ValueError(
+                    f"removal_curves: expected {name} of {run.label} as (n_seeds, n_images, n_steps) = "
+                    f"{shape}, got {np.shape(curves)}"
+                )

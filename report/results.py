@@ -68,20 +68,26 @@ def read_results(path: str | Path) -> Iterator[Observation]:
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.reader(stream)
         if (found := tuple(next(reader, ()))) != COLUMNS:
-            raise UsageError(f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(found) or 'none'}; "
-                             f"give a results.csv of this version")
+            raise UsageError(
+                f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(found) or 'none'}; "
+                f"give a results.csv of this version"
+            )
         for row in reader:
             try:
                 observation = _observation(*row)
             except (TypeError, ValueError) as error:
-                raise UsageError(f"{path}, line {reader.line_num}: expected {len(COLUMNS)} fields with a whole number "
-                                 f"as seed and a number as value, got {','.join(row)}; write the file again") from error
+                raise UsageError(
+                    f"{path}, line {reader.line_num}: expected {len(COLUMNS)} fields with a whole number "
+                    f"as seed and a number as value, got {','.join(row)}; write the file again"
+                ) from error
             yield observation
 
 
 def _observation(data, split, method, seed, *texts) -> Observation:
     *texts, value = texts
-    return Observation(data, split, method, int(seed) if seed else None, *texts, float(value) if value else float("nan"))
+    return Observation(
+        data, split, method, int(seed) if seed else None, *texts, float(value) if value else float("nan")
+    )
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,8 @@ class Results:
             images[o.image] = o.value
 
     def known(self, column: str, metric: str | None = None) -> list:
-        """Return the different values of a column other than image and value, of one metric or of all, in order of first
-        appearance."""
+        """Return the different values of a column other than image and value, of one metric or of all, in order of
+        first appearance."""
         wanted, place = KEY.index(column), KEY.index("metric")
         return list(dict.fromkeys(key[wanted] for key in self._values if metric in (None, key[place])))
 
@@ -134,12 +140,15 @@ class Results:
         if not seeds:
             wanted = "a common training seed" if seed is None else f"training seed {seed}"
             has = [f"{', '.join(map(str, found))} of {name}" for name, found in zip((first, second), by_seed)]
-            raise UsageError(f"results: expected {wanted} of {first} and {second} for {metric}, got "
-                             f"{' and '.join(has)}; train both with the same seeds")
+            raise UsageError(
+                f"results: expected {wanted} of {first} and {second} for {metric}, got "
+                f"{' and '.join(has)}; train both with the same seeds"
+            )
         everywhere = [set(images) for part in parts for images in part]
         images = tuple(image for image in parts[0][0] if all(image in part for part in everywhere))
-        a, b = (np.array([[values[image] for image in images] for values in part]).reshape(len(seeds), -1)
-                for part in parts)
+        a, b = (
+            np.array([[values[image] for image in images] for values in part]).reshape(len(seeds), -1) for part in parts
+        )
         return Pairs(images, tuple(seeds), a, b, len(set().union(*everywhere)) - len(images))
 
     def _by_seed(self, methods: tuple[str, str], metric: str, conditions: dict[str, str]) -> list[dict]:
@@ -147,18 +156,25 @@ class Results:
         if unknown := conditions.keys() - set(CONDITIONS):
             raise TypeError(f"pairs: expected conditions among {', '.join(CONDITIONS)}, got {', '.join(unknown)}")
         wanted = {"metric": metric, **conditions}
-        fitting = {key: images for key, images in self._values.items()
-                   if all(key[KEY.index(name)] == value for name, value in wanted.items())}
+        fitting = {
+            key: images
+            for key, images in self._values.items()
+            if all(key[KEY.index(name)] == value for name, value in wanted.items())
+        }
         by_method = [{key: images for key, images in fitting.items() if key[METHOD] == method} for method in methods]
         for method, found in zip(methods, by_method):
             if not found:
                 row = ", ".join(f"{name} {value}" for name, value in {**wanted, "method": method}.items())
-                raise UsageError(f"results: no row with {row}; methods: {', '.join(self.known('method'))}; "
-                                 f"metrics: {', '.join(self.known('metric'))}")
+                raise UsageError(
+                    f"results: no row with {row}; methods: {', '.join(self.known('method'))}; "
+                    f"metrics: {', '.join(self.known('metric'))}"
+                )
         for column, name in enumerate(CONDITIONS):
             if len(values := {key[column]: None for found in by_method for key in found}) > 1:
-                raise UsageError(f"results: {metric} of {' and '.join(methods)} has several values of {name} "
-                                 f"({', '.join(values)}); say which")
+                raise UsageError(
+                    f"results: {metric} of {' and '.join(methods)} has several values of {name} "
+                    f"({', '.join(values)}); say which"
+                )
         return [{key[SEED]: images for key, images in found.items()} for found in by_method]
 
 

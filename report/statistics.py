@@ -8,8 +8,8 @@ Where there is nothing to compute from (no image, or one image for an interval) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 from scipy import optimize, stats
@@ -181,8 +181,9 @@ class Overfitting:
     standard_error: float
 
 
-def overfitting(train_a, train_b, val_a, val_b, seed: int = 0, confidence: float = 0.95,
-                resamples: int = 9999) -> Overfitting:
+def overfitting(
+    train_a, train_b, val_a, val_b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999
+) -> Overfitting:
     """Compare how far two runs do better on their training images than on validation images.
 
     train_a, train_b: `(n_train,)`, whether each training image is predicted rightly, or by which share of training

@@ -81,8 +81,20 @@ def measure(a, b) -> Measured:
     a, b = a[:, kept], b[:, kept]
     found = paired(a.mean(0), b.mean(0))
     detail = f"effect {number(found.effect, 2, signed=True)}, n = {found.n}"
-    return Measured(found.n, found.mean_a, found.mean_b, found.difference, found.low, found.high, found.standard_error,
-                    "Wilcoxon", found.p_value, detail, _each_seed(a - b), int((~kept).sum()))
+    return Measured(
+        found.n,
+        found.mean_a,
+        found.mean_b,
+        found.difference,
+        found.low,
+        found.high,
+        found.standard_error,
+        "Wilcoxon",
+        found.p_value,
+        detail,
+        _each_seed(a - b),
+        int((~kept).sum()),
+    )
 
 
 def measure_accuracy(correct_a, correct_b) -> Measured:
@@ -105,8 +117,19 @@ def measure_accuracy(correct_a, correct_b) -> Measured:
             found = replace(found, low=widest.low, high=widest.high)
         return found
     (m,) = each
-    return Measured(m.n, m.correct_a / m.n, m.correct_b / m.n, m.difference, m.low, m.high, m.standard_error,
-                    "McNemar exact", m.p_value, detail, over_seeds([m.difference]))
+    return Measured(
+        m.n,
+        m.correct_a / m.n,
+        m.correct_b / m.n,
+        m.difference,
+        m.low,
+        m.high,
+        m.standard_error,
+        "McNemar exact",
+        m.p_value,
+        detail,
+        over_seeds([m.difference]),
+    )
 
 
 def measure_overfitting(train_a, train_b, val_a, val_b) -> Measured:
@@ -119,8 +142,19 @@ def measure_overfitting(train_a, train_b, val_a, val_b) -> Measured:
     counts = train_a.shape[1], val_a.shape[1]
     each = [np.nan] * len(train_a) if 0 in counts else (train_a - train_b).mean(1) - (val_a - val_b).mean(1)
     detail = f"{counts[0]} training and {counts[1]} validation images"
-    return Measured(min(counts), o.gap_a, o.gap_b, o.difference, o.low, o.high, o.standard_error, "Welch", o.p_value,
-                    detail, over_seeds(each))
+    return Measured(
+        min(counts),
+        o.gap_a,
+        o.gap_b,
+        o.difference,
+        o.low,
+        o.high,
+        o.standard_error,
+        "Welch",
+        o.p_value,
+        detail,
+        over_seeds(each),
+    )
 
 
 def verdict(difference: float, low: float, high: float, claimed_sign: int) -> Verdict:
@@ -174,8 +208,10 @@ def _each_seed(differences: np.ndarray) -> Seeds:
 def _seeds_by_images(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not len(values):
-        raise ValueError(f"expected one row a training seed and one value an image, shape (n_seeds, n_images), "
-                         f"got shape {values.shape}")
+        raise ValueError(
+            f"expected one row a training seed and one value an image, shape (n_seeds, n_images), "
+            f"got shape {values.shape}"
+        )
     return values
 
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from tiny import NAME, SIZE
 
 import commandline
 import train
-from tiny import NAME, SIZE
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # after python, before a script
@@ -29,8 +29,15 @@ def command(script, *argv) -> int:
 def process(*argv, **options) -> subprocess.Popen:
     """Start a command in a process of its own, with as many threads as this one."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
 
 
 def free_ports(count: int) -> list[str]:

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from commands import Shop, command, files
-from models.backbone import BackboneSpec
 from tiny import NAME, SIZE, colour_folder, write_weights
+
+from models.backbone import BackboneSpec
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
 
 
 @pytest.fixture(autouse=True)
 def denormals():
-    """Every test starts with Python's own arithmetic, whatever commands did in the one before or in its shared fixtures."""
+    """Every test starts with Python's own arithmetic, whatever commands did in the one before or in its shared
+    fixtures."""
     torch.set_flush_denormal(False)
 
 
@@ -42,6 +43,7 @@ def shop(tmp_path_factory, colours, weights) -> Shop:
 @pytest.fixture
 def refused(tmp_path, capsys):
     """Run a command that must fail: one line, no traceback, no file written or changed below tmp_path."""
+
     def run(script, *argv, status: int = 2) -> str:
         before = files(tmp_path)
         capsys.readouterr()

@@ -1,15 +1,22 @@
 """Drawn scenes as an image folder with masks/: photos whose evidence is known, for what takes any folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from PIL import Image
 
 from data.scenes import SPORTS, draw_scene, plan_scene
 
 
-def scene_folder(root: Path, train: int = 4, val: int = 2, image_size: int = 32, classes: int | Sequence[str] = SPORTS,
-                 masks: Sequence[str] = ("val",), data_seed: int = 0) -> Path:
+def scene_folder(
+    root: Path,
+    train: int = 4,
+    val: int = 2,
+    image_size: int = 32,
+    classes: int | Sequence[str] = SPORTS,
+    masks: Sequence[str] = ("val",),
+    data_seed: int = 0,
+) -> Path:
     """Write train/, val/ and masks/ with that many scenes a class as PNG files of `image_size` pixels a side.
 
     classes: names, or how many of SPORTS. masks: the splits that get any; those of `val` alone lie in masks/CLASS/,

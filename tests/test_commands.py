@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from commands import command, files, process
 from PIL import Image
+from tiny import COLOURS, NAME, SIZE
 
 import commandline
 import compare
@@ -21,13 +23,19 @@ import explained
 import study
 import train
 import visualize
-from commands import command, files, process
 from models.runs import load_run
-from tiny import COLOURS, NAME, SIZE
 
 TAGGED = f"{NAME}.r160_in1k"  # the same model by another name
-RUN_FILES = {"config.json", "head.safetensors", "metrics.csv", "predictions.csv", "curves.png", "confusion.png", "summary.json",
-             "timings.json"}
+RUN_FILES = {
+    "config.json",
+    "head.safetensors",
+    "metrics.csv",
+    "predictions.csv",
+    "curves.png",
+    "confusion.png",
+    "summary.json",
+    "timings.json",
+}
 ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
 
 
@@ -45,7 +53,9 @@ def test_every_help_opens_with_a_purpose_and_an_example_that_parses():
 
 def test_what_a_probe_has_no_use_for_is_refused(tmp_path, refused):
     for option, value in (("--epochs", 5), ("--batch-size", 8), ("--learning-rate", 0.1), ("--weight-decay", 0.1)):
-        assert f"{option} belongs to methods that train by epochs" in refused(train, option, value, "--out", tmp_path / "run")
+        assert f"{option} belongs to methods that train by epochs" in refused(
+            train, option, value, "--out", tmp_path / "run"
+        )
 
 
 @pytest.mark.parametrize("name, more", [("linear", set()), ("dora", ADAPTER_FILES)])
@@ -95,6 +105,7 @@ def test_the_same_command_writes_the_same_bytes_anywhere(shop, tmp_path):
 
 def test_another_training_seed_sees_the_same_images(shop, tmp_path):
     """Seeds stay paired: what is drawn, sampled and held out follows --data-seed alone."""
+
     def images(run: Path) -> list[tuple[str, str]]:
         return [(row["split"], row["image"]) for row in csv.DictReader((run / "predictions.csv").open())]
 
@@ -154,7 +165,9 @@ def test_a_map_that_is_zero_has_no_noise_and_is_counted(shop, tmp_path, monkeypa
         return moved
 
     monkeypatch.setattr(explained, "repeatability", some_zero)
-    assert command(compare, shop.linear, shop.dora, "--images", 4, "--rows", 1, "--batch-size", 4, "--out", tmp_path) == 0
+    assert (
+        command(compare, shop.linear, shop.dora, "--images", 4, "--rows", 1, "--batch-size", 4, "--out", tmp_path) == 0
+    )
     rows = list(csv.DictReader((tmp_path / "comparison.csv").open()))
     kept = [float(row["noise_true"]) for row in rows if row["run"] == "linear" and row["noise_true"]]
     assert len(kept) == 3
@@ -169,8 +182,11 @@ def test_nothing_but_maps_of_zero_has_no_median():
 def test_frames_are_explained_where_there_are_some(shop, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(compare, "grid", lambda *args, **named: drawn.append(named))
-    models = {"own": [NAME, TAGGED, "--weights", shop.weights, "--image-size", SIZE, "--data", shop.colours],
-              "one": [shop.linear, NAME, "--weights", shop.weights, "--image-size", SIZE], "none": [shop.linear, shop.dora]}
+    models = {
+        "own": [NAME, TAGGED, "--weights", shop.weights, "--image-size", SIZE, "--data", shop.colours],
+        "one": [shop.linear, NAME, "--weights", shop.weights, "--image-size", SIZE],
+        "none": [shop.linear, shop.dora],
+    }
     for name, given in models.items():
         assert command(compare, *given, "--images", 2, "--rows", 1, "--out", tmp_path / name) == 0
     notes = [named["footnote"] for named in drawn]
@@ -189,7 +205,9 @@ def test_what_ctrl_c_leaves_is_said_by_each_command(tmp_path, monkeypatch, capsy
 
     (tmp_path / "photo.png").write_bytes(b"")
     monkeypatch.setattr(explained, "load_explainable", interrupt)
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", "some-run", str(tmp_path / "photo.png"), "--out", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", [f"{script.__name__}.py", "some-run", str(tmp_path / "photo.png"), "--out", str(tmp_path)]
+    )
     with pytest.raises(SystemExit) as stop:
         runpy.run_module(script.__name__, run_name="__main__")
     assert stop.value.code == 130
@@ -230,5 +248,11 @@ def test_a_process_ends_with_the_status_and_one_line(shop, tmp_path):
 
 
 def test_an_accelerator_takes_more_images_at_once():
-    batches = {kind: [commandline.batch_of(None, torch.device(kind), count) for count in (10, 64, 500, 5000)] for kind in ("cpu", "cuda")}
-    assert batches == {"cpu": [16] * 4, "cuda": [16, 16, 62, 128]} and commandline.batch_of(5, torch.device("cuda"), 500) == 5
+    batches = {
+        kind: [commandline.batch_of(None, torch.device(kind), count) for count in (10, 64, 500, 5000)]
+        for kind in ("cpu", "cuda")
+    }
+    assert (
+        batches == {"cpu": [16] * 4, "cuda": [16, 16, 62, 128]}
+        and commandline.batch_of(5, torch.device("cuda"), 500) == 5
+    )

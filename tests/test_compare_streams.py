@@ -4,15 +4,16 @@ import weakref
 
 import numpy as np
 import pytest
+from commands import command, files
 
 import compare
 import explained
-from commands import command, files
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """Keep a weak reference to every batch of images that is explained; `each` is called before, with their number."""
+
     def watch(each) -> list:
         alive, explain = [], explained.relevance
 

@@ -80,10 +80,18 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / "adapter").mkdir()
-    gone = [tmp_path / f".resume.{dead.pid}.safetensors", tmp_path / "adapter" / f".a.b.{dead.pid}.json", tmp_path / f".adapter.{dead.pid}"]
+    gone = [
+        tmp_path / f".resume.{dead.pid}.safetensors",
+        tmp_path / "adapter" / f".a.b.{dead.pid}.json",
+        tmp_path / f".adapter.{dead.pid}",
+    ]
     gone[2].mkdir()
-    kept = [tmp_path / f".resume.{os.getpid()}.safetensors", tmp_path / ".hidden", tmp_path / "resume.1.safetensors",
-            tmp_path / f"run.{dead.pid}.txt"]
+    kept = [
+        tmp_path / f".resume.{os.getpid()}.safetensors",
+        tmp_path / ".hidden",
+        tmp_path / "resume.1.safetensors",
+        tmp_path / f"run.{dead.pid}.txt",
+    ]
     for path in (*gone[:2], *kept):
         path.write_text("")
     remove_leftovers(tmp_path, age=60)

@@ -26,8 +26,10 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_reader_sees_imports(tmp_path):
-    (tmp_path / "a.py").write_text("import os.path\nfrom report import x\ndef f():\n    from models.fit import y\n"
-                                   "from . import z\nfrom .. import w\n")
+    (tmp_path / "a.py").write_text(
+        "import os.path\nfrom report import x\ndef f():\n    from models.fit import y\n"
+        "from . import z\nfrom .. import w\n"
+    )
     assert imported(tmp_path / "a.py") == {"os", "report", "models", ".."}
     assert {path.parent.name for path in MODULES} >= set(FOLDERS)
 

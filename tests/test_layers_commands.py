@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import command, files
+from tiny import NAME
 from torch import nn
 
 import compare
 import visualize
-from commands import command, files
 from comparison import heads_add_up, layer_names
 from data.datasets import load_data, stratified
 from data.images import open_image
@@ -21,7 +22,6 @@ from explain import METHODS, find_method, relevance
 from explained import layer_shares
 from models.runs import load_run
 from report.statistics import single
-from tiny import NAME
 
 FEW = ["--images", 6, "--rows", 2]
 BLOCKS, HEADS = 6, 2  # of the tiny ViT
@@ -65,16 +65,24 @@ def test_shares_are_the_slow_formula():
     found = layer_shares(layers)
     assert found.shape == (3, 2, 4, 5) and found.dtype == torch.float64
     for image, target in product(range(2), range(2)):
-        sums = [[sum(abs(float(v)) for v in layers[image, target, block, head].flatten()) for head in range(5)]
-                for block in range(4)]
+        sums = [
+            [sum(abs(float(v)) for v in layers[image, target, block, head].flatten()) for head in range(5)]
+            for block in range(4)
+        ]
         total = sum(map(sum, sums))
         assert np.allclose(found[image, target], np.array(sums) / total, atol=1e-6)
     assert found[2, 1].isnan().all() and not found[2, 0].isnan().any()
 
 
-@pytest.mark.parametrize("pool, count, expected", [(None, 3, ["0", "1", "2"]), (None, 1, ["2"]),
-                                                   (nn.Identity(), 4, ["0", "1", "2", "pool"]),
-                                                   (nn.Identity(), 1, ["pool"])])
+@pytest.mark.parametrize(
+    "pool, count, expected",
+    [
+        (None, 3, ["0", "1", "2"]),
+        (None, 1, ["2"]),
+        (nn.Identity(), 4, ["0", "1", "2", "pool"]),
+        (nn.Identity(), 1, ["pool"]),
+    ],
+)
 def test_layers_are_named_from_the_last(pool, count, expected):
     assert layer_names(SimpleNamespace(blocks=[None] * 3, attn_pool=pool), count) == expected
 
@@ -101,13 +109,32 @@ def profiles(monkeypatch) -> list[tuple]:
 
 @pytest.mark.parametrize("method", ["rollout", "lrp", "attnlrp_epsilon", "lrp_depth"])
 def test_the_figure_says_what_a_heads_relevance_is(shop, tmp_path, profiles, method):
-    assert command(compare, shop.linear, shop.dora, "--images", 2, "--rows", 1, "--relevance", method, "--layers",
-                   "--out", tmp_path) == 0
-    (_, words), = profiles
+    assert (
+        command(
+            compare,
+            shop.linear,
+            shop.dora,
+            "--images",
+            2,
+            "--rows",
+            1,
+            "--relevance",
+            method,
+            "--layers",
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
+    ((_, words),) = profiles
     adds = method in ("rollout", "lrp")
-    assert words["title"].startswith(f"Where in the network {'relevance arises' if adds else 'heads carry relevance'}: {method}")
+    assert words["title"].startswith(
+        f"Where in the network {'relevance arises' if adds else 'heads carry relevance'}: {method}"
+    )
     assert ("adds to the map" in words["footnote"]) == adds
-    assert ("carries away from each patch" in words["footnote"] and "does not add up" in words["footnote"]) == (not adds)
+    assert ("carries away from each patch" in words["footnote"] and "does not add up" in words["footnote"]) == (
+        not adds
+    )
 
 
 def test_panels_are_headed_by_the_class_that_is_explained(shop, tmp_path, profiles):
@@ -126,8 +153,9 @@ def test_compare_writes_shares_of_every_block_and_head(shop, compared):
     assert {"layers.png", "layers.csv"} <= set(files(compared))
     rows = table(compared)
     heads = ["all", *map(str, range(HEADS))]
-    assert list(rows) == list(product(["linear", "dora", "dora minus linear"], ["true", "other"],
-                                      map(str, range(BLOCKS)), heads))
+    assert list(rows) == list(
+        product(["linear", "dora", "dora minus linear"], ["true", "other"], map(str, range(BLOCKS)), heads)
+    )
     for run, target in product(["linear", "dora"], ["true", "other"]):
         shares = [float(row["share"]) for name, row in rows.items() if name[:2] == (run, target) and name[3] != "all"]
         assert sum(shares) == pytest.approx(1, abs=1e-4)
@@ -183,8 +211,23 @@ def test_layers_change_nothing_else_and_are_another_comparison(shop, compared, t
 
 @pytest.mark.parametrize("method", WITH)
 def test_every_method_that_says_it_has_layers_is_drawn(shop, tmp_path, method):
-    assert command(compare, shop.linear, shop.dora, "--images", 2, "--rows", 1, "--relevance", method, "--layers",
-                   "--out", tmp_path) == 0
+    assert (
+        command(
+            compare,
+            shop.linear,
+            shop.dora,
+            "--images",
+            2,
+            "--rows",
+            1,
+            "--relevance",
+            method,
+            "--layers",
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     blocks = {name[2] for name in table(tmp_path)}
     assert blocks == ({str(BLOCKS - 1)} if method == "attention" else set(map(str, range(BLOCKS))))
 
@@ -198,8 +241,11 @@ def test_visualize_draws_a_matrix_for_each_method_and_class(shop, tmp_path, caps
     capsys.readouterr()
     assert command(visualize, *argv, tmp_path / "with", "--layers") == 0
     printed = capsys.readouterr().out.split()
-    drawn = {f"00-layers-{method}-{column}-{name}.png" for method in ("lrp_magnitude", "cp_lrp")
-             for column, name in ((1, "red"), (2, "blue"))} | {"00-layers-rollout-1-every-class.png"}
+    drawn = {
+        f"00-layers-{method}-{column}-{name}.png"
+        for method in ("lrp_magnitude", "cp_lrp")
+        for column, name in ((1, "red"), (2, "blue"))
+    } | {"00-layers-rollout-1-every-class.png"}
     assert set(files(tmp_path / "with")) == drawn | {"00.png"}
     assert sorted(printed) == sorted(str(tmp_path / "with" / name) for name in files(tmp_path / "with"))
     assert command(visualize, *argv, tmp_path / "without") == 0
@@ -247,8 +293,15 @@ def test_heads_of_a_block_share_a_scale_and_blocks_do_not(matrices):
     assert pairs > 40
 
 
-@pytest.mark.parametrize("name, expected", [("figure skating", "figure-skating"), ("a/b: c, d.", "a-b-c-d"),
-                                            ("Eiskunstläufer", "Eiskunstläufer"), ("x" * 300, "x" * 60)])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("figure skating", "figure-skating"),
+        ("a/b: c, d.", "a-b-c-d"),
+        ("Eiskunstläufer", "Eiskunstläufer"),
+        ("x" * 300, "x" * 60),
+    ],
+)
 def test_class_names_become_parts_of_file_names(name, expected):
     assert visualize.slug(name) == expected
 
@@ -258,7 +311,10 @@ def test_a_matrix_says_what_a_heads_relevance_is(shop, tmp_path, monkeypatch, me
     asked = []
     monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append((args, named)))
     photo = shop.colours / "val" / "red" / "00.png"
-    assert command(visualize, shop.dora, photo, "--targets", "red", "--relevance", method, "--layers", "--out", tmp_path) == 0
+    assert (
+        command(visualize, shop.dora, photo, "--targets", "red", "--relevance", method, "--layers", "--out", tmp_path)
+        == 0
+    )
     (*_, title, scale), words = asked[0]
     name = "red" if METHODS[method].uses_target else "every class"
     start = "What each head adds to the map" if heads_add_up(method) else "What relevance each head carries away"

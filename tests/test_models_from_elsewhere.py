@@ -7,17 +7,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from commands import command, files
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_commands import ADAPTER_FILES
+from tiny import COLOURS, NAME, SIZE, write_weights
 
 import compare
 import train
 import visualize
-from commands import command, files
 from explained import choose_targets, targets_of
 from models.runs import load_run
-from test_commands import ADAPTER_FILES
-from tiny import COLOURS, NAME, SIZE, write_weights
 
 FEW = ["--images", 6, "--rows", 2]
 
@@ -65,14 +65,16 @@ def rows_of(out) -> dict[str, list[dict]]:
 
 def same_numbers(a: list[dict], b: list[dict], but=("run",)) -> bool:
     """Tell whether rows agree: words exactly, numbers up to the rounding of a merge."""
+
     def agree(x: str, y: str) -> bool:
         try:
             return np.isclose(float(x), float(y), rtol=1e-2, atol=1e-4)
         except ValueError:
             return x == y
 
-    return len(a) == len(b) and all(p.keys() == q.keys() and all(agree(p[k], q[k]) for k in p if k not in but)
-                                    for p, q in zip(a, b))
+    return len(a) == len(b) and all(
+        p.keys() == q.keys() and all(agree(p[k], q[k]) for k in p if k not in but) for p, q in zip(a, b)
+    )
 
 
 # What such models say
@@ -99,8 +101,10 @@ def test_the_untuned_model_is_explained_for_the_class_that_it_predicts(shop, tmp
     argv = [NAME, shop.linear, "--weights", shop.weights, "--image-size", SIZE, *FEW, "--out", tmp_path]
     assert command(compare, *argv) == 0
     said = capsys.readouterr()
-    assert said.err == (f"warning: {NAME} has other classes than {shop.colours}: it is explained for the class that it "
-                        f"predicts, and its accuracy is not defined\n")
+    assert said.err == (
+        f"warning: {NAME} has other classes than {shop.colours}: it is explained for the class that it "
+        f"predicts, and its accuracy is not defined\n"
+    )
     assert f"{NAME}: own classes, likeness" in said.out and "linear: true class" in said.out
     rows = rows_of(tmp_path)
     for before, tuned in zip(rows[NAME], rows["linear"]):
@@ -119,8 +123,22 @@ def test_the_untuned_model_is_explained_for_the_class_that_it_predicts(shop, tmp
 
 def test_the_rows_of_a_run_do_not_depend_on_an_untuned_model_beside_it(shop, tmp_path):
     assert command(compare, shop.linear, shop.dora, *FEW, "--out", tmp_path / "two") == 0
-    assert command(compare, shop.linear, shop.dora, NAME, "--weights", shop.weights, "--image-size", SIZE, *FEW,
-                   "--out", tmp_path / "three") == 0
+    assert (
+        command(
+            compare,
+            shop.linear,
+            shop.dora,
+            NAME,
+            "--weights",
+            shop.weights,
+            "--image-size",
+            SIZE,
+            *FEW,
+            "--out",
+            tmp_path / "three",
+        )
+        == 0
+    )
     two, three = rows_of(tmp_path / "two"), rows_of(tmp_path / "three")
     assert {label: three[label] for label in two} == two and set(three) == {*two, NAME}
 
@@ -129,8 +147,27 @@ def test_models_that_all_have_classes_of_their_own_can_be_compared(shop, tmp_pat
     other = write_weights(tmp_path / "other.safetensors", seed=1)
     file = tmp_path / "thousand.txt"
     file.write_text("\n".join(f"thing {i}" for i in range(1000)))
-    assert command(compare, NAME, other, "--model", NAME, "--weights", shop.weights, "--image-size", SIZE,
-                   "--class-names", file, "--data", shop.colours, *FEW, "--out", tmp_path / "out") == 0
+    assert (
+        command(
+            compare,
+            NAME,
+            other,
+            "--model",
+            NAME,
+            "--weights",
+            shop.weights,
+            "--image-size",
+            SIZE,
+            "--class-names",
+            file,
+            "--data",
+            shop.colours,
+            *FEW,
+            "--out",
+            tmp_path / "out",
+        )
+        == 0
+    )
     assert capsys.readouterr().err.count("has other classes than") == 2
     rows = rows_of(tmp_path / "out")
     assert all(row["explained"].startswith("thing ") for row in rows["other"])
@@ -139,8 +176,27 @@ def test_models_that_all_have_classes_of_their_own_can_be_compared(shop, tmp_pat
 
 def test_models_with_other_classes_on_drawn_scenes_say_where_their_own_relevance_lies(shop, export, tmp_path):
     """The equipment that lies about is no target of models that do not know it."""
-    assert command(compare, NAME, export, "--weights", shop.weights, "--image-size", SIZE, "--data", "scenes",
-                   "--train-images", 24, "--val-images", 24, *FEW, "--out", tmp_path) == 0
+    assert (
+        command(
+            compare,
+            NAME,
+            export,
+            "--weights",
+            shop.weights,
+            "--image-size",
+            SIZE,
+            "--data",
+            "scenes",
+            "--train-images",
+            24,
+            "--val-images",
+            24,
+            *FEW,
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     rows = [row for part in rows_of(tmp_path).values() for row in part]
     assert {row["other_is_distractor"] for row in rows} == {"0"}
     assert all(float(row["ratio_evidence"]) >= 0 for row in rows)
@@ -242,25 +298,38 @@ def test_runs_of_different_classes_are_refused_beside_models_from_elsewhere(shop
 
 
 @pytest.mark.parametrize("script", [compare, visualize])
-@pytest.mark.parametrize("given, words, status", [
-    (["bundled"], "'bundled' has no head of its own", 2),
-    (["test_vitt"], "test_vitt is no folder, no file and no timm name", 2),
-    (["resnet18"], "resnet18 cannot be explained: the model is ResNet", 2),
-    (["swin_tiny_patch4_window7_224"], "swin_tiny_patch4_window7_224 cannot be explained", 2),
-    (["FOLDER/plain.safetensors"], "does not say what model it is; give --model NAME", 2),
-    (["FOLDER/plain.safetensors", "--model", NAME], "has positions for 4 patches", 2),
-    (["FOLDER/plain.safetensors", "--model", NAME, "--image-size", SIZE], "does not name its 3 classes", 2),
-    (["FOLDER/plain.safetensors", "--model", NAME, "--image-size", SIZE, "--class-names", "FOLDER/two.txt"],
-     "two.txt has 2 names, but the head", 2),
-    (["FOLDER/plain.safetensors", "--model", "test_vit2", "--image-size", SIZE], "does not fit VisionTransformer", 1),
-    (["FOLDER/plain.safetensors", "--model", "resnet18", "--class-names", "FOLDER/two.txt"],
-     "holds no trained head (fc.weight)", 2),
-    (["FOLDER/half.safetensors"], "half.safetensors cannot be read as weights", 1),
-    (["FOLDER/export.safetensors", "--class-names", "FOLDER/none.txt"], "none.txt cannot be read", 2),
-    (["FOLDER/adapter", "--model", NAME], "holds no trained head", 2),
-    (["FOLDER/adapter"], "names nothing as its base", 2),
-    (["FOLDER"], "holds no config.json; expected a run folder", 2),
-])
+@pytest.mark.parametrize(
+    "given, words, status",
+    [
+        (["bundled"], "'bundled' has no head of its own", 2),
+        (["test_vitt"], "test_vitt is no folder, no file and no timm name", 2),
+        (["resnet18"], "resnet18 cannot be explained: the model is ResNet", 2),
+        (["swin_tiny_patch4_window7_224"], "swin_tiny_patch4_window7_224 cannot be explained", 2),
+        (["FOLDER/plain.safetensors"], "does not say what model it is; give --model NAME", 2),
+        (["FOLDER/plain.safetensors", "--model", NAME], "has positions for 4 patches", 2),
+        (["FOLDER/plain.safetensors", "--model", NAME, "--image-size", SIZE], "does not name its 3 classes", 2),
+        (
+            ["FOLDER/plain.safetensors", "--model", NAME, "--image-size", SIZE, "--class-names", "FOLDER/two.txt"],
+            "two.txt has 2 names, but the head",
+            2,
+        ),
+        (
+            ["FOLDER/plain.safetensors", "--model", "test_vit2", "--image-size", SIZE],
+            "does not fit VisionTransformer",
+            1,
+        ),
+        (
+            ["FOLDER/plain.safetensors", "--model", "resnet18", "--class-names", "FOLDER/two.txt"],
+            "holds no trained head (fc.weight)",
+            2,
+        ),
+        (["FOLDER/half.safetensors"], "half.safetensors cannot be read as weights", 1),
+        (["FOLDER/export.safetensors", "--class-names", "FOLDER/none.txt"], "none.txt cannot be read", 2),
+        (["FOLDER/adapter", "--model", NAME], "holds no trained head", 2),
+        (["FOLDER/adapter"], "names nothing as its base", 2),
+        (["FOLDER"], "holds no config.json; expected a run folder", 2),
+    ],
+)
 def test_what_a_model_from_elsewhere_lacks(shop, export, tmp_path, refused, script, given, words, status):
     folder = tmp_path / "folder"
     shutil.copytree(shop.dora / "adapter", folder / "adapter")
@@ -278,8 +347,17 @@ def test_a_merged_model_that_cannot_be_explained(shop, tmp_path, refused, script
     file = write_weights(tmp_path / "resnet.safetensors", "test_resnet")
     (tmp_path / "names.txt").write_text("\n".join(map(str, range(1000))))
     second = shop.linear if script is compare else shop.colours / "val" / "red" / "00.png"
-    message = refused(script, file, second, "--model", "test_resnet", "--class-names", tmp_path / "names.txt",
-                      "--out", tmp_path / "out")
+    message = refused(
+        script,
+        file,
+        second,
+        "--model",
+        "test_resnet",
+        "--class-names",
+        tmp_path / "names.txt",
+        "--out",
+        tmp_path / "out",
+    )
     assert f"{file} cannot be explained: the model is ResNet" in message
 
 
@@ -293,8 +371,9 @@ def test_flags_for_models_from_elsewhere_beside_runs_alone(shop, tmp_path, refus
 
 def test_no_class_of_the_untuned_model_is_the_photos_folder(shop, tmp_path, refused):
     image = shop.colours / "val" / "red" / "00.png"
-    message = refused(visualize, NAME, image, "--weights", shop.weights, "--targets", "tenche",
-                      "--out", tmp_path / "out")
+    message = refused(
+        visualize, NAME, image, "--weights", shop.weights, "--targets", "tenche", "--out", tmp_path / "out"
+    )
     assert "no class 'tenche' in this run; did you mean 'tench'" in message
 
 

@@ -10,12 +10,12 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, TORCHRUN, files, free_ports, process
 
 import commandline
 import processes
-from commands import ROOT, TORCHRUN, files, free_ports, process
 
-SCENARIOS = '''
+SCENARIOS = """
 import json, os, sys
 import processes
 from errors import ExplainedError
@@ -68,7 +68,7 @@ for command, port in zip((spread, fails_on_the_second, fails_on_the_first_after_
         facts["refused"] = processes.run(command)
     with open(f"{out}{os.environ['RANK']}.json", "w") as file:
         json.dump(facts, file)
-'''
+"""
 
 
 def test_two_processes_share_work_and_end_alike(tmp_path):
@@ -76,11 +76,23 @@ def test_two_processes_share_work_and_end_alike(tmp_path):
     ports, running = free_ports(7), []
     for rank in (0, 1):
         environment = os.environ | {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "TORCHELASTIC_RUN_ID": "a test", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        running.append(subprocess.Popen(
-            [sys.executable, tmp_path / "scenarios.py", tmp_path / "mark", tmp_path / "facts", *ports], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "TORCHELASTIC_RUN_ID": "a test",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        running.append(
+            subprocess.Popen(
+                [sys.executable, tmp_path / "scenarios.py", tmp_path / "mark", tmp_path / "facts", *ports],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     said = [one.communicate(timeout=120) for one in running]
     assert [one.returncode for one in running] == [0, 9], said
     facts = [json.loads((tmp_path / f"facts{rank}.json").read_text()) for rank in (0, 1)]
@@ -95,8 +107,12 @@ def test_two_processes_share_work_and_end_alike(tmp_path):
     assert said[0][0] == "rank 0 speaks\n" and said[1] == ("", "")
     lines = [line for line in said[0][1].splitlines() if line.startswith("error: ")]
     assert [line[7:].split(",")[0] for line in lines] == [
-        "torchrun started 2 processes", "the second says why", "the first says why", "both say why",
-        "one of the 2 processes has died"]
+        "torchrun started 2 processes",
+        "the second says why",
+        "the first says why",
+        "both say why",
+        "one of the 2 processes has died",
+    ]
 
 
 def test_alone_everything_is_as_without_processes():

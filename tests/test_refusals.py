@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, files
 from safetensors.torch import load_file
+from tiny import colour_folder, write_weights
 
 import commandline
 import compare
@@ -14,9 +16,7 @@ import study
 import train
 import training
 import visualize
-from commands import command, files
 from explain import METHODS
-from tiny import colour_folder, write_weights
 
 # ---- wrong inputs: train.py
 
@@ -24,6 +24,7 @@ from tiny import colour_folder, write_weights
 @pytest.fixture
 def wrong_data(tmp_path):
     """Folders in which one thing is wrong."""
+
     def make(what: str) -> Path:
         root = tmp_path / "data"
         if what == "missing":
@@ -46,41 +47,50 @@ def wrong_data(tmp_path):
 
 
 @pytest.mark.parametrize("script", [train, study])
-@pytest.mark.parametrize("what, words", [
-    ("missing", "does not exist; expected 'scenes', 'sports', or a folder"),
-    ("a file", "is a file; expected"),
-    ("without classes", "has no class folders; expected one subfolder a class"),
-    ("unknown class", "1 class(es) that"),
-    ("unreadable class", "no readable image for red"),
-])
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("missing", "does not exist; expected 'scenes', 'sports', or a folder"),
+        ("a file", "is a file; expected"),
+        ("without classes", "has no class folders; expected one subfolder a class"),
+        ("unknown class", "1 class(es) that"),
+        ("unreadable class", "no readable image for red"),
+    ],
+)
 def test_wrong_data(shop, wrong_data, tmp_path, refused, script, what, words):
     data = wrong_data(what)
     assert words in refused(script, "--data", data, *shop.model, "--out", tmp_path / "out").replace("skipped", "")
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--model", "test_vitt"], "unknown model 'test_vitt'; expected 'bundled' or a timm name; did you mean test_vit"),
-    (["--weights", "nowhere.safetensors"], "--weights nowhere.safetensors is no file"),
-    (["--image-size", "33"], "give a multiple of 16"),
-    (["--method", "dorra"], "unknown method 'dorra'; expected one of linear, dora, lora, full"),
-    (["--method", "dora:blocks=4-9"], "blocks 6+7+8+9 do not exist; VisionTransformer has 6 blocks"),
-    (["--method", "linear:rank=2"], "'linear' takes no settings"),
-    (["--classes", "blue", "rad"], "no class 'rad' in"),
-    (["--classes", "blue", "rad"], "did you mean 'red'"),
-    (["--train-images", "2"], "leaves classes without an image"),
-    (["--context-bias", "0.5"], "--context-bias belongs to --data scenes"),
-    (["--data-seed", "-1"], "--data-seed -1 is out of range"),
-    (["--seed", "-1"], "--seed -1 is out of range"),
-    (["--epochs", "0"], "argument --epochs: '0' is no whole number of at least 1"),
-    (["--epochs", "three"], "'three' is no whole number"),
-    (["--learning-rate", "0"], "--learning-rate 0.0 is not positive"),
-    (["--learning-rate", "nan"], "--learning-rate nan is not positive"),
-    (["--weight-decay", "-0.1"], "--weight-decay -0.1 is out of range"),
-    (["--label-smoothing", "1"], "argument --label-smoothing: '1' is no number from 0 up to, not including, 1"),
-    (["--crop-scale", "0"], "--crop-scale 0.0 is no share of the area"),
-    (["--augment", "blur"], "invalid choice: 'blur'"),
-    (["--ouput", "x"], "unrecognized arguments: --ouput x"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (
+            ["--model", "test_vitt"],
+            "unknown model 'test_vitt'; expected 'bundled' or a timm name; did you mean test_vit",
+        ),
+        (["--weights", "nowhere.safetensors"], "--weights nowhere.safetensors is no file"),
+        (["--image-size", "33"], "give a multiple of 16"),
+        (["--method", "dorra"], "unknown method 'dorra'; expected one of linear, dora, lora, full"),
+        (["--method", "dora:blocks=4-9"], "blocks 6+7+8+9 do not exist; VisionTransformer has 6 blocks"),
+        (["--method", "linear:rank=2"], "'linear' takes no settings"),
+        (["--classes", "blue", "rad"], "no class 'rad' in"),
+        (["--classes", "blue", "rad"], "did you mean 'red'"),
+        (["--train-images", "2"], "leaves classes without an image"),
+        (["--context-bias", "0.5"], "--context-bias belongs to --data scenes"),
+        (["--data-seed", "-1"], "--data-seed -1 is out of range"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
+        (["--epochs", "0"], "argument --epochs: '0' is no whole number of at least 1"),
+        (["--epochs", "three"], "'three' is no whole number"),
+        (["--learning-rate", "0"], "--learning-rate 0.0 is not positive"),
+        (["--learning-rate", "nan"], "--learning-rate nan is not positive"),
+        (["--weight-decay", "-0.1"], "--weight-decay -0.1 is out of range"),
+        (["--label-smoothing", "1"], "argument --label-smoothing: '1' is no number from 0 up to, not including, 1"),
+        (["--crop-scale", "0"], "--crop-scale 0.0 is no share of the area"),
+        (["--augment", "blur"], "invalid choice: 'blur'"),
+        (["--ouput", "x"], "unrecognized arguments: --ouput x"),
+    ],
+)
 def test_wrong_options_of_train(shop, tmp_path, refused, options, words):
     assert words in refused(train, *shop.options, *options, "--out", tmp_path / "out")
 
@@ -91,24 +101,42 @@ def test_the_output_folder_must_be_named(refused):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(shop, tmp_path, refused):
-    assert "--device cuda is not available here" in refused(train, *shop.options, "--device", "cuda", "--out", tmp_path / "out")
+    assert "--device cuda is not available here" in refused(
+        train, *shop.options, "--device", "cuda", "--out", tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("script", [train, study])
 def test_weights_of_another_model(shop, tmp_path, refused, script):
     write_weights(tmp_path / "resnet.safetensors", "test_resnet")
-    message = refused(script, *shop.options, "--weights", tmp_path / "resnet.safetensors", "--out", tmp_path / "out", status=1)
+    message = refused(
+        script, *shop.options, "--weights", tmp_path / "resnet.safetensors", "--out", tmp_path / "out", status=1
+    )
     assert "does not fit VisionTransformer" in message and "give the --model" in message
 
 
 def test_weights_that_are_no_weights(shop, tmp_path, refused):
     (tmp_path / "w.safetensors").write_text("<html>")
-    message = refused(train, *shop.options, "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "out", status=1)
+    message = refused(
+        train, *shop.options, "--weights", tmp_path / "w.safetensors", "--out", tmp_path / "out", status=1
+    )
     assert "cannot be read as weights" in message
 
 
 def test_a_loss_that_explodes_is_explained(shop, tmp_path, capsys):
-    argv = [*shop.options, "--method", "full", "--learning-rate", "1e30", "--epochs", 2, "--batch-size", 8, "--out", tmp_path / "out"]
+    argv = [
+        *shop.options,
+        "--method",
+        "full",
+        "--learning-rate",
+        "1e30",
+        "--epochs",
+        2,
+        "--batch-size",
+        8,
+        "--out",
+        tmp_path / "out",
+    ]
     assert command(train, *argv) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: the loss became") and "--learning-rate" in error and error.count("\n") == 1
@@ -126,11 +154,20 @@ def unwritable(kind: str, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["under a file", "in /proc"])
 @pytest.mark.parametrize("name", ["train", "study", "compare", "visualize"])
 def test_an_output_folder_that_cannot_be_written_to(shop, tmp_path, refused, name, kind):
-    inputs = {"train": shop.options, "study": shop.options, "compare": [shop.linear, shop.dora],
-              "visualize": [shop.linear, shop.colours / "val" / "red" / "00.png"]}
+    inputs = {
+        "train": shop.options,
+        "study": shop.options,
+        "compare": [shop.linear, shop.dora],
+        "visualize": [shop.linear, shop.colours / "val" / "red" / "00.png"],
+    }
     out = unwritable(kind, tmp_path)
-    message = refused({"train": train, "study": study, "compare": compare, "visualize": visualize}[name], *inputs[name],
-                      "--out", out, status=1)
+    message = refused(
+        {"train": train, "study": study, "compare": compare, "visualize": visualize}[name],
+        *inputs[name],
+        "--out",
+        out,
+        status=1,
+    )
     assert f"cannot write to {out}" in message and "give another --out" in message
 
 
@@ -147,29 +184,70 @@ def unexplainable(tmp_path_factory, colours) -> Path:
     """A finished linear probe on a residual network."""
     root = tmp_path_factory.mktemp("resnet")
     weights = write_weights(root / "w.safetensors", "test_resnet")
-    assert command(train, "--data", colours, "--model", "test_resnet", "--weights", weights, "--no-cache",
-                   "--out", root / "run") == 0
+    assert (
+        command(
+            train,
+            "--data",
+            colours,
+            "--model",
+            "test_resnet",
+            "--weights",
+            weights,
+            "--no-cache",
+            "--out",
+            root / "run",
+        )
+        == 0
+    )
     return root / "run"
 
 
 def test_a_model_that_cannot_be_explained_trains_with_a_warning(shop, tmp_path, capsys):
     weights = write_weights(tmp_path / "w.safetensors", "test_resnet")
-    assert command(train, "--data", shop.colours, "--model", "test_resnet", "--weights", weights, "--train-images", 10,
-                   "--no-cache", "--out", tmp_path / "run") == 0
+    assert (
+        command(
+            train,
+            "--data",
+            shop.colours,
+            "--model",
+            "test_resnet",
+            "--weights",
+            weights,
+            "--train-images",
+            10,
+            "--no-cache",
+            "--out",
+            tmp_path / "run",
+        )
+        == 0
+    )
     error = capsys.readouterr().err
     assert error.startswith("warning: this model trains, but relevance cannot follow it") and error.count("\n") == 1
 
 
 def test_a_model_without_blocks_takes_no_adapter(shop, tmp_path, refused):
     weights = write_weights(tmp_path / "w.safetensors", "test_resnet")
-    message = refused(train, "--data", shop.colours, "--model", "test_resnet", "--weights", weights, "--method", "dora",
-                      "--out", tmp_path / "out")
+    message = refused(
+        train,
+        "--data",
+        shop.colours,
+        "--model",
+        "test_resnet",
+        "--weights",
+        weights,
+        "--method",
+        "dora",
+        "--out",
+        tmp_path / "out",
+    )
     assert "ResNet has no blocks to adapt" in message
 
 
 def test_compare_and_visualize_refuse_a_model_that_cannot_be_explained(shop, unexplainable, tmp_path, refused):
-    for script, inputs in ((compare, [shop.linear, unexplainable]),
-                           (visualize, [unexplainable, shop.colours / "val" / "red" / "00.png"])):
+    for script, inputs in (
+        (compare, [shop.linear, unexplainable]),
+        (visualize, [unexplainable, shop.colours / "val" / "red" / "00.png"]),
+    ):
         message = refused(script, *inputs, "--out", tmp_path / "out")
         assert f"{unexplainable} cannot be explained" in message and "ResNet" in message
 
@@ -185,8 +263,9 @@ def test_study_refuses_a_model_that_cannot_be_explained_before_any_time_is_spent
 def test_compare_refuses_a_trained_swin(shop, tmp_path, refused):
     name, runs = "swin_tiny_patch4_window7_224", tmp_path / "swin"
     weights = write_weights(tmp_path / "w.safetensors", name)
-    assert command(train, "--data", shop.colours, "--model", name, "--weights", weights, "--no-cache",
-                   "--out", runs) == 0
+    assert (
+        command(train, "--data", shop.colours, "--model", name, "--weights", weights, "--no-cache", "--out", runs) == 0
+    )
     assert "SwinTransformer" in refused(compare, shop.linear, runs, "--out", tmp_path / "out")
 
 
@@ -198,7 +277,9 @@ def test_one_run_cannot_be_compared(shop, tmp_path, refused):
 
 
 def test_what_is_no_run_cannot_be_compared(shop, tmp_path, refused):
-    assert "is no folder; expected a run folder" in refused(compare, shop.linear, tmp_path / "none", "--out", tmp_path / "out")
+    assert "is no folder; expected a run folder" in refused(
+        compare, shop.linear, tmp_path / "none", "--out", tmp_path / "out"
+    )
     assert "holds no config.json" in refused(compare, shop.linear, shop.colours, "--out", tmp_path / "out")
 
 
@@ -228,14 +309,20 @@ def test_runs_of_different_classes(shop, tmp_path, refused):
     assert "know different classes (green)" in message
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--split", "val_shuffled"], "--split val_shuffled does not exist"),
-    (["--split", "train"], "expected val"),
-    (["--relevance", "lrp_dept"], "argument --relevance: unknown relevance method 'lrp_dept'; did you mean lrp_depth"),
-    (["--colour-map", "infernal"], "did you mean 'inferno'"),
-    (["--images", "0"], "'0' is no whole number of at least 1"),
-    (["--data", "nowhere"], "--data nowhere does not exist"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--split", "val_shuffled"], "--split val_shuffled does not exist"),
+        (["--split", "train"], "expected val"),
+        (
+            ["--relevance", "lrp_dept"],
+            "argument --relevance: unknown relevance method 'lrp_dept'; did you mean lrp_depth",
+        ),
+        (["--colour-map", "infernal"], "did you mean 'inferno'"),
+        (["--images", "0"], "'0' is no whole number of at least 1"),
+        (["--data", "nowhere"], "--data nowhere does not exist"),
+    ],
+)
 def test_wrong_options_of_compare(shop, tmp_path, refused, options, words):
     assert words in refused(compare, shop.linear, shop.dora, *options, "--out", tmp_path / "out")
 
@@ -284,7 +371,9 @@ def test_what_is_explained_can_be_changed_and_another_choice_is_another_comparis
 @pytest.mark.parametrize("script", [compare, visualize, study])
 def test_a_relevance_method_misspelt(tmp_path, refused, script):
     """Before anything is loaded: the runs are not even there."""
-    given = {compare: [tmp_path / "a", tmp_path / "b"], visualize: [tmp_path / "a", tmp_path / "b.png"], study: []}[script]
+    given = {compare: [tmp_path / "a", tmp_path / "b"], visualize: [tmp_path / "a", tmp_path / "b.png"], study: []}[
+        script
+    ]
     message = refused(script, *given, "--relevance", "lrp_dept", "--out", tmp_path / "out")
     assert "unknown relevance method 'lrp_dept'; did you mean lrp_depth" in message
 
@@ -295,12 +384,13 @@ def test_help_describes_every_relevance_method(monkeypatch, script, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = script.build_parser().format_help().splitlines()
     start = next(i for i, line in enumerate(lines) if line == "explanation:")
-    table = lines[start:next(i for i, line in enumerate(lines) if line.startswith("  --relevance"))]
+    table = lines[start : next(i for i, line in enumerate(lines) if line.startswith("  --relevance"))]
     assert max(map(len, table)) <= max(64, columns - 2)
     said = " ".join(" ".join(table).split())
     for method in METHODS.values():
-        assert (f"{method.name} {'signed' if method.signed else 'unsigned'} {method.passes:.1f} "
-                f"{method.description}") in said
+        assert (
+            f"{method.name} {'signed' if method.signed else 'unsigned'} {method.passes:.1f} {method.description}"
+        ) in said
     assert "forward passes" in said and "K = 2" in said
 
 
@@ -313,13 +403,17 @@ def test_help_says_where_a_contrast_enters_and_whose_it_is():
 @pytest.mark.parametrize("script", [compare, visualize])
 def test_a_method_without_a_class_has_no_contrast(shop, tmp_path, refused, script):
     given = {compare: [shop.linear, shop.dora], visualize: [shop.dora, shop.colours]}[script]
-    assert "'contrast'" in refused(script, *given, "--relevance", "rollout", "--contrast", "mean", "--out", tmp_path / "out")
+    assert "'contrast'" in refused(
+        script, *given, "--relevance", "rollout", "--contrast", "mean", "--out", tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("option, place", [("--export", "file/model.safetensors"), ("--cache", "file/cache")])
 def test_a_place_that_cannot_be_written_to_is_refused_before_training(shop, tmp_path, refused, option, place):
     (tmp_path / "file").write_text("in the way")
-    assert f"another {option}" in refused(train, *shop.options, option, tmp_path / place, "--out", tmp_path / "run", status=1)
+    assert f"another {option}" in refused(
+        train, *shop.options, option, tmp_path / place, "--out", tmp_path / "run", status=1
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, files
 from timm.layers import PatchEmbed
+from tiny import SIZE
 
 import train
-from commands import command, files
 from data.datasets import load_data, stratified
 from models.batches import Batches
-from tiny import SIZE
 
 LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
 
@@ -44,19 +44,32 @@ def accuracies(run: Path) -> dict[str, float]:
     return {name: split["accuracy"] for name, split in summary(run).items()}
 
 
-ONCE, ANEW = "run once", "run once for images as they are, but each time for training images, which every epoch augments anew"
+ONCE, ANEW = (
+    "run once",
+    "run once for images as they are, but each time for training images, which every epoch augments anew",
+)
 MIXED = "images are mixed anew"
 
 
-@pytest.mark.parametrize("options, expected", [
-    (["--augment", "none"], ONCE), (["--augment", "crop"], ANEW), (["--augment-views", 2], ONCE), (["--mixup", 0.4], MIXED),
-    (["--cutmix", 1], MIXED), (["--layer-decay", 0.1], ANEW)])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--augment", "none"], ONCE),
+        (["--augment", "crop"], ANEW),
+        (["--augment-views", 2], ONCE),
+        (["--mixup", 0.4], MIXED),
+        (["--cutmix", 1], MIXED),
+        (["--layer-decay", 0.1], ANEW),
+    ],
+)
 def test_late_adapters_train_alike_with_and_without_a_cache(shop, tmp_path, capsys, options, expected):
     for name, cache in (("with", []), ("without", ["--no-cache"])):
         assert command(train, *shop.options, *LATE, *options, *cache, "--out", tmp_path / name) == 0
         said = capsys.readouterr()
-        (found,) = (re.findall("blocks before 4 are frozen and (.*): up to", said.out)
-                    + re.findall("blocks before 4 are frozen, but run in every step: (.*)", said.err)) or [None]
+        (found,) = (
+            re.findall("blocks before 4 are frozen and (.*): up to", said.out)
+            + re.findall("blocks before 4 are frozen, but run in every step: (.*)", said.err)
+        ) or [None]
         assert found == (None if cache else expected)
     assert accuracies(tmp_path / "with") == accuracies(tmp_path / "without")
     for name, split in summary(tmp_path / "with").items():
@@ -83,7 +96,9 @@ def test_frozen_blocks_before_fresh_views_are_run_in_trainings_precision(shop, t
 def test_frozen_blocks_are_never_run_twice(shop, tmp_path, passes):
     argv = [*shop.options, *LATE, "--cache", tmp_path / "cache", "--augment-views", 2]
     assert command(train, *argv, "--out", tmp_path / "first") == 0
-    assert sum(passes) == 36 * 3 + 18 + 18, "training images as they are and in two views, and validation; its predictions"
+    assert sum(passes) == 36 * 3 + 18 + 18, (
+        "training images as they are and in two views, and validation; its predictions"
+    )
     assert command(train, *argv, "--seed", 1, "--out", tmp_path / "second") == 0
     assert sum(passes) == 36 * 3 + 18 * 3, "another seed shares all but these predictions"
     assert command(train, *argv, "--data-seed", 1, "--out", tmp_path / "third") == 0
@@ -119,12 +134,17 @@ def test_weights_that_one_step_destroys_are_one_line(shop, tmp_path, capsys):
     argv = [*shop.options, *LATE, "--epochs", 1, "--batch-size", 64, "--learning-rate", 1e30, "--out", tmp_path / "run"]
     assert command(train, *argv) == 1
     said = capsys.readouterr().err
-    assert re.fullmatch(r"error: held_out_loss became (nan|inf) after epoch 1; try a smaller --learning-rate with another --out\n", said)
+    assert re.fullmatch(
+        r"error: held_out_loss became (nan|inf) after epoch 1; try a smaller --learning-rate with another --out\n", said
+    )
 
 
 def test_frozen_blocks_that_act_otherwise_in_training_are_named(shop, tmp_path, capsys):
     assert command(train, *shop.options, *LATE, "--drop-path", 0.1, "--epochs", 1, "--out", tmp_path / "run") == 0
-    assert "blocks before 4 are frozen, but run in every step: with --drop-path, or of this model, what they give" in capsys.readouterr().err
+    assert (
+        "blocks before 4 are frozen, but run in every step: with --drop-path, or of this model, what they give"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_is_kept_belongs_to_the_model_and_not_to_its_weights_alone(shop, tmp_path, monkeypatch):
@@ -164,7 +184,12 @@ def test_views_of_a_probe_are_more_images_and_shared(shop, tmp_path, monkeypatch
 
 
 def test_a_cache_beyond_the_limit_is_not_begun(shop, tmp_path, capsys):
-    assert command(train, *shop.options, *LATE, "--cache", tmp_path / "cache", "--cache-limit", 1e-6, "--out", tmp_path / "run") == 0
+    assert (
+        command(
+            train, *shop.options, *LATE, "--cache", tmp_path / "cache", "--cache-limit", 1e-6, "--out", tmp_path / "run"
+        )
+        == 0
+    )
     assert "beyond --cache-limit 1e-06: blocks before it are run in every epoch" in capsys.readouterr().err
     assert not list((tmp_path / "cache").glob("tokens-*"))
 
@@ -185,6 +210,7 @@ def test_a_run_begun_with_a_cache_goes_on_without_one(shop, tmp_path, capsys):
     argv = [*shop.options, *LATE, "--augment", "none", "--out", tmp_path / "run"]
     stopped = train.Training.write
     try:
+
         def stop(*_):
             raise KeyboardInterrupt
 
@@ -193,4 +219,7 @@ def test_a_run_begun_with_a_cache_goes_on_without_one(shop, tmp_path, capsys):
     finally:
         train.Training.write = stopped
     assert command(train, *argv, "--no-cache") == 0
-    assert "continuing after epoch 2 of 2" in capsys.readouterr().out and torch.isfinite(torch.tensor(list(accuracies(tmp_path / "run").values()))).all()
+    assert (
+        "continuing after epoch 2 of 2" in capsys.readouterr().out
+        and torch.isfinite(torch.tensor(list(accuracies(tmp_path / "run").values()))).all()
+    )

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, TORCHRUN, command, files, free_ports, process
 from safetensors.numpy import load_file
+from test_train_caches import accuracies, history
+from tiny import colour_folder
 
 import commandline
 import train
-from commands import ROOT, TORCHRUN, command, files, free_ports, process
 from models.runs import RESUME, SUMMARY, load_run
-from test_train_caches import accuracies, history
-from tiny import colour_folder
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
 TELLS_WHO_WRITES = """
@@ -63,22 +63,37 @@ def run_command(argv: list[str], said: Path, environment: dict, stop: tuple[str,
 
 
 class Running:
-    """train.py's command in as many processes as there are `ranks`, with the environment that torchrun gives to several.
+    """train.py's command in as many processes as there are `ranks`, with the environment that torchrun gives to
+    several.
 
-    stop: a pattern of file names and a number n; the first process stands still when the n-th such file is in its place,
-    or just before that, where the pattern is one of temporary names.
+    stop: a pattern of file names and a number n; the first process stands still when the n-th such file is in its
+    place, or just before that, where the pattern is one of temporary names.
     """
 
     def __init__(self, argv: list, said: Path, ranks: int = 1, stop: tuple[str, int] | None = None) -> None:
         self.said, self.stopped, self.goes_on = said, FORKS.Event(), FORKS.Event()
-        shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_ports(1)[0],
-                  "TORCHELASTIC_RUN_ID": "a test"}
+        shared = {
+            "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_ports(1)[0],
+            "TORCHELASTIC_RUN_ID": "a test",
+        }
         self.processes = []
         for rank in range(ranks):
             environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-            self.processes.append(FORKS.Process(target=run_command, args=(
-                list(map(str, argv)), said.with_name(f"{said.name}-{rank}"), environment, stop if rank == 0 else None,
-                self.stopped, self.goes_on)))
+            self.processes.append(
+                FORKS.Process(
+                    target=run_command,
+                    args=(
+                        list(map(str, argv)),
+                        said.with_name(f"{said.name}-{rank}"),
+                        environment,
+                        stop if rank == 0 else None,
+                        self.stopped,
+                        self.goes_on,
+                    ),
+                )
+            )
             self.processes[-1].start()
 
     @property
@@ -110,8 +125,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def server():
-    """A process that has imported what commands need, which takes seconds: commands are forked from it, so that each begins
-    as a fresh one does."""
+    """A process that has imported what commands need, which takes seconds: commands are forked from it, so that each
+    begins as a fresh one does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -139,19 +154,31 @@ def differing(a: Path, b: Path) -> set[str]:
     return {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} - {"timings.json"}
 
 
-@pytest.mark.parametrize("settings, workers, ranks", [
-    (["dora"], 0, 1), pytest.param(["full", "--ema", 0.9, "--mixup", 0.4, "--drop-path", 0.2], 0, 1, marks=pytest.mark.slow),
-    pytest.param(["dora:blocks=4-5"], 2, 1, marks=pytest.mark.slow), (["dora"], 0, 2),
-    pytest.param(["dora:blocks=4-5"], 2, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "settings, workers, ranks",
+    [
+        (["dora"], 0, 1),
+        pytest.param(["full", "--ema", 0.9, "--mixup", 0.4, "--drop-path", 0.2], 0, 1, marks=pytest.mark.slow),
+        pytest.param(["dora:blocks=4-5"], 2, 1, marks=pytest.mark.slow),
+        (["dora"], 0, 2),
+        pytest.param(["dora:blocks=4-5"], 2, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_path, start, settings, workers, ranks):
-    """While it saves its first state or its third, at some moment after a step or an epoch, between what it saves of an epoch,
-    and while it writes what it has found."""
+    """While it saves its first state or its third, at some moment after a step or an epoch, between what it saves of an
+    epoch, and while it writes what it has found."""
     argv, killed = [*shop.options, "--method", *settings, *SMALL, "--workers", workers, "--out"], tmp_path / "killed"
     whole = start([*argv, tmp_path / "whole"], ranks)
     assert whole.ends() == [0] * ranks, whole.error
     seconds = iter(np.random.default_rng(len(settings)).uniform(0.0, 0.2, 2))
-    for *stop, late in ((".resume.*", 1, False), (".resume.*", 3, False), (RESUME, 2, True), ("metrics.csv", 1, False),
-                        ("metrics.csv", 1, True), ("predictions.csv", 1, False)):
+    for *stop, late in (
+        (".resume.*", 1, False),
+        (".resume.*", 3, False),
+        (RESUME, 2, True),
+        ("metrics.csv", 1, False),
+        ("metrics.csv", 1, True),
+        ("predictions.csv", 1, False),
+    ):
         running = start([*argv, killed], ranks, tuple(stop))
         running.stands_still()
         if late:
@@ -167,8 +194,8 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_pa
 
 
 def test_a_run_that_is_killed_while_frozen_parts_are_computed_ends_with_the_same_bits(tmp_path, shop, start):
-    """Before the first tokens are kept, between tokens and labels, between two chunks, and between the second's tokens and
-    features: a chunk that was there stays as it is."""
+    """Before the first tokens are kept, between tokens and labels, between two chunks, and between the second's tokens
+    and features: a chunk that was there stays as it is."""
     data, killed = colour_folder(tmp_path / "data", train=90), tmp_path / "killed"
     argv = ["--data", data, *shop.model[:-1]]
     more = ["--method", "dora:blocks=4-5", "--augment", "none", "--epochs", 2, "--batch-size", 32, "--out"]
@@ -184,7 +211,9 @@ def test_a_run_that_is_killed_while_frozen_parts_are_computed_ends_with_the_same
         now = {path: path.stat().st_mtime_ns for path in cache.glob("*/[il]*.npy")}
         assert now.items() >= kept.items()
         kept = now if stop[0] == "labels-*" else kept
-    assert len(kept) == 4 and len(now) == 7, "tokens, features and labels of a chunk; of the second all but features' labels"
+    assert len(kept) == 4 and len(now) == 7, (
+        "tokens, features and labels of a chunk; of the second all but features' labels"
+    )
     running = start([*argv, cache, *more, killed])
     assert running.ends() == [0], running.error
     assert differing(tmp_path / "whole", killed) == set()
@@ -202,12 +231,18 @@ def test_a_run_that_is_killed_before_it_has_cleaned_up_is_cleaned_up_when_it_is_
     assert differing(shop.dora, tmp_path / "run") == set()
 
 
-@pytest.mark.parametrize("settings", [["dora", "--batch-size", 7], pytest.param(["linear"], marks=pytest.mark.slow),
-                                      pytest.param(["full", "--accumulate", 2, "--clip", 1], marks=pytest.mark.slow),
-                                      pytest.param(["lora:blocks=5", "--augment-views", 1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["dora", "--batch-size", 7],
+        pytest.param(["linear"], marks=pytest.mark.slow),
+        pytest.param(["full", "--accumulate", 2, "--clip", 1], marks=pytest.mark.slow),
+        pytest.param(["lora:blocks=5", "--augment-views", 1], marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
-    """32 images in steps of 7: an odd number in each, so that one process has more; 150 to evaluate in three batches, each once;
-    and the first process alone puts files into the run's folder."""
+    """32 images in steps of 7: an odd number in each, so that one process has more; 150 to evaluate in three batches,
+    each once; and the first process alone puts files into the run's folder."""
     data = colour_folder(tmp_path / "data", val=50)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(TELLS_WHO_WRITES)
@@ -215,8 +250,19 @@ def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
     monkeypatch.setenv("WHO_WRITES", str(tmp_path / "written"))
     for name, launcher in (("one", ()), ("two", TORCHRUN)):
         more = ["--epochs", 2] if settings[0] != "linear" else []
-        running = process(*launcher, "train.py", "--data", data, *shop.model[:-1], tmp_path / f"cache-{name}", "--method",
-                          *settings, *more, "--out", tmp_path / name)
+        running = process(
+            *launcher,
+            "train.py",
+            "--data",
+            data,
+            *shop.model[:-1],
+            tmp_path / f"cache-{name}",
+            "--method",
+            *settings,
+            *more,
+            "--out",
+            tmp_path / name,
+        )
         out, error = running.communicate(timeout=300)
         assert running.returncode == 0, error
     one, two = tmp_path / "one", tmp_path / "two"
@@ -229,7 +275,12 @@ def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
     assert rows[0] == rows[1] and len(rows[0]) == 1 + 32 + 4 + 150
     written = [line.split(" ", 1) for line in (tmp_path / "written").read_text().splitlines()]
     assert {rank for rank, path in written if Path(path).is_relative_to(two)} == {"0"}
-    assert {Path(path).name for _, path in written} >= {"config.json", "head.safetensors", "predictions.csv", "summary.json"}
+    assert {Path(path).name for _, path in written} >= {
+        "config.json",
+        "head.safetensors",
+        "predictions.csv",
+        "summary.json",
+    }
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, start):
@@ -242,7 +293,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, 
     assert len(good) > 1_000_000
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000_000, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
     running.goes_on.set()
-    assert running.ends() == [1] and running.error.startswith("error: ") and running.error.count("\n") == 1, running.error
+    assert running.ends() == [1] and running.error.startswith("error: ") and running.error.count("\n") == 1, (
+        running.error
+    )
     assert "free space or give another place" in running.error and "Traceback" not in running.error
     assert (run / RESUME).read_bytes() == good, "the last good state is as it was"
     assert not (run / SUMMARY).exists() and not list(run.glob(".*"))
@@ -251,10 +304,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_good_state(shop, tmp_path, 
     assert whole.ends() == [0] and differing(tmp_path / "whole", run) == set()
 
 
-@pytest.mark.parametrize("method, more, stop, limit, name", [
-    ("full", [], RESUME, 1_000_000, "backbone.safetensors"), ("dora", [], RESUME, 10_000, "adapter"),
-    ("linear", ["--export", "merged.safetensors"], SUMMARY, 1_000_000, "merged.safetensors")])
-def test_a_disk_that_is_full_when_results_are_written_is_one_line(shop, tmp_path, start, method, more, stop, limit, name):
+@pytest.mark.parametrize(
+    "method, more, stop, limit, name",
+    [
+        ("full", [], RESUME, 1_000_000, "backbone.safetensors"),
+        ("dora", [], RESUME, 10_000, "adapter"),
+        ("linear", ["--export", "merged.safetensors"], SUMMARY, 1_000_000, "merged.safetensors"),
+    ],
+)
+def test_a_disk_that_is_full_when_results_are_written_is_one_line(
+    shop, tmp_path, start, method, more, stop, limit, name
+):
     """Then the same command writes them, of the state that was kept."""
     run = tmp_path / "run"
     more = [tmp_path / option if option == name else option for option in more]
@@ -264,7 +324,9 @@ def test_a_disk_that_is_full_when_results_are_written_is_one_line(shop, tmp_path
     pid = running.processes[0].pid
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
     running.goes_on.set()
-    assert running.ends() == [1] and re.fullmatch(r"error: .*free space or give another place\n", running.error), running.error
+    assert running.ends() == [1] and re.fullmatch(r"error: .*free space or give another place\n", running.error), (
+        running.error
+    )
     place = (tmp_path if more else run) / name
     assert name in running.error and not place.exists() and not list(place.parent.glob(".*"))
     again = start(argv)
@@ -272,14 +334,33 @@ def test_a_disk_that_is_full_when_results_are_written_is_one_line(shop, tmp_path
     assert load_run(run).summary
 
 
-@pytest.mark.parametrize("options, recipe", [
-    (["--mixup", 0.4, "--cutmix", 1.0], {"mixup": 0.4, "cutmix": 1.0}), (["--amp", "bfloat16"], {"precision": "bfloat16"}),
-    (["--balance", "sampling", "--patience", 1], {"balance": "sampling", "patience": 1}),
-    (["--balance", "weights", "--augment", "rand"], {"balance": "weights", "augment": "rand"}),
-    (["--drop-path", 0.2, "--layer-decay", 0.7, "--ema", 0.9], {"drop_path": 0.2, "layer_decay": 0.7, "ema": 0.9})])
+@pytest.mark.parametrize(
+    "options, recipe",
+    [
+        (["--mixup", 0.4, "--cutmix", 1.0], {"mixup": 0.4, "cutmix": 1.0}),
+        (["--amp", "bfloat16"], {"precision": "bfloat16"}),
+        (["--balance", "sampling", "--patience", 1], {"balance": "sampling", "patience": 1}),
+        (["--balance", "weights", "--augment", "rand"], {"balance": "weights", "augment": "rand"}),
+        (["--drop-path", 0.2, "--layer-decay", 0.7, "--ema", 0.9], {"drop_path": 0.2, "layer_decay": 0.7, "ema": 0.9}),
+    ],
+)
 def test_what_people_ask_of_training_is_recorded_and_trains(shop, tmp_path, options, recipe):
-    assert command(train, *shop.options, "--method", "full", "--head-init", "random", "--epochs", 4, *options,
-                   "--out", tmp_path) == 0
+    assert (
+        command(
+            train,
+            *shop.options,
+            "--method",
+            "full",
+            "--head-init",
+            "random",
+            "--epochs",
+            4,
+            *options,
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "config.json").read_text())["recipe"]
     assert {key: found[key] for key in recipe} == recipe and found["precision"] == recipe.get("precision", "no")
     losses = [float(row["val_loss"]) for row in history(tmp_path)]
@@ -317,4 +398,7 @@ def test_tensorboard_is_written_where_it_is_installed_and_named_where_it_is_not(
 
 def test_the_readme_names_the_torchrun_line():
     readme = (ROOT / "README.md").read_text()
-    assert "torchrun --nproc_per_node 8 train.py" in readme and "torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend" in readme
+    assert (
+        "torchrun --nproc_per_node 8 train.py" in readme
+        and "torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend" in readme
+    )

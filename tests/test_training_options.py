@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, files
+from test_train_caches import LATE, history
+from tiny import COLOURS, SIZE, colour_image, write_weights
 
 import commandline
 import train
 import training
-from commands import command, files
 from data.datasets import load_data, stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
 from models import fit as fit_module
 from models.runs import load_run, state_of
-from test_train_caches import LATE, history
-from tiny import COLOURS, SIZE, colour_image, write_weights
 
 SIZES = {"blue": 20, "green": 5, "red": 5}
 FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
@@ -79,7 +79,9 @@ def test_balance_weights_weighs_losses_by_the_inverse_of_a_classs_size(shop, une
         found[balance] = fits[-1][1]["weights"] if method == "full" else probes[-1][0][6]
     count = sizes(tmp_path / "weights")
     assert found["none"] is None and count[0] > 3 * count[1]
-    assert np.allclose(found["weights"], inverse(count)) and (inverse(count) * count).sum() == pytest.approx(count.sum())
+    assert np.allclose(found["weights"], inverse(count)) and (inverse(count) * count).sum() == pytest.approx(
+        count.sum()
+    )
     heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in found]
     assert heads[0] != heads[1]
 
@@ -107,7 +109,9 @@ def test_drop_path_reaches_the_blocks_while_they_train(shop, tmp_path, monkeypat
     fits = spied(monkeypatch, "fit")
     assert command(train, *shop.options, *FULL, "--drop-path", rate, "--out", tmp_path) == 0
     model = fits[0][0][0]
-    chances = [[getattr(path, "drop_prob", 0.0) for path in (block.drop_path1, block.drop_path2)] for block in model.blocks]
+    chances = [
+        [getattr(path, "drop_prob", 0.0) for path in (block.drop_path1, block.drop_path2)] for block in model.blocks
+    ]
     assert np.allclose(chances, np.linspace(0, rate, 6)[:, None])
     model.train()
     torch.manual_seed(0)
@@ -147,7 +151,12 @@ def test_images_and_targets_are_mixed_in_the_same_proportion(shop, tmp_path, par
     assert command(train, *shop.options, *FULL, option, 1.0, "--out", tmp_path) == 0
     shares = []
     for part in parts:
-        loaded, given, own, other = part["loaded"], part["given"], smoothed(part["labels"]), smoothed(part["labels"].flip(0))
+        loaded, given, own, other = (
+            part["loaded"],
+            part["given"],
+            smoothed(part["labels"]),
+            smoothed(part["labels"].flip(0)),
+        )
         differs = (own - other).abs() > 0.1
         share = float(((part["targets"] - other)[differs] / (own - other)[differs]).mean())
         assert torch.allclose(part["targets"], share * own + (1 - share) * other, atol=1e-5)
@@ -164,7 +173,10 @@ def test_images_and_targets_are_mixed_in_the_same_proportion(shop, tmp_path, par
 
 def test_without_them_nothing_is_mixed(shop, tmp_path, parts):
     assert command(train, *shop.options, *FULL, "--out", tmp_path) == 0
-    assert all(torch.equal(part["given"], part["loaded"]) and part["targets"] is None for part in parts) and len(parts) == 4
+    assert (
+        all(torch.equal(part["given"], part["loaded"]) and part["targets"] is None for part in parts)
+        and len(parts) == 4
+    )
 
 
 # ---- precision
@@ -175,12 +187,17 @@ def test_automatic_precision_is_what_the_card_is_made_for(monkeypatch, real, exp
     """Older cards emulate bfloat16, slowly."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or real)
     assert train.precision_of("auto", torch.device("cuda")) == expected
-    assert train.precision_of("auto", torch.device("cpu")) == "no" and train.precision_of("float16", torch.device("cuda")) == "float16"
+    assert (
+        train.precision_of("auto", torch.device("cpu")) == "no"
+        and train.precision_of("float16", torch.device("cuda")) == "float16"
+    )
 
 
 def test_what_training_would_pass_over_is_refused(shop, tmp_path, refused):
     out = ["--out", tmp_path / "run"]
-    assert "on the CPU give --amp bfloat16" in refused(train, *shop.options, "--method", "dora", "--amp", "float16", *out)
+    assert "on the CPU give --amp bfloat16" in refused(
+        train, *shop.options, "--method", "dora", "--amp", "float16", *out
+    )
     assert "--amp belongs to methods that train by epochs" in refused(train, *shop.options, "--amp", "bfloat16", *out)
     assert "--head-init random belongs to" in refused(train, *shop.options, "--head-init", "random", *out)
 
@@ -190,14 +207,27 @@ def test_what_training_would_pass_over_is_refused(shop, tmp_path, refused):
 
 def test_views_are_the_same_images_whatever_trains(shop, tmp_path, parts):
     """Epochs take them in turn, with everything trained too, where nothing can be kept."""
-    argv = [*shop.options, "--method", "full", "--head-init", "random", "--augment-views", 2, "--epochs", 4, "--batch-size", 64,
-            "--data-seed", 5]
+    argv = [
+        *shop.options,
+        "--method",
+        "full",
+        "--head-init",
+        "random",
+        "--augment-views",
+        2,
+        "--epochs",
+        4,
+        "--batch-size",
+        64,
+        "--data-seed",
+        5,
+    ]
     assert command(train, *argv, "--out", tmp_path / "run") == 0
     seen = [part["loaded"].flatten(1)[part["loaded"].sum((1, 2, 3)).argsort()] for part in parts]
     assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.allclose(seen[0], seen[1])
     split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
     kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 5))
-    for view in (0, 1):     # those that a cache would hold: by the data's seed and the image's place among all
+    for view in (0, 1):  # those that a cache would hold: by the data's seed and the image's place among all
         config = json.loads((tmp_path / "run" / "config.json").read_text())["data_config"]
         found = torch.stack([Prepared(split, training_transform(config, "crop"), 5, view)[int(i)][0] for i in kept])
         assert torch.equal(found.flatten(1)[found.sum((1, 2, 3)).argsort()], seen[view])
@@ -206,9 +236,29 @@ def test_views_are_the_same_images_whatever_trains(shop, tmp_path, parts):
 @pytest.mark.parametrize("method", [["linear"], ["dora:blocks=10-11", "--epochs", 1], ["full", "--epochs", 1]])
 def test_a_distilled_model_trains_both_of_its_heads(shop, tmp_path, method):
     name = "deit_tiny_distilled_patch16_224"
-    model = ["--model", name, "--weights", write_weights(tmp_path / "distilled.safetensors", name), "--image-size", SIZE]
-    assert command(train, "--data", shop.colours, *model, "--cache", tmp_path / "cache", "--method", *method, "--out",
-                   tmp_path / "run") == 0
+    model = [
+        "--model",
+        name,
+        "--weights",
+        write_weights(tmp_path / "distilled.safetensors", name),
+        "--image-size",
+        SIZE,
+    ]
+    assert (
+        command(
+            train,
+            "--data",
+            shop.colours,
+            *model,
+            "--cache",
+            tmp_path / "cache",
+            "--method",
+            *method,
+            "--out",
+            tmp_path / "run",
+        )
+        == 0
+    )
     run = load_run(tmp_path / "run")
     one, other = run.model.head, run.model.head_dist
     assert torch.equal(one.weight, other.weight) == (method == ["linear"]) and one.weight.any() and other.weight.any()
@@ -254,8 +304,12 @@ def test_tensorboard_gets_every_row(shop, tmp_path, board, method):
     expected = history(tmp_path)
     assert rows.count("flushed") == len(expected) > 2
     scalars = [row for row in rows if row != "flushed"]
-    for name, column in (("train/loss", "train_loss"), ("val/accuracy", "val_accuracy"), ("held_out_loss", "held_out_loss"),
-                         ("penalty", "penalty") if method == ["linear"] else ("learning_rate", "learning_rate")):
+    for name, column in (
+        ("train/loss", "train_loss"),
+        ("val/accuracy", "val_accuracy"),
+        ("held_out_loss", "held_out_loss"),
+        ("penalty", "penalty") if method == ["linear"] else ("learning_rate", "learning_rate"),
+    ):
         found = [(step, value) for key, value, step in scalars if key == name]
         assert [step for step, _ in found] == list(range(1, len(expected) + 1))
         assert [value for _, value in found] == pytest.approx([float(row[column]) for row in expected], rel=1e-5)
@@ -281,7 +335,7 @@ def test_an_interrupted_run_has_the_figures_of_its_epochs(shop, tmp_path, monkey
     config = json.loads(whole["config.json"])
     for epochs in (2, 3):
         assert command(train, *argv, out) == 130
-        assert (out / "metrics.csv").read_bytes() == b"".join(whole["metrics.csv"].splitlines(True)[:1 + epochs])
+        assert (out / "metrics.csv").read_bytes() == b"".join(whole["metrics.csv"].splitlines(True)[: 1 + epochs])
         assert not list(out.glob(".*")) and not (out / "summary.json").exists()
         assert state_of(out, config) == train.prepare_folder(out, config, False) == "interrupted"
     capsys.readouterr()
@@ -313,12 +367,21 @@ def slow_images(monkeypatch) -> None:
 
 def told(text: str) -> list[tuple[str, float]]:
     """Who waited for the loader, and how many images a second it can give."""
-    return [(what, float(rate)) for rate, what in
-            re.findall(r"the loader can give (\d+) images a second; (.*) waited \d+\.\d of \d+\.\d s for it", text)]
+    return [
+        (what, float(rate))
+        for rate, what in re.findall(
+            r"the loader can give (\d+) images a second; (.*) waited \d+\.\d of \d+\.\d s for it", text
+        )
+    ]
 
 
 def test_the_pass_that_stores_tokens_warns_too(shop, tmp_path, slow_images, capsys):
-    assert command(train, *shop.options, *LATE, "--augment", "none", "--cache", tmp_path / "cache", "--out", tmp_path / "run") == 0
+    assert (
+        command(
+            train, *shop.options, *LATE, "--augment", "none", "--cache", tmp_path / "cache", "--out", tmp_path / "run"
+        )
+        == 0
+    )
     assert re.search(r"the frozen part waited \d+ % of its time for images", capsys.readouterr().err.replace("%", " %"))
 
 
@@ -339,8 +402,10 @@ def test_a_probes_pass_tells_how_fast_images_come(shop, tmp_path, slow_images, c
     assert timings["waiting_for_images_seconds"] == timings["steps_seconds"] == 0
 
 
-@pytest.mark.parametrize("augment, expected", [
-    (["--augment", "crop"], ["the frozen part", "training"]), (["--augment", "none"], ["the frozen part"])])
+@pytest.mark.parametrize(
+    "augment, expected",
+    [(["--augment", "crop"], ["the frozen part", "training"]), (["--augment", "none"], ["the frozen part"])],
+)
 def test_late_adapters_tell_it_of_both(shop, tmp_path, slow_images, monkeypatch, capsys, augment, expected):
     fitted = []
     finish = train.finish
@@ -359,8 +424,13 @@ def test_clock_times_stay_out_of_what_is_compared(shop, tmp_path, slow_images):
     assert {name for name in fast.keys() | slow.keys() if fast.get(name) != slow.get(name)} == {"timings.json"}
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkeypatch, capsys, error):
     def full(*_):
         raise error
@@ -368,14 +438,17 @@ def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkey
     monkeypatch.setattr("models.fit._Loop._part", full)
     assert command(train, *shop.options, "--method", "dora", "--out", tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == (f"error: memory is full ({str(error).splitlines()[0]}); give --accumulate 2, or more, to take a batch in parts, "
-                    "and another --out; or --device cpu")
+    assert said == (
+        f"error: memory is full ({str(error).splitlines()[0]}); give --accumulate 2, or more, to take a batch in parts, "
+        "and another --out; or --device cpu"
+    )
     monkeypatch.undo()
     assert command(train, *shop.options, "--method", "dora", "--accumulate", 2, "--out", tmp_path / "parts") == 0
 
 
 def test_beside_other_processes_a_full_memory_ends_its_own_at_once(monkeypatch):
     """To tell the others would be to wait for them, while they wait for its gradients."""
+
     def main(args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command, files
 from matplotlib.figure import Figure
 from PIL import Image
+from tiny import NAME, SIZE
 
 import commandline
 import visualize
-from commands import command, files
 from data.images import open_image
 from data.transforms import evaluation_transform
 from models.runs import load_run
-from tiny import NAME, SIZE
 
 METHODS = ["lrp_magnitude", "rollout", "cp_lrp", "attention"]  # unsigned, without classes, signed, without classes
 
@@ -39,8 +39,23 @@ def drawn(monkeypatch) -> list[dict]:
 
 def test_one_picture_an_image_whatever_their_names(shop, tmp_path, capsys):
     images = [shop.colours / "val" / name / "00.png" for name in ("red", "blue")]
-    assert command(visualize, shop.dora, *images, "--targets", "true", "pred", "green", "--relevance", "lrp", "rollout",
-                   "--out", tmp_path) == 0
+    assert (
+        command(
+            visualize,
+            shop.dora,
+            *images,
+            "--targets",
+            "true",
+            "pred",
+            "green",
+            "--relevance",
+            "lrp",
+            "rollout",
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     assert set(files(tmp_path)) == {"red-00.png", "blue-00.png"}
     assert capsys.readouterr().out.split() == [str(tmp_path / "red-00.png"), str(tmp_path / "blue-00.png")]
 
@@ -52,7 +67,10 @@ def test_a_folder_is_drawn_with_all_its_folders_and_titles_say_which(shop, tmp_p
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     assert command(visualize, shop.dora, tmp_path / "photos", "--out", tmp_path / "out") == 0
     assert [(one["title"], one["out"].name) for one in drawn] == [
-        ("blue/01.PNG", "01.png"), ("blue/02.png", "02.png"), ("photos/red.png", "red.png")]
+        ("blue/01.PNG", "01.png"),
+        ("blue/02.png", "02.png"),
+        ("photos/red.png", "red.png"),
+    ]
     monkeypatch.chdir(tmp_path / "photos" / "blue")
     for given in (".", "01.PNG", "../blue/01.PNG"):
         assert command(visualize, shop.dora, given, "--out", tmp_path / "out") == 0
@@ -80,7 +98,12 @@ def test_names_are_told_apart_by_folder_and_number(tmp_path):
 
     assert names("a/1.jpg", "b/2.jpg") == ["1.png", "2.png"]
     assert names("a/1.jpg", "b/1.jpg", "a/1.png", "x/a/1.jpg", "c/a-1-2.gif") == [
-        "a-1.png", "b-1.png", "a-1-2.png", "a-1-3.png", "a-1-2-2.png"]
+        "a-1.png",
+        "b-1.png",
+        "a-1-2.png",
+        "a-1-3.png",
+        "a-1-2-2.png",
+    ]
     assert names("c/a-1.gif", "a/1.jpg", "b/1.jpg") == ["a-1.png", "a-1-2.png", "b-1.png"]
     named = visualize.output_names([Path("a/1.jpg")], tmp_path, ["contrast log_p", "centre head"])
     assert named == [tmp_path / "1-contrast-log_p-centre-head.png"]
@@ -145,8 +168,11 @@ def test_a_contrast_is_named_in_the_picture_and_in_its_file(shop, red, tmp_path,
         assert command(visualize, shop.dora, red, "--relevance", "cp_lrp", "lrp", *options, "--out", tmp_path) == 0
     assert [one["out"].name for one in drawn] == ["00.png", "00-contrast-mean.png", "00-contrast-log_p-centre-head.png"]
     said = [[row[0].title for row in one["rows"]] for one in drawn]
-    assert said == [["cp_lrp", "lrp"], ["cp_lrp, contrast mean", "lrp, contrast mean"],
-                    ["cp_lrp, contrast log_p, centre head", "lrp, contrast log_p, centre head"]]
+    assert said == [
+        ["cp_lrp", "lrp"],
+        ["cp_lrp, contrast mean", "lrp, contrast mean"],
+        ["cp_lrp, contrast log_p, centre head", "lrp, contrast log_p, centre head"],
+    ]
 
 
 def test_a_precision_is_named_and_refused_where_it_would_change_maps(shop, red, tmp_path, drawn, refused):
@@ -156,16 +182,33 @@ def test_a_precision_is_named_and_refused_where_it_would_change_maps(shop, red, 
     assert drawn[1]["rows"][0][0].title == "lrp_depth, precision float16"
     pixels = [np.asarray(one["rows"][0][1].image, float) for one in drawn]
     assert 0 < np.abs(pixels[0] - pixels[1]).max() and np.abs(pixels[0] - pixels[1]).mean() < 2
-    message = refused(visualize, tmp_path / "run", red, "--relevance", "lrp_depth", "lrp", "--precision", "float16", "--out", tmp_path)
+    message = refused(
+        visualize, tmp_path / "run", red, "--relevance", "lrp_depth", "lrp", "--precision", "float16", "--out", tmp_path
+    )
     assert "lrp differs by more than 2 % in float16" in message and "Of those given, lrp_depth can" in message
 
 
 def test_a_contrast_is_named_in_pictures_of_heads(shop, red, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append(args))
-    assert command(visualize, shop.dora, red, "--targets", "red", "--relevance", "cp_lrp", "--contrast", "softmax",
-                   "--layers", "--out", tmp_path) == 0
-    (file, *_, title, _scale), = asked
+    assert (
+        command(
+            visualize,
+            shop.dora,
+            red,
+            "--targets",
+            "red",
+            "--relevance",
+            "cp_lrp",
+            "--contrast",
+            "softmax",
+            "--layers",
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
+    ((file, *_, title, _scale),) = asked
     assert file.name == "00-contrast-softmax-layers-cp_lrp-1-red.png"
     assert "cp_lrp, contrast softmax" in title and title.endswith("red/00.png")
 
@@ -175,14 +218,20 @@ def test_every_row_has_a_scale(shop, red, tmp_path, drawn):
         assert command(visualize, shop.dora, red, "--relevance", *methods, "--out", tmp_path) == 0
     both, signed, unsigned = [one["scales"] for one in drawn]
     assert [(one.colour_map, one.limits) for one in both] == [("inferno", ("0", "max")), ("RdBu_r", ("against", "for"))]
-    assert both[0].label.startswith("lrp_magnitude, rollout, attention: relevance, each heatmap from 0 to its own maximum")
+    assert both[0].label.startswith(
+        "lrp_magnitude, rollout, attention: relevance, each heatmap from 0 to its own maximum"
+    )
     assert both[1].label.startswith("cp_lrp: relevance against and for the class")
-    assert [one.label for one in signed + unsigned] == [both[1].label.removeprefix("cp_lrp: "), "relevance, each heatmap from "
-                                                        "0 to its own maximum"]
+    assert [one.label for one in signed + unsigned] == [
+        both[1].label.removeprefix("cp_lrp: "),
+        "relevance, each heatmap from 0 to its own maximum",
+    ]
 
 
 def test_a_method_that_knows_no_class_is_drawn_once(shop, red, tmp_path, drawn):
-    assert command(visualize, shop.dora, red, "--targets", "red", "blue", "--relevance", *METHODS, "--out", tmp_path) == 0
+    assert (
+        command(visualize, shop.dora, red, "--targets", "red", "blue", "--relevance", *METHODS, "--out", tmp_path) == 0
+    )
     assert command(visualize, shop.dora, red, "--relevance", "rollout", "attention", "--out", tmp_path) == 0
     both, alone = drawn
     assert [[cell is not None for cell in row] for row in both["rows"]] == [[True] * 3, [True, True, False]] * 2
@@ -200,7 +249,9 @@ def test_all_of_it_fits_together(shop, red, tmp_path):
 
 
 def test_a_method_named_twice_is_drawn_once(shop, red, tmp_path, drawn):
-    assert command(visualize, shop.dora, red, "--relevance", "lrp_depth", "rollout", "lrp_depth", "--out", tmp_path) == 0
+    assert (
+        command(visualize, shop.dora, red, "--relevance", "lrp_depth", "rollout", "lrp_depth", "--out", tmp_path) == 0
+    )
     assert [row[0].title for row in drawn[0]["rows"]] == ["lrp_depth", "rollout"]
 
 
@@ -226,7 +277,9 @@ def test_pictures_drawn_before_ctrl_c_are_whole(shop, tmp_path, monkeypatch):
         saved.append(save(figure, path, **named))
 
     monkeypatch.setattr(Figure, "savefig", interrupted)
-    assert command(visualize, shop.dora, shop.colours / "val" / "red", "--relevance", "rollout", "--out", tmp_path) == 130
+    assert (
+        command(visualize, shop.dora, shop.colours / "val" / "red", "--relevance", "rollout", "--out", tmp_path) == 130
+    )
     assert set(files(tmp_path)) == {"00.png"} and np.asarray(Image.open(tmp_path / "00.png")).any()
 
 
@@ -249,7 +302,9 @@ def test_unknown_true_classes_are_refused_before_anything_is_drawn(shop, red, tm
 def test_images_that_are_not_there(shop, tmp_path, refused):
     (tmp_path / "empty").mkdir()
     for given, why in (("*.jpg", "names no image"), ("empty", "names no image"), ("photo.jpg", "does not exist")):
-        assert f"{tmp_path / given} {why}; give" in refused(visualize, shop.linear, tmp_path / given, "--out", tmp_path / "out")
+        assert f"{tmp_path / given} {why}; give" in refused(
+            visualize, shop.linear, tmp_path / given, "--out", tmp_path / "out"
+        )
 
 
 def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, red, tmp_path, capsys):
@@ -266,21 +321,38 @@ def test_what_a_method_does_by_itself_is_no_change():
     def options(*words: str) -> dict:
         return commandline.relevance_options(visualize.build_parser().parse_args(["run", "photo.jpg", *words]))
 
-    assert options("--relevance", "lrp_depth", "rollout", "--contrast", "none") == {} == options("--contrast", "softmax")
+    assert (
+        options("--relevance", "lrp_depth", "rollout", "--contrast", "none") == {} == options("--contrast", "softmax")
+    )
     assert options("--contrast", "none", "--centre-head") == {"contrast": "none", "centre_head": True}
     assert options("--relevance", "lrp_depth", "--contrast", "softmax") == {"contrast": "softmax"}
 
 
-@pytest.mark.parametrize("methods, options, words", [
-    (["lrp", "rollout", "lrp_depth"], ["--contrast", "mean"], "rollout has no option 'contrast'; it has start_block, layers. "
-     "Of those given, lrp, lrp_depth can; give no other, or drop --contrast"),
-    (["gradcam", "lrp"], ["--layers", "--centre-head"], "Of those given, lrp can; give no other, or drop --centre-head and "
-     "--layers"),
-    (["rollout", "random"], ["--contrast", "mean"], "Choose another --relevance, or drop --contrast"),
-    (["lrp_blend"], ["--centre-head"], "lrp_blend explains a contrast, which a centred head leaves as it is. Choose another "
-     "--relevance, or drop --centre-head"),
-])
+@pytest.mark.parametrize(
+    "methods, options, words",
+    [
+        (
+            ["lrp", "rollout", "lrp_depth"],
+            ["--contrast", "mean"],
+            "rollout has no option 'contrast'; it has start_block, layers. "
+            "Of those given, lrp, lrp_depth can; give no other, or drop --contrast",
+        ),
+        (
+            ["gradcam", "lrp"],
+            ["--layers", "--centre-head"],
+            "Of those given, lrp can; give no other, or drop --centre-head and --layers",
+        ),
+        (["rollout", "random"], ["--contrast", "mean"], "Choose another --relevance, or drop --contrast"),
+        (
+            ["lrp_blend"],
+            ["--centre-head"],
+            "lrp_blend explains a contrast, which a centred head leaves as it is. Choose another "
+            "--relevance, or drop --centre-head",
+        ),
+    ],
+)
 def test_methods_that_have_the_option_are_named_where_another_lacks_it(tmp_path, refused, methods, options, words):
     """Before anything is loaded: the run is not even there."""
-    assert words in refused(visualize, tmp_path / "run", tmp_path / "a.png", "--relevance", *methods, *options,
-                            "--out", tmp_path / "out")
+    assert words in refused(
+        visualize, tmp_path / "run", tmp_path / "a.png", "--relevance", *methods, *options, "--out", tmp_path / "out"
+    )

@@ -52,8 +52,16 @@ def same_state(a: dict, b: dict) -> bool:
 def config_of(spec, settings=Settings(), **changes) -> dict:
     """Return the config of a run with three classes on some photos, with changes."""
     model = create_backbone(spec, 3)
-    values = {"settings": settings, "spec": spec, "backbone_hash": content_hash(model), "data": DATA, "seed": 0,
-              "data_config": model_data_config(model), "class_names": ["a", "b", "c"], "recipe": {"epochs": 3}}
+    values = {
+        "settings": settings,
+        "spec": spec,
+        "backbone_hash": content_hash(model),
+        "data": DATA,
+        "seed": 0,
+        "data_config": model_data_config(model),
+        "class_names": ["a", "b", "c"],
+        "recipe": {"epochs": 3},
+    }
     return make_config(**(values | changes))
 
 

@@ -31,8 +31,10 @@ from explain import UnsupportedModel, check_explainable  # noqa: E402
 from files import atomic  # noqa: E402
 
 OUT = ROOT / "docs" / "families.md"
-SIZES = re.compile(r"^(tiny|xsmall|small|medium|mediumd|base|large|huge|giant|giantopt|gigantic|little|betwixt|wee|plus"
-                   r"|so\d+m2?|\db|patch\d+|\d+)$")
+SIZES = re.compile(
+    r"^(tiny|xsmall|small|medium|mediumd|base|large|huge|giant|giantopt|gigantic|little|betwixt|wee|plus"
+    r"|so\d+m2?|\db|patch\d+|\d+)$"
+)
 CLASSES, GRID = 7, (2, 3)
 
 
@@ -49,9 +51,15 @@ class Family:
 
 def modules_with_vits() -> list[str]:
     """The modules of timm's registry that can build a VisionTransformer, as their namespace holds the class."""
-    return [module for module in timm.list_modules() for name in timm.list_models(module=module)[:1]
-            if any(isinstance(value, type) and issubclass(value, VisionTransformer)
-                   for value in vars(sys.modules[timm.model_entrypoint(name).__module__]).values())]
+    return [
+        module
+        for module in timm.list_modules()
+        for name in timm.list_models(module=module)[:1]
+        if any(
+            isinstance(value, type) and issubclass(value, VisionTransformer)
+            for value in vars(sys.modules[timm.model_entrypoint(name).__module__]).values()
+        )
+    ]
 
 
 def build_small(name: str) -> VisionTransformer:
@@ -91,18 +99,20 @@ def parts_of(model: VisionTransformer) -> str:
     block = model.blocks[0]
     attention = getattr(block, "attn", None)
     pooling = {"token": "class token", "avg": "mean", "map": "attention pooling"}
-    parts = [("two heads", hasattr(model, "head_dist")),
-             (pooling.get(model.global_pool, model.global_pool), True),
-             ("no class token", not model.has_class_token),
-             (f"{model.num_reg_tokens} register tokens", model.num_reg_tokens > 0),
-             ("no_embed_class", model.no_embed_class),
-             ("any image size", model.dynamic_img_size),
-             ("norm_pre", not isinstance(model.norm_pre, nn.Identity)),
-             ("LayerScale", not isinstance(getattr(block, "ls1", nn.Identity()), nn.Identity)),
-             ("q/k norm", isinstance(attention, Attention) and not isinstance(attention.q_norm, nn.Identity)),
-             ("fc_norm", not isinstance(model.fc_norm, nn.Identity)),
-             ("no final norm", all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm))),
-             (_activation(block), _activation(block) != "GELU")]
+    parts = [
+        ("two heads", hasattr(model, "head_dist")),
+        (pooling.get(model.global_pool, model.global_pool), True),
+        ("no class token", not model.has_class_token),
+        (f"{model.num_reg_tokens} register tokens", model.num_reg_tokens > 0),
+        ("no_embed_class", model.no_embed_class),
+        ("any image size", model.dynamic_img_size),
+        ("norm_pre", not isinstance(model.norm_pre, nn.Identity)),
+        ("LayerScale", not isinstance(getattr(block, "ls1", nn.Identity()), nn.Identity)),
+        ("q/k norm", isinstance(attention, Attention) and not isinstance(attention.q_norm, nn.Identity)),
+        ("fc_norm", not isinstance(model.fc_norm, nn.Identity)),
+        ("no final norm", all(isinstance(norm, nn.Identity) for norm in (model.norm, model.fc_norm))),
+        (_activation(block), _activation(block) != "GELU"),
+    ]
     return ", ".join(name for name, there in parts if there)
 
 
@@ -138,8 +148,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def row_of(family: Family) -> list[str]:
-    return [family.name, family.parts, "no" if family.refusal else "yes", family.refusal or "",
-            f"{len(family.models)}: {', '.join(f'`{name}`' for name in family.models)}"]
+    return [
+        family.name,
+        family.parts,
+        "no" if family.refusal else "yes",
+        family.refusal or "",
+        f"{len(family.models)}: {', '.join(f'`{name}`' for name in family.models)}",
+    ]
 
 
 def counted(found: list[Family]) -> str:
@@ -148,8 +163,9 @@ def counted(found: list[Family]) -> str:
     for family in found:
         asked[family.module] += len(family.models)
         explained[family.module] += len(family.models) if family.refusal is None else 0
-    return (f"{explained.total()} of {asked.total()} can be explained:\n"
-            + ", ".join(f"{explained[module]} of {count} in {module}" for module, count in asked.items()))
+    return f"{explained.total()} of {asked.total()} can be explained:\n" + ", ".join(
+        f"{explained[module]} of {count} in {module}" for module, count in asked.items()
+    )
 
 
 def document() -> str:

@@ -5,11 +5,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import colour_folder
 
 from data.datasets import load_data, nearest, stratified
 from data.scenes import DATA_SEED_LIMIT, SPORTS
 from errors import ExplainedError, UsageError
-from tiny import colour_folder
 
 
 @pytest.fixture
@@ -185,7 +185,11 @@ def test_classes_keep_some_folders(folder):
 
 def test_train_images_and_val_images_limit_their_splits(folder):
     data = load(folder, train_images=6, val_images=3)
-    assert data.splits["train"].labels.tolist() == [0, 0, 1, 1, 2, 2] and data.splits["val"].labels.tolist() == [0, 1, 2]
+    assert data.splits["train"].labels.tolist() == [0, 0, 1, 1, 2, 2] and data.splits["val"].labels.tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_a_limit_that_leaves_a_class_empty_is_refused(folder):
@@ -223,8 +227,12 @@ def test_the_fingerprint_knows_the_content_and_not_the_place(folder, tmp_path):
 
 
 def test_the_fingerprint_knows_which_images_were_chosen(folder):
-    choices = [load(folder), load(folder, train_images=6), load(folder, train_images=6, data_seed=1),
-               load(folder, classes=["red", "blue"])]
+    choices = [
+        load(folder),
+        load(folder, train_images=6),
+        load(folder, train_images=6, data_seed=1),
+        load(folder, classes=["red", "blue"]),
+    ]
     assert len({data.fingerprint for data in choices}) == 4
 
 
@@ -249,6 +257,8 @@ def test_the_scenes_fingerprint_follows_what_is_drawn():
     assert len(prints) == 3 and scenes().fingerprint in prints
 
 
-@pytest.mark.parametrize("options, words", [({"train_images": 5}, "too few"), ({"context_bias": 1.2}, "no probability")])
+@pytest.mark.parametrize(
+    "options, words", [({"train_images": 5}, "too few"), ({"context_bias": 1.2}, "no probability")]
+)
 def test_scenes_that_cannot_be_meant_are_refused(options, words):
     assert words in refusal("scenes", **options)

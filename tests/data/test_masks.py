@@ -5,16 +5,22 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from scene_folder import scene_folder
+from tiny import colour_folder
 
 from data.datasets import SceneSplit, load_data
 from data.images import MaskFormatError, open_image, open_mask
 from data.scenes import MASKS, SPORTS
 from data.transforms import mask_transform, prepared_masks
-from scene_folder import scene_folder
-from tiny import colour_folder
 
-CONFIG = {"input_size": [3, 32, 32], "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3,
-          "crop_pct": 0.8, "crop_mode": "center"}
+CONFIG = {
+    "input_size": [3, 32, 32],
+    "interpolation": "bicubic",
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "crop_pct": 0.8,
+    "crop_mode": "center",
+}
 MARK = np.zeros((32, 32), dtype=bool)
 MARK[4:9, 3:20] = True
 
@@ -48,7 +54,8 @@ def is_the_scenes_own(split, index: int) -> bool:
     name, _, number = split.name(index).removesuffix(".png").split("/")
     drawn = SceneSplit(name, 32, 0, 0.9, (int(number),))
     return drawn.image(0).tobytes() == split.image(index).tobytes() and np.array_equal(
-        drawn.masks(0)["evidence"], split.masks(index)["evidence"])
+        drawn.masks(0)["evidence"], split.masks(index)["evidence"]
+    )
 
 
 # What a split knows
@@ -65,7 +72,7 @@ def test_saved_scenes_give_the_same_evidence_to_the_pixel(scenes):
     assert data.warnings == () and data.class_names == SPORTS[:4]
     val = data.splits["val"]
     assert len(val) == 8 and all(is_the_scenes_own(val, i) for i in range(len(val)))
-    (name, mask), = val.masks(0).items()
+    ((name, mask),) = val.masks(0).items()
     assert name == "evidence" and mask.dtype == bool and mask.shape == (32, 32)
     assert not marked(data.splits["train"]), "the plain form is for validation alone"
 
@@ -145,11 +152,14 @@ def test_fewer_classes_and_images_keep_masks_aligned(scenes):
 # Pixels
 
 
-@pytest.mark.parametrize("pixels", [
-    np.array([[0, 1, 255]], dtype=np.uint8),
-    np.array([[0, 1, 65535]], dtype=np.uint16),
-    np.array([[False, True, True]]),
-])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.array([[0, 1, 255]], dtype=np.uint8),
+        np.array([[0, 1, 65535]], dtype=np.uint16),
+        np.array([[False, True, True]]),
+    ],
+)
 def test_what_is_not_zero_is_evidence(tmp_path, pixels):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert open_mask(tmp_path / "a.png").tolist() == [[False, True, True]]

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 from PIL import Image
+from tiny import colour_folder
 
 from data import scan
 from data.datasets import ImageData, load_data
-from tiny import colour_folder
 
 
 @pytest.fixture
@@ -37,11 +37,16 @@ def decoded(monkeypatch) -> list[bytes]:
 
 def same(one: ImageData, other: ImageData) -> bool:
     """Tell whether two loads found the same images in the same places, and had the same to say about them."""
+
     def content(data):
         return [(name, s.root, s.paths, s.labels.tolist(), s.digests) for name, s in data.splits.items()]
 
-    return (content(one) == content(other) and one.fingerprint == other.fingerprint and one.warnings == other.warnings
-            and one.class_names == other.class_names)
+    return (
+        content(one) == content(other)
+        and one.fingerprint == other.fingerprint
+        and one.warnings == other.warnings
+        and one.class_names == other.class_names
+    )
 
 
 def change(path, content: bytes, later_ns: int = 10**9) -> None:
@@ -136,12 +141,19 @@ def test_two_folders_have_a_memory_each_and_a_moved_one_none(folder, tmp_path, d
     assert len(decoded) == 18  # the same folder by another name
 
 
-@pytest.mark.parametrize("damage", [
-    lambda text: text[: len(text) // 2], lambda text: "", lambda text: "[]", lambda text: "{}",
-    lambda text: text.replace('"files":{', '"files":{"red/a.png":[1,2],'),
-    lambda text: text.replace('"files":{', '"files":{"red/a.png":[1,2,"beef"],'),
-    lambda text: json.dumps(json.loads(text) | {"files": [1]}), lambda text: "\udcff",
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: text.replace('"files":{', '"files":{"red/a.png":[1,2],'),
+        lambda text: text.replace('"files":{', '"files":{"red/a.png":[1,2,"beef"],'),
+        lambda text: json.dumps(json.loads(text) | {"files": [1]}),
+        lambda text: "\udcff",
+    ],
+)
 def test_a_damaged_memory_is_ignored_said_and_mended(folder, tmp_path, decoded, capsys, damage):
     data = load(folder, cache=tmp_path / "cache")
     before = {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()}

@@ -12,12 +12,25 @@ from timm.data.auto_augment import rand_augment_transform
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from data.transforms import (AUGMENTATIONS, Prepared, drawing_size, evaluation_transform, mask_transform, to_pixels,
-                             training_transform)
+from data.transforms import (
+    AUGMENTATIONS,
+    Prepared,
+    drawing_size,
+    evaluation_transform,
+    mask_transform,
+    to_pixels,
+    training_transform,
+)
 from models.backbone import model_data_config
 
-CONFIG = {"input_size": [3, 32, 32], "interpolation": "bicubic", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4],
-          "crop_pct": 0.8, "crop_mode": "center"}
+CONFIG = {
+    "input_size": [3, 32, 32],
+    "interpolation": "bicubic",
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.3, 0.4],
+    "crop_pct": 0.8,
+    "crop_mode": "center",
+}
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -43,7 +56,9 @@ class NoiseSplit:
 # Evaluation
 
 
-@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "deit3_small_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["test_vit", "vit_tiny_patch16_224", "deit3_small_patch16_224", "swin_tiny_patch4_window7_224"]
+)
 def test_evaluation_is_timms_own(name):
     with torch.device("meta"):
         model = timm.create_model(name, pretrained=False)
@@ -74,7 +89,7 @@ def test_to_pixels_undoes_the_normalisation():
 def test_a_mask_goes_through_the_same_crop_as_its_image(crop_mode, size):
     config = CONFIG | {"crop_mode": crop_mode}
     mask = np.zeros(size[::-1], dtype=bool)
-    mask[size[1] // 3: size[1] * 2 // 3, size[0] // 4: size[0] // 2] = True
+    mask[size[1] // 3 : size[1] * 2 // 3, size[0] // 4 : size[0] // 2] = True
     x = evaluation_transform(config)(Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB"))
     seen = to_pixels(x, config)[..., 0] > 127
     moved = mask_transform(config)(mask)
@@ -85,7 +100,11 @@ def test_a_mask_goes_through_the_same_crop_as_its_image(crop_mode, size):
 
 def test_scenes_are_drawn_large_enough_not_to_be_upsampled():
     size = drawing_size(CONFIG)
-    assert size == 40 and evaluation_transform(CONFIG | {"interpolation": "nearest"})(noise(size, size)).shape == (3, 32, 32)
+    assert size == 40 and evaluation_transform(CONFIG | {"interpolation": "nearest"})(noise(size, size)).shape == (
+        3,
+        32,
+        32,
+    )
     centre = np.asarray(noise(size, size))[4:36, 4:36]
     assert (to_pixels(evaluation_transform(CONFIG)(noise(size, size)), CONFIG) == centre).all()
 
@@ -96,7 +115,10 @@ def test_scenes_are_drawn_large_enough_not_to_be_upsampled():
 def test_flip_gives_the_image_or_its_mirror_and_both_happen():
     x = evaluation_transform(CONFIG)(NoiseSplit().image(0))
     flipped = [Prepared(NoiseSplit(), training_transform(CONFIG, "flip"), epoch=e)[0][0] for e in range(12)]
-    kinds = ["same" if torch.equal(f, x) else "mirror" if torch.allclose(f, x.flip(-1), atol=0.03) else "other" for f in flipped]
+    kinds = [
+        "same" if torch.equal(f, x) else "mirror" if torch.allclose(f, x.flip(-1), atol=0.03) else "other"
+        for f in flipped
+    ]
     assert set(kinds) == {"same", "mirror"}
 
 
@@ -116,11 +138,21 @@ def seed_all(seed: int) -> None:
 
 def test_rand_is_crop_flip_timms_rand_augment_and_the_models_own_normalisation():
     transform, changed = training_transform(CONFIG, "rand", 0.6), 0
-    crop = v2.Compose([v2.RandomResizedCrop([32, 32], (0.6, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
-                       v2.RandomHorizontalFlip()])
-    augment = rand_augment_transform("rand-m9-mstd0.5-inc1", {
-        "translate_const": 14, "img_mean": (102, 128, 153), "interpolation": Image.Resampling.BICUBIC,
-        "magnitude_max": 9.99})
+    crop = v2.Compose(
+        [
+            v2.RandomResizedCrop([32, 32], (0.6, 1.0), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    augment = rand_augment_transform(
+        "rand-m9-mstd0.5-inc1",
+        {
+            "translate_const": 14,
+            "img_mean": (102, 128, 153),
+            "interpolation": Image.Resampling.BICUBIC,
+            "magnitude_max": 9.99,
+        },
+    )
     for seed in range(40):
         seed_all(seed)
         cropped = crop(noise(40, 36))
@@ -172,10 +204,12 @@ def test_another_seed_or_epoch_gives_another_crop(change, augmentation):
     assert all(not torch.equal(first[i][0], second[i][0]) for i in range(6))
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.rand(1).item(), random.random, np.random.rand],
-                         ids=["torch", "python", "numpy"])
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(1).item(), random.random, np.random.rand], ids=["torch", "python", "numpy"]
+)
 def test_every_generator_is_seeded_by_seed_epoch_and_index(draw):
     """Each alone: what one of them draws differs between items, and is the same for the same item."""
+
     def number(image):
         return torch.tensor(draw())
 

@@ -7,12 +7,11 @@ import copy
 from types import SimpleNamespace
 
 import torch
+from small_vits import make_vit
 from timm.layers import AttentionPoolLatent
 from timm.layers.attention import Attention
 from torch import nn
 from torch.nn import functional as F
-
-from small_vits import make_vit
 
 STRUCTURES = {
     "class token": dict(),
@@ -161,7 +160,7 @@ def input_times_gradient(model, image, weights, way=PLAIN):
     """Pixels times gradient of weights (C,) times logits, summed over each patch: (grid_h, grid_w)."""
     model, _ = changed_vit(model, way)
     pixels = image[None].clone().requires_grad_(True)
-    gradient, = torch.autograd.grad((model(pixels) * weights).sum(), pixels)
+    (gradient,) = torch.autograd.grad((model(pixels) * weights).sum(), pixels)
     product = (pixels * gradient).detach().sum(1, keepdim=True)
     return F.avg_pool2d(product, model.patch_embed.patch_size, divisor_override=1)[0, 0]
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from small_vits import make_vit
 
 

@@ -50,8 +50,7 @@ def add(r, a, b, magnitude):
     absolute = abs(first_sum) + abs(second_sum)
     first_share = published_divide(abs(first_sum), absolute) * total
     second_share = published_divide(abs(second_sum), absolute) * total
-    return (first * published_divide(first_share, first_sum),
-            second * published_divide(second_share, second_sum))
+    return (first * published_divide(first_share, first_sum), second * published_divide(second_share, second_sum))
 
 
 def copied(r, x, magnitude):
@@ -78,8 +77,10 @@ def product(r, left, right, magnitude):
 
 def mean(r, x):
     """Mean over tokens, x (N, D), r (1, D): each token's part is its share of the channel's magnitudes."""
-    channels = [[abs(value) * signed_divide(relevance, sum(map(abs, values))) for value in values]
-                for values, relevance in zip(x.T.tolist(), r[0].tolist())]
+    channels = [
+        [abs(value) * signed_divide(relevance, sum(map(abs, values))) for value in values]
+        for values, relevance in zip(x.T.tolist(), r[0].tolist())
+    ]
     return torch.tensor(channels, dtype=torch.float64).T
 
 
@@ -99,8 +100,18 @@ def forward(model, image):
         normed2 = block.norm2(middle)
         hidden = mlp.act(mlp.fc1(normed2))
         output = block.ls2(mlp.fc2(hidden))
-        record.update(q=q, k=k, v=v, attention=attention, joined=joined, attended=attended, middle=middle,
-                      normed2=normed2, hidden=hidden, output=output)
+        record.update(
+            q=q,
+            k=k,
+            v=v,
+            attention=attention,
+            joined=joined,
+            attended=attended,
+            middle=middle,
+            normed2=normed2,
+            hidden=hidden,
+            output=output,
+        )
         records.append(record)
         x = middle + output
     normed = model.norm(x)
@@ -160,8 +171,10 @@ def relevances(model, records, normed, target, magnitude, with_rest=False):
 
 
 def detached(records):
-    return [{key: value.detach() if torch.is_tensor(value) else value for key, value in record.items()}
-            for record in records]
+    return [
+        {key: value.detach() if torch.is_tensor(value) else value for key, value in record.items()}
+        for record in records
+    ]
 
 
 def slow_map(model, image, target, method, start_block=0):
@@ -177,7 +190,7 @@ def slow_map(model, image, target, method, start_block=0):
     for gradient, factor in list(zip(gradients, factors))[start_block:]:
         total = (torch.eye(len(total)) + (gradient * factor).clamp(min=0).mean(0)) @ total
     row = total[pooled_tokens(model, normed)].mean(0)
-    return row[model.num_prefix_tokens:].view(model.patch_embed.grid_size)
+    return row[model.num_prefix_tokens :].view(model.patch_embed.grid_size)
 
 
 def slow_pool(model, tokens, target, magnitude):
@@ -186,7 +199,7 @@ def slow_pool(model, tokens, target, magnitude):
     count, heads, width = len(tokens), pool.num_heads, pool.head_dim
     k, v = pool.kv(tokens).view(count, 2, heads, width).permute(1, 2, 0, 3)
     q = pool.q(pool.latent[0]).view(1, heads, width).transpose(0, 1)
-    attention = (q @ k.transpose(1, 2) / width ** 0.5).softmax(-1)
+    attention = (q @ k.transpose(1, 2) / width**0.5).softmax(-1)
     joined = torch.cat(list(attention @ v), dim=-1)
     middle = pool.proj(joined)
     normed = pool.norm(middle)

@@ -9,18 +9,18 @@ from inspect import signature
 
 import pytest
 import torch
+from changed_vits import STRUCTURES, make_structure
+from small_vits import make_vit
 
 import explain
-from changed_vits import STRUCTURES, make_structure
 from explain import METHODS, parts, relevance, rules
 from explain.parts import images_at_once, in_parts
 from explain.precision import NOT_IN_HALF, HalfProducts, half_product
 from explain.vit import Network
-from small_vits import make_vit
 
 # `random` reads the pixels, on purpose: its maps are the same on every device.
 METHODS_THERE = [name for name in METHODS if name != "random"]
-WAYS_DOWN = ("lrp", "attnlrp", "gradient_attention", "gradcam", "rollout")      # that differ by structure
+WAYS_DOWN = ("lrp", "attnlrp", "gradient_attention", "gradcam", "rollout")  # that differ by structure
 
 
 def empty(*shape, dtype=torch.float32):
@@ -30,8 +30,9 @@ def empty(*shape, dtype=torch.float32):
 def compute(model, method, **options):
     """A method's maps of 3 images and 2 targets without numbers."""
     with torch.no_grad():
-        return METHODS[method].compute(Network(model.to("meta")), empty(3, 3, 24, 24),
-                                       empty(3, 2, dtype=torch.int64), **options)
+        return METHODS[method].compute(
+            Network(model.to("meta")), empty(3, 3, 24, 24), empty(3, 2, dtype=torch.int64), **options
+        )
 
 
 def test_the_meta_device_is_as_strict_as_this_file_needs():
@@ -70,7 +71,7 @@ def test_float16_does_not_wait_for_the_device(method):
 
 @pytest.mark.parametrize("batch", [1, 500])
 def test_an_accelerator_takes_all_images_at_once_and_a_cpu_what_its_cache_holds(vit, batch, monkeypatch):
-    widest, targets = 10 * 48, 2        # tokens times the hidden layer
+    widest, targets = 10 * 48, 2  # tokens times the hidden layer
     monkeypatch.setattr(parts, "CACHE_ELEMENTS", 7 * widest * targets)
     assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 7
     assert images_at_once(Network(vit.to("meta")), empty(batch, 3, 24, 24), targets) == batch
@@ -92,8 +93,16 @@ def test_what_fills_the_memory_is_tried_again_by_halves():
     assert sum(in_parts(compute, 10, 2), []) == list(range(10)) and sizes[4:] == [2] * 5
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory"),
-                                   RuntimeError("shapes do not fit"), ValueError("no class 9")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("shapes do not fit"),
+        ValueError("no class 9"),
+    ],
+)
 def test_what_halving_cannot_mend_is_raised(error):
     tried = []
 
@@ -130,7 +139,7 @@ def test_copies_are_scaled_without_a_look_and_to_the_same():
     there, x = empty(1, 3), torch.tensor([[1.0, -2.0, 1e-5], [1.0, 3.0, -2e-9]])
     assert rules.copy_published(there, empty(1, 3)) is there
     relevance = torch.tensor([[4.0, 5.0, 6.0]]).expand(2, -1)
-    multiplied = rules.copy_published(relevance.clone(), x)         # both rows, as one x is near zero
+    multiplied = rules.copy_published(relevance.clone(), x)  # both rows, as one x is near zero
     looked_at = rules.copy_published(relevance[:1].clone(), x[:1])
     assert torch.equal(looked_at, multiplied[:1]) and multiplied[1, 2] != 6
 

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from changed_vits import PLAIN, STRUCTURES, attnlrp_way, changed_vit, cp_lrp_way, input_times_gradient, make_structure
+from small_vits import make_vit
 from torch.nn import functional as F
 
-from changed_vits import (PLAIN, STRUCTURES, attnlrp_way, changed_vit, cp_lrp_way, input_times_gradient,
-                          make_structure)
 from explain import conservation_gap, relevance
 from explain.gradients import _secant, _slope
 from explain.vit import Network
-from small_vits import make_vit
 
 CHECKED = {
     "input_x_gradient": (dict(), PLAIN),
@@ -64,7 +63,7 @@ def test_tokens_instead_of_pixels(vit, images, targets, method):
     tokens = (vit._pos_embed(vit.patch_embed(images))).detach().requires_grad_(True)
     changed, _ = changed_vit(vit, way)
     logits = changed.forward_head(changed.norm(changed.blocks(tokens)))
-    gradient, = torch.autograd.grad(logits[0, targets[0, 1]], tokens)
+    (gradient,) = torch.autograd.grad(logits[0, targets[0, 1]], tokens)
     expected = (tokens * gradient).sum(-1)[0, 1:].detach().view(3, 3)
     assert relative(maps[0, 1], expected) < 1e-7
     with pytest.raises(ValueError, match="expected one of pixels, tokens"):
@@ -87,17 +86,22 @@ def test_mean_over_depth(vit, images, targets, method):
 
 
 def test_ours_are_cp_lrp_over_depth(vit, images, targets):
-    assert torch.equal(relevance(vit, images, targets, "lrp_depth"),
-                       relevance(vit, images, targets, "cp_lrp", at="depth"))
-    assert torch.equal(relevance(vit, images, targets, "lrp_contrast"),
-                       relevance(vit, images, targets, "cp_lrp", at="depth", contrast="softmax"))
+    assert torch.equal(
+        relevance(vit, images, targets, "lrp_depth"), relevance(vit, images, targets, "cp_lrp", at="depth")
+    )
+    assert torch.equal(
+        relevance(vit, images, targets, "lrp_contrast"),
+        relevance(vit, images, targets, "cp_lrp", at="depth", contrast="softmax"),
+    )
 
 
 def test_a_blend_is_the_mean_of_two_methods(vit, images, targets):
     """Of their maps, their heads' relevance and their gaps, from one recorded forward pass."""
     asked = {"layers": True, "gap": True}
-    parts = [relevance(vit, images, targets, "attnlrp_epsilon", at="depth", contrast="softmax", **asked),
-             relevance(vit, images, targets, "lrp_contrast", **asked)]
+    parts = [
+        relevance(vit, images, targets, "attnlrp_epsilon", at="depth", contrast="softmax", **asked),
+        relevance(vit, images, targets, "lrp_contrast", **asked),
+    ]
     for found, one, other in zip(relevance(vit, images, targets, "lrp_blend", **asked), *parts, strict=True):
         assert relative(found, (one + other) / 2) < 1e-12 and relative(one, other) > 1e-3
 
@@ -118,14 +122,16 @@ def test_padded_images(targets):
 def test_integrated_gradients_are_complete(images, targets, structure, contrast):
     """The map's sum goes to the change of the logit as steps grow, and `gap` is what is missing."""
     model = make_structure(structure)
-    gaps = [conservation_gap(model, images, targets, "integrated_gradients", steps=steps, contrast=contrast)
-            for steps in (2, 200)]
+    gaps = [
+        conservation_gap(model, images, targets, "integrated_gradients", steps=steps, contrast=contrast)
+        for steps in (2, 200)
+    ]
     assert float(gaps[1].abs().max()) < 1e-6 < float(gaps[0].abs().max())
 
 
 def test_integrated_gradients_by_hand(vit, images, targets):
     maps, gap = relevance(vit, images, targets, "integrated_gradients", steps=1, gap=True)
-    half = input_times_gradient(vit, images[1] / 2, one_hot(6))     # one step is the middle of the way
+    half = input_times_gradient(vit, images[1] / 2, one_hot(6))  # one step is the middle of the way
     assert relative(maps[1, 0], 2 * half) < 1e-10
     with torch.no_grad():
         change = vit(images)[1, 6] - vit(torch.zeros_like(images))[1, 6]
@@ -138,7 +144,7 @@ def test_integrated_gradients_by_hand(vit, images, targets):
 def test_slopes_and_secants_of_activations(act_layer):
     act = make_vit(act_layer=act_layer).blocks[0].mlp.act
     x = torch.linspace(-9, 9, 200, dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(act(x).sum(), x)
+    (slope,) = torch.autograd.grad(act(x).sum(), x)
     assert torch.allclose(_slope(act, x.detach()), slope, atol=1e-12)
     assert torch.allclose(_secant(act, x.detach()), (act(x) / x).detach(), atol=1e-12)
     ends = torch.tensor([0.0, 1e4, -1e4], dtype=torch.float64)

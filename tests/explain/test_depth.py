@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from changed_vits import STRUCTURES, changed_vit, make_structure
-from explain.depth import (MEASURES, LinearCKA, divergence, distance, entropy, measure_depth, reading_row,
-                           reading_shares)
-from explain.vit import Network
 from small_vits import make_vit, randomise
 from test_untouched_model import same, state
+
+from explain.depth import MEASURES, LinearCKA, distance, divergence, entropy, measure_depth, reading_row, reading_shares
+from explain.vit import Network
 
 GRID, TOKENS = (3, 4), 13
 LAST = slice(1, None)
@@ -43,6 +42,7 @@ def cka(x, y, *splits):
 
 # ---- one layer's attention
 
+
 def test_even_attention_and_attention_on_itself():
     assert entropy(even()).item() == pytest.approx(1) and entropy(itself()).item() == 0
     assert distance(itself(), GRID).item() == 0
@@ -57,8 +57,8 @@ def test_even_attention_and_attention_on_itself():
 
 def test_distance_counts_patches_alone_and_leaves_out_who_sees_none():
     attention = torch.zeros(1, 1, 3, 3)
-    attention[..., 0, 2] = 1                                    # the class token has no place
-    attention[..., 1, :] = torch.tensor([0.9, 0.05, 0.05])      # half of what is left, one patch away
+    attention[..., 0, 2] = 1  # the class token has no place
+    attention[..., 1, :] = torch.tensor([0.9, 0.05, 0.05])  # half of what is left, one patch away
     attention[..., 2, 0] = 1
     assert distance(attention, (1, 2)).item() == pytest.approx(0.5)
     assert distance(attention[..., 1:, 1:], (2, 1)).item() == pytest.approx(0.5), "no prefix token at all"
@@ -77,8 +77,9 @@ def test_measures_equal_their_loops(read):
             apart = []
             for i in range(12):
                 patches = one[1 + i][1:]
-                apart.append(sum(p * math.dist(divmod(i, 4), divmod(j, 4)) for j, p in enumerate(patches))
-                             / sum(patches))
+                apart.append(
+                    sum(p * math.dist(divmod(i, 4), divmod(j, 4)) for j, p in enumerate(patches)) / sum(patches)
+                )
             assert float(distance(attention, GRID)[b, head]) == pytest.approx(sum(apart) / 12)
             mean = [sum(one[i][j] for i in rows) / len(rows) for j in range(TOKENS)]
             assert row[b, head].tolist() == pytest.approx(mean)
@@ -96,8 +97,10 @@ def test_divergence_at_known_answers():
     assert torch.equal(divergence(p, q), divergence(q, p)) and divergence(p, q).shape == (5,)
     close = random_attention(200, 40)
     assert (divergence(close, close * (1 + 1e-15)) >= 0).all(), "no rounding below 0"
-    slow = [sum(a * math.log2(a / ((a + b) / 2)) + b * math.log2(b / ((a + b) / 2)) for a, b in zip(x, y)) / 2
-            for x, y in zip(p.tolist(), q.tolist())]
+    slow = [
+        sum(a * math.log2(a / ((a + b) / 2)) + b * math.log2(b / ((a + b) / 2)) for a, b in zip(x, y)) / 2
+        for x, y in zip(p.tolist(), q.tolist())
+    ]
     assert divergence(p, q).numpy() == pytest.approx(slow, abs=1e-6)
     drawn = -torch.log(torch.rand(2, 200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     drawn = drawn / drawn.sum(-1, keepdim=True)
@@ -106,8 +109,10 @@ def test_divergence_at_known_answers():
 
 # ---- CKA
 
+
 def slow_cka(x, y):
     """Song et al. 2012, eq. 5, on Gram matrices, term by term."""
+
     def hsic(one, other):
         n, first, second = len(x), one @ one.T, other @ other.T
         pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
@@ -115,6 +120,7 @@ def slow_cka(x, y):
         sums = sum(float(first[i, j]) for i, j in pairs) * sum(float(second[i, j]) for i, j in pairs)
         product = sum(float(first[i, j] * second[j, k]) for i, j in pairs for k in range(n) if k != j)
         return (trace + sums / ((n - 1) * (n - 2)) - 2 * product / (n - 2)) / (n * (n - 3))
+
     return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
@@ -149,6 +155,7 @@ def test_cka_of_nothing_to_compare():
 
 # ---- models
 
+
 def expected_reading(model, attention):
     """Rows that the model's head reads, by what timm's options mean."""
     prefix = model.num_prefix_tokens
@@ -164,7 +171,7 @@ def test_a_model_is_measured_on_the_attention_of_its_own_forward_pass(structure,
     model = make_structure(structure)
     changed, kept = changed_vit(model)
     changed(images)
-    one, = measure_depth([model], [images])
+    (one,) = measure_depth([model], [images])
     assert len(kept) == one.measures["entropy"].shape[1] == 3 + (model.attn_pool is not None)
     for layer, attention in enumerate(kept):
         attention, is_pool = attention.detach(), attention.shape[-2] == 1
@@ -191,11 +198,18 @@ def test_uniform_is_a_model_whose_attention_is_even(images):
         for block in model.blocks:
             block.attn.qkv.weight[:24] = 0
             block.attn.qkv.bias[:24] = 0
-    one, = measure_depth([model], [images])
+    (one,) = measure_depth([model], [images])
     for name in MEASURES:
         assert one.measures[name] == pytest.approx(np.full((3, 3, 2), one.uniform[name])), name
-    assert one.uniform == pytest.approx({"entropy": 1, "distance": float(distance(even(12), (3, 3))),
-                                         "on_patches": 9 / 12, "on_prefix": 2 / 12, "on_itself": 1 / 12})
+    assert one.uniform == pytest.approx(
+        {
+            "entropy": 1,
+            "distance": float(distance(even(12), (3, 3))),
+            "on_patches": 9 / 12,
+            "on_prefix": 2 / 12,
+            "on_itself": 1 / 12,
+        }
+    )
 
 
 @pytest.mark.parametrize("structure", ["class token", "attention pooling", "mean", "two heads"])
@@ -218,8 +232,10 @@ def test_a_change_in_block_1_is_seen_from_there_on(vit, images):
     second = measure_depth([vit, changed], [images])[1]
     assert (second.divergence[:, 0] == 0).all() and (second.divergence[:, 1:] > 1e-6).all()
     assert second.cka[:2] == pytest.approx([1, 1]) and (second.cka[2:] < 1 - 1e-6).all()
-    kept = [[block.attention.squeeze(2)[..., 0, :] for block in Network(model).record(images).blocks]
-            for model in (vit, changed)]
+    kept = [
+        [block.attention.squeeze(2)[..., 0, :] for block in Network(model).record(images).blocks]
+        for model in (vit, changed)
+    ]
     for layer, (before, after) in enumerate(zip(*kept)):
         assert second.divergence[:, layer] == pytest.approx(divergence(before, after).detach().numpy(), abs=1e-12)
     entering = vit.blocks[0](vit._pos_embed(vit.patch_embed(images)))

@@ -3,21 +3,33 @@
 import pytest
 import timm
 import torch
+from small_vits import randomise
 from timm.models.vision_transformer import VisionTransformer
 
 from explain import METHODS, relevance
 from explain.vit import Network
-from small_vits import randomise
-from tools.families import (CLASSES, GRID, OUT, build_small, build_without_memory, families, family_name, main,
-                            modules_with_vits, row_of, table)
+from tools.families import (
+    CLASSES,
+    GRID,
+    OUT,
+    build_small,
+    build_without_memory,
+    families,
+    family_name,
+    main,
+    modules_with_vits,
+    row_of,
+    table,
+)
 
-FAMILIES = families(["vision_transformer", "deit"])     # the modules whose models can be built small
+FAMILIES = families(["vision_transformer", "deit"])  # the modules whose models can be built small
 EXPLAINED = [family for family in FAMILIES if family.refusal is None]
 MODELS = list(dict.fromkeys(name for family in EXPLAINED for name in (family.models[0], family.models[-1])))
 of_another_timm = pytest.mark.skipif(
     f"timm {timm.__version__};" not in OUT.read_text(),
     reason=f"docs/families.md was written from another timm than {timm.__version__}, which is installed here: run "
-           "python tools/families.py to compare")
+    "python tools/families.py to compare",
+)
 
 
 def small_and_random(name: str):
@@ -47,10 +59,18 @@ def test_relevance_is_finite_and_depends_on_the_class(name):
 
 def test_the_families_that_users_bring_are_explained():
     refused = {name for family in FAMILIES if family.refusal for name in family.models}
-    wanted = ("vit_tiny_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_base_patch14_dinov2",
-              "deit3_base_patch16_224", "vit_base_patch14_reg4_dinov2", "vit_base_patch16_siglip_224",
-              "vit_base_patch16_siglip_gap_224", "deit_tiny_distilled_patch16_224", "flexivit_small",
-              "vit_intern300m_patch14_448")
+    wanted = (
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_clip_quickgelu_224",
+        "vit_base_patch14_dinov2",
+        "deit3_base_patch16_224",
+        "vit_base_patch14_reg4_dinov2",
+        "vit_base_patch16_siglip_224",
+        "vit_base_patch16_siglip_gap_224",
+        "deit_tiny_distilled_patch16_224",
+        "flexivit_small",
+        "vit_intern300m_patch14_448",
+    )
     assert not refused & set(wanted) and len(EXPLAINED) >= 30 and len(MODELS) > 50
     assert family_name("vit_so400m_patch14_siglip_gap_224") == "vit siglip gap"
 
@@ -62,6 +82,7 @@ def test_modules_are_found_by_what_they_know():
 
 
 # ---- the docs
+
 
 @of_another_timm
 def test_the_docs_have_a_row_for_every_family():

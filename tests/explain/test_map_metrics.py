@@ -28,7 +28,7 @@ def test_similarity_at_known_answers():
     assert np.allclose(metrics.spearman(a, np.exp(a)), 1)
     assert metrics.cosine([[1, 0]], [[0, 1]]) == 0
     assert metrics.spearman([[1, 2, 3]], [[1, 3, 2]]) == pytest.approx(0.5)
-    assert metrics.spearman([[1, 1, 2]], [[1, 2, 3]]) == pytest.approx(3 ** 0.5 / 2), "ties share ranks"
+    assert metrics.spearman([[1, 1, 2]], [[1, 2, 3]]) == pytest.approx(3**0.5 / 2), "ties share ranks"
 
 
 def test_entropy_from_one_patch_to_all():
@@ -46,18 +46,21 @@ def slow_ssim(a, b):
     """One pair of maps by loops: Wang et al. 2004, equation 13, windows mirrored at the border."""
     a, b = ((one - one.min()) / (one.max() - one.min()) for one in (a, b))
     distance = np.arange(-5, 6)
-    window = np.exp(-(distance[:, None] ** 2 + distance[None] ** 2) / (2 * 1.5 ** 2))
+    window = np.exp(-(distance[:, None] ** 2 + distance[None] ** 2) / (2 * 1.5**2))
     window /= window.sum()
     a, b = (np.pad(one, 5, mode="symmetric") for one in (a, b))
     values = []
     for y in range(a.shape[0] - 10):
         for x in range(a.shape[1] - 10):
-            p, q = a[y:y + 11, x:x + 11], b[y:y + 11, x:x + 11]
+            p, q = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
             mean_p, mean_q = (window * p).sum(), (window * q).sum()
             var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
             covariance = (window * (p - mean_p) * (q - mean_q)).sum()
-            values.append((2 * mean_p * mean_q + 1e-4) * (2 * covariance + 9e-4)
-                          / ((mean_p ** 2 + mean_q ** 2 + 1e-4) * (var_p + var_q + 9e-4)))
+            values.append(
+                (2 * mean_p * mean_q + 1e-4)
+                * (2 * covariance + 9e-4)
+                / ((mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4))
+            )
     return np.mean(values)
 
 
@@ -81,13 +84,14 @@ def test_histogram_entropy():
     values = np.array([[0, 0, 0, 4], [0, 1, 2, 4]])
     assert metrics.histogram_entropy(np.ones((3, 3))) == 0
     assert metrics.histogram_entropy(values, bins=4) == pytest.approx(  # bins of 1 and the last of [3, 4]
-        -sum(p * np.log(p) for p in (4 / 8, 1 / 8, 1 / 8, 2 / 8)))
+        -sum(p * np.log(p) for p in (4 / 8, 1 / 8, 1 / 8, 2 / 8))
+    )
     assert metrics.histogram_entropy(np.arange(64.0).reshape(8, 8)) == pytest.approx(np.log(64)), "all different"
     assert metrics.histogram_entropy(np.arange(64.0).reshape(8, 8), bins=16) == pytest.approx(np.log(16))
     assert metrics.histogram_entropy(5 - 3 * draw(4, 5, 5)) == pytest.approx(metrics.histogram_entropy(draw(4, 5, 5)))
     assert metrics.histogram_entropy(draw(3, 2, 5, 5)).shape == (3, 2)
     assert np.isnan(metrics.histogram_entropy([[[np.nan, 1]], [[np.inf, 1]], [[np.inf, np.inf]]])).all()
-    two = np.log(2)     # however near, small or large two values are
+    two = np.log(2)  # however near, small or large two values are
     for values in ([1, np.nextafter(1, 2)], [0, 5e-324], [1e308, -1e308], [0, 1]):
         assert metrics.histogram_entropy([values]) == pytest.approx(two)
     assert metrics.histogram_entropy(np.stack([np.zeros((2, 2)), np.eye(2)])) == pytest.approx([0, two])
@@ -165,15 +169,19 @@ def test_localisation_of_a_random_map_is_chance_and_of_the_mask_itself_perfect()
     mask[2:5, 3:10] = True
     share, maps = mask.mean(), draw(3000, 8, 12)
     coverage = metrics.patch_coverage(mask, (4, 6))
-    for found in (metrics.rank_accuracy(maps, mask), metrics.mass(maps, mask),
-                  metrics.mass(draw(3000, 4, 6), coverage), metrics.mass(draw(3000, 4, 6) ** 9, coverage)):
-        assert found.shape == (3000,) and found.mean() == pytest.approx(share, abs=4 * found.std() / 3000 ** 0.5)
+    for found in (
+        metrics.rank_accuracy(maps, mask),
+        metrics.mass(maps, mask),
+        metrics.mass(draw(3000, 4, 6), coverage),
+        metrics.mass(draw(3000, 4, 6) ** 9, coverage),
+    ):
+        assert found.shape == (3000,) and found.mean() == pytest.approx(share, abs=4 * found.std() / 3000**0.5)
     for scale in (1, 1e-200, 7):
         assert metrics.rank_accuracy(scale * mask, mask) == 1 and metrics.mass(scale * mask, mask) == pytest.approx(1)
     assert metrics.rank_accuracy(~mask, mask) == 0 == metrics.mass(~mask, mask), "all beside it"
     fully = coverage == 1
     assert fully.any() and metrics.mass(fully, coverage) == pytest.approx(1)
-    assert metrics.mass(coverage, coverage) == pytest.approx((coverage ** 2).sum() / coverage.sum()), "border patches"
+    assert metrics.mass(coverage, coverage) == pytest.approx((coverage**2).sum() / coverage.sum()), "border patches"
 
 
 def test_chance_levels_that_docstrings_state():
@@ -216,22 +224,30 @@ def test_repeatability(vit, images, targets):
     assert metrics.repeatability(vit, images, targets, "lrp", noise=0.0, start_block=1).abs().max() == 0
     maps[0, 1] = 0
     assert metrics.repeatability(vit, images, targets, "lrp_magnitude", maps=maps).isnan().flatten().tolist() == [
-        False, True, False, False, False, False], "what has no size has no relative change"
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ], "what has no size has no relative change"
 
 
 def shared_photos(count):
+    import timm
     from PIL import Image
     from timm.data import create_transform, resolve_model_data_config
-    import timm
+
     weights = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
     folder = SHARED / "sports" / "valid"
     if not weights.is_file() or not folder.is_dir():
         pytest.skip(f"needs {weights.name} and sports/valid in ../shared")
-    model = timm.create_model("deit_tiny_patch16_224", pretrained=True,
-                              pretrained_cfg_overlay=dict(file=str(weights))).eval()
+    model = timm.create_model(
+        "deit_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=dict(file=str(weights))
+    ).eval()
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
     files = sorted(folder.glob("*/*.jpg"))
-    files = files[::len(files) // count][:count]
+    files = files[:: len(files) // count][:count]
     return model, torch.stack([transform(Image.open(file).convert("RGB")) for file in files])
 
 

@@ -17,11 +17,14 @@ def coloured(per_class=3, size=(24, 24), classes=CLASSES):
     return images, torch.arange(count) % classes
 
 
-@pytest.mark.parametrize("n, size, rows, columns", [
-    (2, (24, 24), (0, 12, 24), (0, 12, 24)),
-    (3, (24, 24), (0, 8, 16, 24), (0, 8, 16, 24)),
-    (3, (25, 16), (0, 8, 17, 25), (0, 5, 11, 16)),
-])
+@pytest.mark.parametrize(
+    "n, size, rows, columns",
+    [
+        (2, (24, 24), (0, 12, 24), (0, 12, 24)),
+        (3, (24, 24), (0, 8, 16, 24), (0, 8, 16, 24)),
+        (3, (25, 16), (0, 8, 17, 25), (0, 5, 11, 16)),
+    ],
+)
 def test_cells_hold_the_images_row_by_row(n, size, rows, columns):
     images, labels = coloured(size=size)
     mosaics, targets, which = make_mosaics(images, labels, n=n, count=5)
@@ -29,7 +32,7 @@ def test_cells_hold_the_images_row_by_row(n, size, rows, columns):
     assert which.shape == targets.shape == (5, n * n) and targets.dtype == which.dtype == torch.int64
     for cell in range(n * n):
         (y, x), index = divmod(cell, n), which[:, cell].double()[:, None, None, None]
-        inside = mosaics[:, :, rows[y]:rows[y + 1], columns[x]:columns[x + 1]]
+        inside = mosaics[:, :, rows[y] : rows[y + 1], columns[x] : columns[x + 1]]
         assert torch.allclose(inside, index.expand_as(inside))
     assert torch.equal(labels[which], targets)
     assert all(len(set(row)) == n * n for row in targets.tolist()), "distinct classes"
@@ -55,7 +58,7 @@ def test_draws_are_fixed_by_the_seed_and_use_all_images():
     for label in range(CLASSES):
         drawn = which.flatten()[targets.flatten() == label].tolist()
         for start in range(0, len(drawn) - 2, 3):
-            assert sorted(drawn[start:start + 3]) == [label, label + 10, label + 20], "each once before any twice"
+            assert sorted(drawn[start : start + 3]) == [label, label + 10, label + 20], "each once before any twice"
     _, many, _ = make_mosaics(images, labels, count=500)
     shares = [np.bincount(cell, minlength=CLASSES) / 500 for cell in many.T.numpy()]
     assert np.abs(np.array(shares) - 1 / CLASSES).max() < 0.06, "every class as often in every cell"
@@ -68,17 +71,20 @@ def test_only_images_among_the_given_are_used():
     assert set(which.flatten().tolist()) == set(among) and set(targets.flatten().tolist()) == {0, 3, 5, 6}
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(n=4), "10 classes among 30 images; a mosaic of 4 x 4 needs 16"),
-    (dict(among=[0, 10, 20, 1]), "2 classes among 4 images"),
-    (dict(among=[]), "0 classes among 0 images"),
-    (dict(among=[0, 1, 2, 30]), "among goes from 0 to 30; the images are 0 to 29"),
-    (dict(among=[-1, 1, 2, 3]), "among goes from -1"),
-    (dict(labels=torch.zeros(3)), "do not fit"),
-    (dict(n=1), "expected 1 or more, of 2 x 2 or more"),
-    (dict(n=5), "each cell a pixel or more"),
-    (dict(count=0), "0 mosaics"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(n=4), "10 classes among 30 images; a mosaic of 4 x 4 needs 16"),
+        (dict(among=[0, 10, 20, 1]), "2 classes among 4 images"),
+        (dict(among=[]), "0 classes among 0 images"),
+        (dict(among=[0, 1, 2, 30]), "among goes from 0 to 30; the images are 0 to 29"),
+        (dict(among=[-1, 1, 2, 3]), "among goes from -1"),
+        (dict(labels=torch.zeros(3)), "do not fit"),
+        (dict(n=1), "expected 1 or more, of 2 x 2 or more"),
+        (dict(n=5), "each cell a pixel or more"),
+        (dict(count=0), "0 mosaics"),
+    ],
+)
 def test_wrong_inputs_are_refused(changes, message):
     images, labels = coloured(size=(4, 4))
     with pytest.raises(ValueError, match=message):
@@ -86,6 +92,7 @@ def test_wrong_inputs_are_refused(changes, message):
 
 
 # ---- the share in the own cell
+
 
 def test_share_of_maps_that_are_right_even_and_wrong():
     right = np.kron(np.eye(4).reshape(1, 4, 2, 2), np.ones((7, 7)))

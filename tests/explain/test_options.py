@@ -4,16 +4,16 @@ from inspect import signature
 
 import pytest
 import torch
-
 from changed_vits import attnlrp_way, input_times_gradient, make_structure
-from explain import METHODS, conservation_gap, relevance
-from explain.start import CONTRASTS, class_weights, explained_value, head_rows
-from explain.vit import Network
 from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
+from explain import METHODS, conservation_gap, relevance
+from explain.start import CONTRASTS, class_weights, explained_value, head_rows
+from explain.vit import Network
+
 FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in signature(method.compute).parameters]
-OF_ITSELF = ("lrp_contrast", "lrp_blend")    # a contrast
+OF_ITSELF = ("lrp_contrast", "lrp_blend")  # a contrast
 POOLINGS = ("class token", "mean", "attention pooling", "attention pooling without prefix", "two heads")
 
 
@@ -46,7 +46,7 @@ def test_weights_of_contrasts(contrast):
 
 def test_log_p_is_the_gradient_of_log_p(vit, images, targets):
     logits = vit(images).detach().requires_grad_(True)
-    gradient, = torch.autograd.grad(logits.log_softmax(-1)[0, 3], logits)
+    (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[0, 3], logits)
     assert relative(class_weights(logits.detach(), targets, "log_p")[0, 1], gradient[0]) < 1e-12
 
 
@@ -136,6 +136,7 @@ def test_explained_value_and_rows_belong_together(images, targets):
 
 # ---- layers
 
+
 @pytest.mark.parametrize("structure", POOLINGS)
 @pytest.mark.parametrize("method", ["lrp", "lrp_magnitude", "gradient_attention", "rollout", "attention"])
 def test_layers_sum_to_the_map(images, targets, method, structure):
@@ -160,9 +161,11 @@ def test_a_layer_is_what_its_block_adds(vit, images, targets, method):
 
 # ---- gap
 
+
 @pytest.mark.parametrize("structure", ["class token", "mean", "attention pooling", "two heads"])
-@pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT if METHODS[name].signed
-                                    and name != "integrated_gradients"])
+@pytest.mark.parametrize(
+    "method", [name for name in FROM_A_LOGIT if METHODS[name].signed and name != "integrated_gradients"]
+)
 def test_gap_is_what_is_explained_less_the_maps_sum(images, targets, method, structure):
     model = make_structure(structure)
     maps, gap = relevance(model, images, targets, method, gap=True)
@@ -193,7 +196,7 @@ def test_magnitude_rule_loses_little(images, targets, structure):
 
 def test_gap_is_what_outputs_without_a_positive_part_and_constant_queries_keep(images, targets):
     for changes in (dict(), dict(global_pool="avg", reg_tokens=1), dict(distilled=True)):
-        wide = make_vit(embed_dim=24, **changes)    # so wide that every output has a positive contribution
+        wide = make_vit(embed_dim=24, **changes)  # so wide that every output has a positive contribution
         assert conservation_gap(wide, images, targets, "lrp_magnitude").abs().max() < 1e-6
     pooled = make_vit(embed_dim=24, global_pool="map", class_token=False)
     gap = conservation_gap(pooled, images, targets, "lrp_magnitude")

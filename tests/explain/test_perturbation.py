@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+from small_vits import make_vit
 from torch import nn
 
 from explain import perturbation
 from explain.perturbation import REMOVALS, perturbation_curves, removal_order
-from small_vits import make_vit
 
 GRID, PATCH = (4, 3), (2, 4)
 SIZE = (GRID[0] * PATCH[0], GRID[1] * PATCH[1])
@@ -91,7 +91,7 @@ def test_the_exact_map_is_best_and_a_random_one_is_chance():
     best = perturbation_curves(model, images, targets, exact).srg
     chance = perturbation_curves(model, images, targets, draw(60, 1, GRID, seed=3)).srg
     assert np.all(best > 0) and best.mean() > 0.2
-    assert abs(chance.mean()) < 2 * chance.std() / 60 ** 0.5
+    assert abs(chance.mean()) < 2 * chance.std() / 60**0.5
     assert np.all(best >= chance), "no order beats that of a linear model's own contributions"
 
 
@@ -102,8 +102,12 @@ def test_ties_are_broken_at_random_and_reproducibly(images, targets):
     assert not np.allclose(first.morf, perturbation_curves(Linear(), images, targets, even, seed=1).morf)
     alone = perturbation_curves(Linear(), images[1:], targets[1:], even[1:])
     assert np.allclose(alone.morf, first.morf[1:], atol=1e-12), "other images do not matter"
-    orders = torch.stack([removal_order(torch.tensor([[5., 1, 1], [1, 9, 0]]), torch.Generator().manual_seed(seed))
-                          for seed in range(60)])
+    orders = torch.stack(
+        [
+            removal_order(torch.tensor([[5.0, 1, 1], [1, 9, 0]]), torch.Generator().manual_seed(seed))
+            for seed in range(60)
+        ]
+    )
     assert orders[:, :2].unique(dim=0).tolist() == [[4, 0]] and orders[:, 5].unique().tolist() == [5]
     assert len(orders[:, 2:5].unique(dim=0)) == 6, "each order of three patches that tie comes up"
 
@@ -164,6 +168,7 @@ def test_one_step_has_both_ends_only(images, targets, maps):
 
 # ---- what takes the place of removed patches
 
+
 def removed(image, removal, patches=((1, 1),), grid=GRID, seed=0):
     mask = torch.zeros(grid, dtype=torch.bool)
     for patch in patches:
@@ -209,8 +214,12 @@ def test_linear_imputation_is_the_weighted_mean_of_neighbours(monkeypatch):
     image = draw(1, size=(6, 6))[0]
     found, where = removed(image, "linear", [(0, 0), (1, 1), (1, 2)], grid=(3, 3))
     for y, x in where.nonzero().tolist():
-        near = [(2 if 0 in (dy, dx) else 1, found[:, y + dy, x + dx]) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-                if (dy or dx) and 0 <= y + dy < 6 and 0 <= x + dx < 6]
+        near = [
+            (2 if 0 in (dy, dx) else 1, found[:, y + dy, x + dx])
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+            if (dy or dx) and 0 <= y + dy < 6 and 0 <= x + dx < 6
+        ]
         mean = sum(weight * pixel for weight, pixel in near) / sum(weight for weight, _ in near)
         assert torch.allclose(found[:, y, x], mean, atol=1e-10)
 
@@ -232,18 +241,22 @@ def test_imputation_adds_a_little_noise():
 
 # ---- what is refused
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(removal="grey"), "expected one of mean, blur, linear"),
-    (dict(steps=0), "steps is 0"),
-    (dict(batch_size=0), "batch_size is 0"),
-    (dict(steps=13), "13 steps for 12 patches"),
-    (dict(maps=torch.zeros(2, 1, *GRID)), "do not agree"),
-    (dict(maps=torch.zeros(2, *GRID)), "do not agree"),
-    (dict(images=draw(1)), "do not agree"),
-    (dict(maps=torch.zeros(2, 2, 3, 3)), "expected multiples of the maps' grid 3 x 3"),
-    (dict(maps=torch.full((2, 2, *GRID), torch.nan)), "not finite"),
-    (dict(targets=torch.tensor([[0, 2], [1, -1]])), "targets go down to -1"),
-])
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(removal="grey"), "expected one of mean, blur, linear"),
+        (dict(steps=0), "steps is 0"),
+        (dict(batch_size=0), "batch_size is 0"),
+        (dict(steps=13), "13 steps for 12 patches"),
+        (dict(maps=torch.zeros(2, 1, *GRID)), "do not agree"),
+        (dict(maps=torch.zeros(2, *GRID)), "do not agree"),
+        (dict(images=draw(1)), "do not agree"),
+        (dict(maps=torch.zeros(2, 2, 3, 3)), "expected multiples of the maps' grid 3 x 3"),
+        (dict(maps=torch.full((2, 2, *GRID), torch.nan)), "not finite"),
+        (dict(targets=torch.tensor([[0, 2], [1, -1]])), "targets go down to -1"),
+    ],
+)
 def test_wrong_inputs_are_refused(images, targets, maps, changes, message):
     given = {"images": images, "targets": targets, "maps": maps, **changes}
     with pytest.raises(ValueError, match=message):

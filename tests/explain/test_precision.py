@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from small_vits import make_vit
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from explain import METHODS, gradients, precision, relevance, rules
 from explain.precision import NOT_IN_HALF, half_product
 from explain.start import class_weights, head_rows
 from explain.vit import Network
-from small_vits import make_vit
 
 OFFERED = [name for name in METHODS if name not in NOT_IN_HALF]
-ROUNDING = 2.0 ** -11
+ROUNDING = 2.0**-11
 
 
 def distance(a, b):
@@ -76,18 +76,22 @@ def test_products_keep_their_digits_at_any_scale(scale):
     assert not torch.equal(found, left @ right)
 
 
-@pytest.mark.parametrize("method, precision, dtype, words", [
-    ("lrp", "float16", torch.float32, "lrp differs by more than 2 % in float16: its residual rule"),
-    ("gradcam", "float16", torch.float32, "Leave precision out"),
-    ("lrp_magnitude", "bfloat16", torch.float32, "expected None .* or 'float16'"),
-    ("lrp_magnitude", "float16", torch.float64, "images are torch.float64"),
-])
+@pytest.mark.parametrize(
+    "method, precision, dtype, words",
+    [
+        ("lrp", "float16", torch.float32, "lrp differs by more than 2 % in float16: its residual rule"),
+        ("gradcam", "float16", torch.float32, "Leave precision out"),
+        ("lrp_magnitude", "bfloat16", torch.float32, "expected None .* or 'float16'"),
+        ("lrp_magnitude", "float16", torch.float64, "images are torch.float64"),
+    ],
+)
 def test_what_float16_does_not_serve_is_refused(images, targets, method, precision, dtype, words):
     with pytest.raises(ValueError, match=words):
         relevance(make_vit().to(dtype), images.to(dtype), targets, method, precision=precision)
 
 
 # ---- denormals
+
 
 def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, images, targets, monkeypatch):
     """A token that the last block does not attend to gets a gradient of 1e-35: dropped, before it slows a product."""

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-
 from changed_vits import STRUCTURES, changed_vit, make_structure
+from slow_relevance import forward, slow_map, slow_pool
+from small_vits import make_vit
+
 from explain import METHODS, relevance
 from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
 from explain.start import class_weights, head_rows
 from explain.vit import Network
-from slow_relevance import forward, slow_map, slow_pool
-from small_vits import make_vit
 
 TRACED = ("lrp", "lrp_magnitude", "gradient_attention")
 PASSED_DOWN = [name for name, method in METHODS.items() if method.uses_target]
@@ -54,7 +54,7 @@ def test_published_rule_next_to_zero(vit, images):
     with torch.no_grad():
         vit.cls_token[..., :4] = torch.tensor([1e-8, -3e-8, 0.0, 2e-9])
         vit.pos_embed[:, 0, :4] = 0
-        for linear in (vit.blocks[0].attn.proj, vit.blocks[0].mlp.fc2):     # block 0 leaves them as they are
+        for linear in (vit.blocks[0].attn.proj, vit.blocks[0].mlp.fc2):  # block 0 leaves them as they are
             linear.weight[:4] = 0
             linear.bias[:4] = 0
     maps = relevance(vit, images[:1], torch.tensor([[1]]), "lrp")
@@ -79,7 +79,7 @@ def test_batches_equal_one_at_a_time(vit, images, targets, method):
     assert together.shape == (3, 2, 3, 3) and together.isfinite().all()
     for b in range(3):
         for k in range(2):
-            single = relevance(vit, images[b:b + 1], targets[b:b + 1, k:k + 1], method)
+            single = relevance(vit, images[b : b + 1], targets[b : b + 1, k : k + 1], method)
             assert relative(together[b, k], single[0, 0]) < 1e-10
 
 
@@ -159,8 +159,16 @@ def _by_autograd(model, images, targets, method):
             row[read] = 1
             row = row / row.sum()
             if method == "gradcam":
-                rows.append(_gradcam(caught[-1] if pool is None else pool, gradients[-1], b, prefix,
-                                     slice(None) if pool is not None else read, start))
+                rows.append(
+                    _gradcam(
+                        caught[-1] if pool is None else pool,
+                        gradients[-1],
+                        b,
+                        prefix,
+                        slice(None) if pool is not None else read,
+                        start,
+                    )
+                )
                 continue
             if pool is not None:
                 row[read] = (pool[b] * gradients[-1][b]).clamp(min=0).mean(0)[0]

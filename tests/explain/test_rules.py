@@ -1,15 +1,18 @@
 """Each rule of explain/rules.py against its slow formula, and the sums that it promises."""
 
 import pytest
-import torch
-from hypothesis import example, given, settings, strategies as st
-
 import slow_relevance as slow
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from explain import rules
 
 EXAMPLES = settings(max_examples=40, deadline=None)
-RECIPROCALS = {"published": (rules.published_reciprocal, slow.published_divide),
-               "stabilised": (rules.stabilised_reciprocal, slow.signed_divide)}
+RECIPROCALS = {
+    "published": (rules.published_reciprocal, slow.published_divide),
+    "stabilised": (rules.stabilised_reciprocal, slow.signed_divide),
+}
 
 
 def close(a, b, tolerance=1e-10):
@@ -43,8 +46,14 @@ def test_stabiliser_follows_the_sign():
 
 @pytest.mark.parametrize("name", RECIPROCALS)
 @EXAMPLES
-@given(seed=st.integers(0, 999), tokens=st.integers(1, 4), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
-       scale=st.sampled_from([1e-3, 1.0, 1e6]), zeros=st.sampled_from([0.0, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 999),
+    tokens=st.integers(1, 4),
+    inputs=st.integers(1, 6),
+    outputs=st.integers(1, 6),
+    scale=st.sampled_from([1e-3, 1.0, 1e6]),
+    zeros=st.sampled_from([0.0, 0.5, 1.0]),
+)
 def test_z_plus_linear(name, seed, tokens, inputs, outputs, scale, zeros):
     reciprocal, divide = RECIPROCALS[name]
     x, weight = draw(tokens, inputs, seed=seed, scale=scale, zeros=zeros), draw(outputs, inputs, seed=seed + 1)
@@ -65,15 +74,20 @@ def test_z_plus_single_is_z_plus_linear_from_one_output():
     one_hot = torch.eye(5, dtype=torch.float64)[3:4]
     single = rules.z_plus_single(x, weight[3:4], rules.published_reciprocal)
     assert close(single, slow.linear(one_hot, x, weight, slow.published_divide))
-    tokens, rows = draw(2, 8, seed=2), draw(2, 8, seed=3)       # two heads, each on its own token
+    tokens, rows = draw(2, 8, seed=2), draw(2, 8, seed=3)  # two heads, each on its own token
     both = rules.z_plus_single(tokens, rows, rules.stabilised_reciprocal).view(1, 16)
     one = torch.ones(1, 1, dtype=torch.float64)
     assert close(both, slow.linear(one, tokens.view(1, 16), rows.view(1, 16), slow.signed_divide))
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), tokens=st.integers(1, 4), width=st.integers(1, 5),
-       zeros=st.sampled_from([0.0, 0.4, 1.0]), scale=st.sampled_from([1e-8, 1.0, 1e8]))
+@given(
+    seed=st.integers(0, 999),
+    tokens=st.integers(1, 4),
+    width=st.integers(1, 5),
+    zeros=st.sampled_from([0.0, 0.4, 1.0]),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+)
 def test_add_published(seed, tokens, width, zeros, scale):
     a, b = (draw(tokens, width, seed=seed + i, zeros=zeros, scale=scale) for i in (0, 1))
     relevance = draw(tokens, width, seed=seed + 2)
@@ -98,8 +112,13 @@ def test_copies_matter_only_next_to_zero():
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), tokens=st.integers(1, 4), width=st.integers(1, 5),
-       zeros=st.sampled_from([0.0, 0.4]), scale=st.sampled_from([1e-8, 1.0, 1e8]))
+@given(
+    seed=st.integers(0, 999),
+    tokens=st.integers(1, 4),
+    width=st.integers(1, 5),
+    zeros=st.sampled_from([0.0, 0.4]),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+)
 def test_add_by_magnitude(seed, tokens, width, zeros, scale):
     a, b = (draw(tokens, width, seed=seed + i, zeros=zeros, scale=scale) for i in (0, 1))
     relevance = draw(tokens, width, seed=seed + 2)
@@ -119,8 +138,15 @@ def test_add_by_magnitude_has_no_pole():
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), images=st.integers(1, 2), targets=st.integers(1, 3), tokens=st.integers(1, 5),
-       width=st.integers(1, 4), zeros=st.sampled_from([0.0, 0.4, 1.0]), scale=st.sampled_from([1e-8, 1.0, 1e8]))
+@given(
+    seed=st.integers(0, 999),
+    images=st.integers(1, 2),
+    targets=st.integers(1, 3),
+    tokens=st.integers(1, 5),
+    width=st.integers(1, 4),
+    zeros=st.sampled_from([0.0, 0.4, 1.0]),
+    scale=st.sampled_from([1e-8, 1.0, 1e8]),
+)
 def test_mean_by_magnitude(seed, images, targets, tokens, width, zeros, scale):
     x = draw(images, 1, tokens, width, seed=seed, zeros=zeros, scale=scale)
     relevance = draw(images, targets, 1, width, seed=seed + 1)
@@ -142,10 +168,13 @@ SIDES = st.integers(1, 6)
 
 @pytest.mark.parametrize("magnitude", [False, True])
 @settings(EXAMPLES, max_examples=60)
-@given(shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), SIDES, SIDES, SIDES),
-       seed=st.integers(0, 999), zeros=st.sampled_from([0.0, 0.5, 1.0]))
-@example(shape=(1, 2, 2, 7, 2, 3), seed=0, zeros=0.0)     # more rows than columns, and the reverse: shared_times
-@example(shape=(2, 1, 2, 2, 3, 7), seed=0, zeros=0.0)     # copies the smaller side
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), SIDES, SIDES, SIDES),
+    seed=st.integers(0, 999),
+    zeros=st.sampled_from([0.0, 0.5, 1.0]),
+)
+@example(shape=(1, 2, 2, 7, 2, 3), seed=0, zeros=0.0)  # more rows than columns, and the reverse: shared_times
+@example(shape=(2, 1, 2, 2, 3, 7), seed=0, zeros=0.0)  # copies the smaller side
 def test_matmul(magnitude, shape, seed, zeros):
     images, heads, targets, rows, inner, columns = shape
     left = draw(images, heads, 1, rows, inner, seed=seed, zeros=zeros)
@@ -154,8 +183,10 @@ def test_matmul(magnitude, shape, seed, zeros):
     factors = (left.abs(), right.abs()) if magnitude else (left, right)
     reciprocal = rules.stabilised_reciprocal if magnitude else rules.published_reciprocal
     found = rules.matmul(relevance, *factors, reciprocal(factors[0] @ factors[1]))
-    assert [part.shape for part in found] == [(images, heads, targets, rows, inner),
-                                              (images, heads, targets, inner, columns)]
+    assert [part.shape for part in found] == [
+        (images, heads, targets, rows, inner),
+        (images, heads, targets, inner, columns),
+    ]
     for b in range(images):
         for h in range(heads):
             for k in range(targets):

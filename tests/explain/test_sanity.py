@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-
 from changed_vits import STRUCTURES, make_structure
+from scipy import stats
+from small_vits import make_vit
+
 from explain import UnsupportedModel, metrics, relevance, sanity
 from explain.sanity import cascading_randomisation, emprt, random_logit, randomised
-from small_vits import make_vit
 
 STAGES = ("head", "blocks.2", "blocks.1", "blocks.0", "embedding")
 
@@ -29,8 +29,7 @@ def test_every_parameter_is_shuffled_once_at_its_stage(structure):
         if stage.startswith("blocks"):
             assert names == {name for name in after if name.startswith(f"{stage}.")}
         elif stage == "embedding":
-            assert names == {name for name in after
-                             if name.split(".")[0].endswith(("_embed", "_token", "norm_pre"))}
+            assert names == {name for name in after if name.split(".")[0].endswith(("_embed", "_token", "norm_pre"))}
         else:
             assert {"head.weight", "head.bias"} <= names and not any(name.startswith("blocks") for name in names)
         shuffled, before = shuffled | names, after
@@ -55,8 +54,9 @@ def test_the_model_is_as_it_was(vit, images, targets, check):
     vit.train()
     check(vit, images, targets, "lrp_magnitude")
     assert written == [parameter._version for parameter in vit.parameters()]
-    assert all(torch.equal(before[name], parameter) and parameter.grad is None
-               for name, parameter in vit.named_parameters())
+    assert all(
+        torch.equal(before[name], parameter) and parameter.grad is None for name, parameter in vit.named_parameters()
+    )
     assert vit.training and not vit.head.weight.requires_grad and vit.head.bias.requires_grad
     assert torch.equal(vit.eval()(images), logits)
 
@@ -94,6 +94,7 @@ def test_wrong_inputs_are_refused(vit, images, targets, check):
 
 # ---- cascading randomisation
 
+
 def test_cascade_is_the_likeness_at_every_stage(vit, images, targets):
     cascade = cascading_randomisation(vit, images, targets, "attnlrp_epsilon", seed=3)
     assert cascade.stages == STAGES
@@ -108,8 +109,10 @@ def test_cascade_is_the_likeness_at_every_stage(vit, images, targets):
 
 
 def test_methods_that_ignore_a_part_stay_as_they_are(vit, images, targets):
-    cascade = {name: cascading_randomisation(vit, images, targets, name).similarity
-               for name in ("random", "rollout", "attention", "gradcam")}
+    cascade = {
+        name: cascading_randomisation(vit, images, targets, name).similarity
+        for name in ("random", "rollout", "attention", "gradcam")
+    }
     assert np.allclose(cascade["random"], 1), "noise that knows no model"
     assert np.allclose(cascade["rollout"][0], 1) and not np.allclose(cascade["rollout"][1], 1), "knows no head"
     assert np.allclose(cascade["attention"][0], 1) and not np.allclose(cascade["attention"][1], 1)
@@ -125,6 +128,7 @@ def test_maps_of_randomised_models_are_unlike_the_original():
 
 
 # ---- eMPRT
+
 
 def test_emprt_is_the_relative_rise_of_entropy(vit, images, targets):
     found = emprt(vit, images, targets, "lrp_magnitude", bins=5)
@@ -147,6 +151,7 @@ def test_emprt_of_known_maps(vit, images, targets):
 
 # ---- random logit
 
+
 @pytest.mark.parametrize("method", ["rollout", "attention"])
 def test_methods_that_ignore_the_class_score_one(vit, images, targets, method):
     assert np.allclose(random_logit(vit, images, targets, method), 1)
@@ -164,8 +169,9 @@ def test_a_head_that_knows_one_class_and_its_opposite(images):
 
 
 def test_random_logit_compares_with_another_class(vit, images, targets):
-    others = [[sanity._other(image, target, 7, seed=5) for target in row]
-              for image, row in zip(images, targets.tolist())]
+    others = [
+        [sanity._other(image, target, 7, seed=5) for target in row] for image, row in zip(images, targets.tolist())
+    ]
     maps, second = (relevance(vit, images, t, "lrp_magnitude") for t in (targets, torch.tensor(others)))
     assert np.allclose(random_logit(vit, images, targets, "lrp_magnitude", seed=5), metrics.spearman(maps, second))
     drawn = [sanity._other(images[0], 3, 7, seed) for seed in range(700)]

@@ -5,10 +5,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from small_vits import make_vit
 
 from explain import UnsupportedModel, relevance
 from explain.stream import save_chunks, save_relevance
-from small_vits import make_vit
 
 
 def many(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,8 +21,12 @@ def test_the_file_holds_the_maps_of_all_batches_in_order(tmp_path, method):
     model, (images, targets) = make_vit().float(), many(7)
     batches = zip(images.split(3), targets.split(3))
     found = save_relevance(tmp_path / "maps.npy", model, batches, 7, method, contrast="mean")
-    expected = torch.cat([relevance(model, images[rows], targets[rows], method, contrast="mean")
-                          for rows in (slice(0, 3), slice(3, 6), slice(6, 7))])
+    expected = torch.cat(
+        [
+            relevance(model, images[rows], targets[rows], method, contrast="mean")
+            for rows in (slice(0, 3), slice(3, 6), slice(6, 7))
+        ]
+    )
     assert isinstance(found, np.memmap) and found.dtype == np.float32 and not found.flags.writeable
     assert np.array_equal(found, expected.numpy())
     assert np.array_equal(np.load(tmp_path / "maps.npy"), found)
@@ -37,7 +41,7 @@ def test_batches_are_forgotten_and_their_maps_written_as_it_goes(tmp_path):
         for number in range(6):
             assert sum(reference() is not None for reference in alive) <= 1
             if number > 1:
-                temporary, = tmp_path.iterdir()
+                (temporary,) = tmp_path.iterdir()
                 rows.append(int((np.load(temporary, mmap_mode="r") != 0).any((1, 2, 3)).sum()))
             images, targets = many(2)
             alive.append(weakref.ref(images))

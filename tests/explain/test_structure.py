@@ -4,6 +4,7 @@ import peft
 import pytest
 import timm
 import torch
+from small_vits import make_vit
 from timm.layers import DropPath, PatchDropout, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
 from torch import nn
@@ -11,16 +12,16 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from explain import DEFAULT_METHOD, METHODS, UnsupportedModel, check_explainable, relevance
 from explain.vit import Network
-from small_vits import make_vit
 
 FOREIGN = {
-    "swin_tiny_patch4_window7_224": (dict(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
-                                     "SwinTransformer"),
+    "swin_tiny_patch4_window7_224": (
+        dict(embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
+        "SwinTransformer",
+    ),
     "resnet18": (dict(), "ResNet"),
     "beit_base_patch16_224": (dict(embed_dim=12, depth=1, num_heads=2), "Beit"),
     "eva02_tiny_patch14_224": (dict(embed_dim=16, depth=1, num_heads=2), "Eva"),
-    "vit_giant_patch14_dinov2": (dict(embed_dim=12, depth=1, num_heads=2, img_size=28, num_classes=3),
-                                 "blocks.0.mlp"),
+    "vit_giant_patch14_dinov2": (dict(embed_dim=12, depth=1, num_heads=2, img_size=28, num_classes=3), "blocks.0.mlp"),
     "vit_tiny_r_s16_p8_224": (dict(embed_dim=12, depth=1, num_heads=2), "patch_embed"),
 }
 
@@ -32,22 +33,29 @@ def test_foreign_models_are_refused_by_part(name):
         check_explainable(timm.create_model(name, **settings))
 
 
-@pytest.mark.parametrize("changes, part", [
-    (dict(mlp_layer=SwiGLU), "blocks.0.mlp is SwiGLU"),
-    (dict(block_fn=ResPostBlock), "blocks.0 is ResPostBlock"),
-    (dict(block_fn=ParallelScalingBlock), "blocks.0 is ParallelScalingBlock"),
-    (dict(norm_layer=RmsNorm), "RmsNorm"),
-    (dict(act_layer=torch.nn.ReLU), "blocks.0.mlp.act is ReLU"),
-    (dict(scale_attn_norm=True), "blocks.0.attn.norm is LayerNorm"),
-    (dict(scale_mlp_norm=True), "blocks.0.mlp.norm is LayerNorm"),
-    (dict(global_pool="max"), "global_pool is 'max'"),
-    (dict(global_pool="prr"), r"global_pool is 'prr' \(attn_pool is AttentionPoolPrr\)"),
-    (dict(global_pool=""), "global_pool is ''"),
-    (dict(num_classes=0), "head is Identity")])
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        (dict(mlp_layer=SwiGLU), "blocks.0.mlp is SwiGLU"),
+        (dict(block_fn=ResPostBlock), "blocks.0 is ResPostBlock"),
+        (dict(block_fn=ParallelScalingBlock), "blocks.0 is ParallelScalingBlock"),
+        (dict(norm_layer=RmsNorm), "RmsNorm"),
+        (dict(act_layer=torch.nn.ReLU), "blocks.0.mlp.act is ReLU"),
+        (dict(scale_attn_norm=True), "blocks.0.attn.norm is LayerNorm"),
+        (dict(scale_mlp_norm=True), "blocks.0.mlp.norm is LayerNorm"),
+        (dict(global_pool="max"), "global_pool is 'max'"),
+        (dict(global_pool="prr"), r"global_pool is 'prr' \(attn_pool is AttentionPoolPrr\)"),
+        (dict(global_pool=""), "global_pool is ''"),
+        (dict(num_classes=0), "head is Identity"),
+    ],
+)
 def test_parts_without_a_rule_are_named(changes, part):
     with pytest.raises(UnsupportedModel, match=part):
-        check_explainable(VisionTransformer(img_size=24, patch_size=8, embed_dim=12, depth=1, num_heads=2,
-                                            **{"num_classes": 3, **changes}))
+        check_explainable(
+            VisionTransformer(
+                img_size=24, patch_size=8, embed_dim=12, depth=1, num_heads=2, **{"num_classes": 3, **changes}
+            )
+        )
 
 
 def test_parts_of_an_attention_pool_are_checked():
@@ -109,9 +117,15 @@ def replace(model, path, module):
     return model
 
 
-@pytest.mark.parametrize("wrap, held", [
-    (torch.compile, "_orig_mod"), (nn.DataParallel, "module"), (torch.optim.swa_utils.AveragedModel, "module"),
-    (lambda model: torch.compile(nn.DataParallel(model)), "_orig_mod")])
+@pytest.mark.parametrize(
+    "wrap, held",
+    [
+        (torch.compile, "_orig_mod"),
+        (nn.DataParallel, "module"),
+        (torch.optim.swa_utils.AveragedModel, "module"),
+        (lambda model: torch.compile(nn.DataParallel(model)), "_orig_mod"),
+    ],
+)
 def test_wrapped_models_are_told_where_the_plain_one_is(vit, wrap, held):
     with pytest.raises(UnsupportedModel, match=rf"the model is \w+ .*wraps a module: .*plain one, model\.{held}"):
         check_explainable(wrap(vit))
@@ -128,6 +142,7 @@ def test_a_compiled_block_is_refused_and_a_model_compiled_in_place_is_not(vit, i
 
 # ---- what would change a module's result without the trace seeing it
 
+
 @pytest.mark.parametrize("path", ["", "blocks", "blocks.1.attn", "blocks.0.norm1", "attn_pool.mlp.act", "head_drop"])
 @pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
 def test_hooks_are_refused_by_module_until_they_are_removed(path, kind):
@@ -143,12 +158,19 @@ def test_hooks_are_refused_by_module_until_they_are_removed(path, kind):
     check_explainable(model)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")      # torch's own name for its successor
-@pytest.mark.parametrize("add, remove, hook", [
-    (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, "SpectralNorm"),
-    (nn.utils.weight_norm, nn.utils.remove_weight_norm, "WeightNorm"),
-    (lambda module: prune.l1_unstructured(module, "weight", 0.3), lambda module: prune.remove(module, "weight"),
-     "L1Unstructured")])
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's own name for its successor
+@pytest.mark.parametrize(
+    "add, remove, hook",
+    [
+        (nn.utils.spectral_norm, nn.utils.remove_spectral_norm, "SpectralNorm"),
+        (nn.utils.weight_norm, nn.utils.remove_weight_norm, "WeightNorm"),
+        (
+            lambda module: prune.l1_unstructured(module, "weight", 0.3),
+            lambda module: prune.remove(module, "weight"),
+            "L1Unstructured",
+        ),
+    ],
+)
 def test_weights_that_a_hook_computes_are_refused_until_they_are_plain(vit, images, add, remove, hook):
     add(vit.blocks[2].mlp.fc1)
     with pytest.raises(UnsupportedModel, match=rf"blocks\.2\.mlp\.fc1 has a forward pre-hook, {hook}"):
@@ -195,9 +217,22 @@ def test_a_models_own_methods_may_not_be_replaced(vit, name):
         check_explainable(vit)
 
 
-@pytest.mark.parametrize("path", [
-    "pos_drop", "patch_drop", "head_drop", "blocks.1.attn.attn_drop", "blocks.1.attn.proj_drop", "blocks.1.drop_path1",
-    "blocks.1.drop_path2", "blocks.1.mlp.drop1", "blocks.1.mlp.drop2", "attn_pool.proj_drop", "attn_pool.mlp.drop1"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "pos_drop",
+        "patch_drop",
+        "head_drop",
+        "blocks.1.attn.attn_drop",
+        "blocks.1.attn.proj_drop",
+        "blocks.1.drop_path1",
+        "blocks.1.drop_path2",
+        "blocks.1.mlp.drop1",
+        "blocks.1.mlp.drop2",
+        "attn_pool.proj_drop",
+        "attn_pool.mlp.drop1",
+    ],
+)
 def test_only_what_drops_may_stand_where_timm_drops(path, images):
     """Dropout does nothing in eval mode, and the trace leaves it out: anything else there would be left out too."""
     model = make_vit(global_pool="map")
@@ -207,10 +242,17 @@ def test_only_what_drops_may_stand_where_timm_drops(path, images):
         check_explainable(replace(model, path, nn.Tanh()))
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(stride=4), r"stride \(4, 4\); supported is \(8, 8\)"), (dict(padding=2), r"padding \(2, 2\)"),
-    (dict(dilation=2), r"dilation \(2, 2\)"), (dict(groups=3), "groups 3; supported is 1"),
-    (dict(kernel_size=6), r"kernel_size \(6, 6\)"), (dict(padding="same", stride=1), "stride")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(stride=4), r"stride \(4, 4\); supported is \(8, 8\)"),
+        (dict(padding=2), r"padding \(2, 2\)"),
+        (dict(dilation=2), r"dilation \(2, 2\)"),
+        (dict(groups=3), "groups 3; supported is 1"),
+        (dict(kernel_size=6), r"kernel_size \(6, 6\)"),
+        (dict(padding="same", stride=1), "stride"),
+    ],
+)
 def test_patches_must_lie_side_by_side(vit, images, targets, changes, words):
     vit.patch_embed.proj = nn.Conv2d(3, 12, **{**dict(kernel_size=8, stride=8), **changes}).double()
     with pytest.raises(UnsupportedModel, match=f"patch_embed.proj has {words}"):
@@ -242,19 +284,23 @@ def test_refusals_are_value_errors():
     assert issubclass(UnsupportedModel, ValueError)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x, t: (x[0], t), r"expected \(B, 3, H, W\)"),
-    (lambda x, t: (x[:, :1], t), r"expected \(B, 3, H, W\)"),
-    (lambda x, t: (x[:0], t[:0]), "B > 0"),
-    (lambda x, t: (x.half(), t), "expected torch.float32 or torch.float64"),
-    (lambda x, t: (x.float(), t), "the model torch.float64"),
-    (lambda x, t: (x[..., :16], t), "the model takes 24 x 24"),
-    (lambda x, t: (x, t[:, 0]), r"expected \(B, K\)"),
-    (lambda x, t: (x, t[:2]), r"B = 3 images"),
-    (lambda x, t: (x, t[:, :0]), "at least one class"),
-    (lambda x, t: (x, t.double()), "expected torch.int64"),
-    (lambda x, t: (x, t + 5), "classes are 0 to 6"),
-    (lambda x, t: (x, t - 1), "classes are 0 to 6")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, t: (x[0], t), r"expected \(B, 3, H, W\)"),
+        (lambda x, t: (x[:, :1], t), r"expected \(B, 3, H, W\)"),
+        (lambda x, t: (x[:0], t[:0]), "B > 0"),
+        (lambda x, t: (x.half(), t), "expected torch.float32 or torch.float64"),
+        (lambda x, t: (x.float(), t), "the model torch.float64"),
+        (lambda x, t: (x[..., :16], t), "the model takes 24 x 24"),
+        (lambda x, t: (x, t[:, 0]), r"expected \(B, K\)"),
+        (lambda x, t: (x, t[:2]), r"B = 3 images"),
+        (lambda x, t: (x, t[:, :0]), "at least one class"),
+        (lambda x, t: (x, t.double()), "expected torch.int64"),
+        (lambda x, t: (x, t + 5), "classes are 0 to 6"),
+        (lambda x, t: (x, t - 1), "classes are 0 to 6"),
+    ],
+)
 def test_wrong_inputs_are_told_what_is_expected(vit, images, targets, change, message):
     with pytest.raises(ValueError, match=message):
         relevance(vit, *change(images, targets))
@@ -281,10 +327,15 @@ def test_methods_say_what_they_are():
         assert method.passes >= 0 and method.compute.__doc__
 
 
-@pytest.mark.parametrize("option, without", [
-    ("layers", {"gradcam", "input_x_gradient", "integrated_gradients", "random"}),
-    ("gap", {"gradient_attention", "gradcam", "rollout", "attention", "random"}),
-    ("contrast", {"rollout", "attention", "random"}), ("centre_head", {"rollout", "attention", "random"})])
+@pytest.mark.parametrize(
+    "option, without",
+    [
+        ("layers", {"gradcam", "input_x_gradient", "integrated_gradients", "random"}),
+        ("gap", {"gradient_attention", "gradcam", "rollout", "attention", "random"}),
+        ("contrast", {"rollout", "attention", "random"}),
+        ("centre_head", {"rollout", "attention", "random"}),
+    ],
+)
 def test_options_are_refused_by_name_where_they_make_no_sense(vit, images, targets, option, without):
     value = {"contrast": "mean"}.get(option, True)
     for method in METHODS:

@@ -1,17 +1,18 @@
 """What must hold for every method whatever the input: finite, repeatable, blind to the rest of the batch."""
 
 import pytest
+import slow_relevance as slow
 import timm
 import torch
-from hypothesis import given, settings, strategies as st
-from torch.utils.flop_counter import FlopCounterMode
-
-import slow_relevance as slow
-from explain import METHODS, relevance, rules
-from explain.start import CONTRASTS, class_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_vits import make_vit
 from test_rules import close, draw
 from test_untouched_model import same, state
+from torch.utils.flop_counter import FlopCounterMode
+
+from explain import METHODS, relevance, rules
+from explain.start import CONTRASTS, class_weights
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SCALES = st.sampled_from([1e-30, 1e-12, 1e-3, 1.0, 1e6, 1e30])
@@ -24,6 +25,7 @@ def relative(a, b):
 
 
 # ---- rules
+
 
 def slow_gamma(gradient, x, weight, bias, gamma):
     """Input relevance (N, in) by the slow formula: loops over tokens, outputs and inputs."""
@@ -47,8 +49,14 @@ def by_gamma(gradient, x, weight, bias, gamma):
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), tokens=st.integers(1, 4), inputs=st.integers(1, 6), outputs=st.integers(1, 6),
-       gamma=st.sampled_from([0.05, 0.25, 3.0]), zeros=st.sampled_from([0.0, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 999),
+    tokens=st.integers(1, 4),
+    inputs=st.integers(1, 6),
+    outputs=st.integers(1, 6),
+    gamma=st.sampled_from([0.05, 0.25, 3.0]),
+    zeros=st.sampled_from([0.0, 0.5, 1.0]),
+)
 def test_gamma_rule(seed, tokens, inputs, outputs, gamma, zeros):
     x, weight = draw(tokens, inputs, seed=seed, zeros=zeros), draw(outputs, inputs, seed=seed + 1)
     bias, gradient = draw(outputs, seed=seed + 2, zeros=0.3), draw(tokens, outputs, seed=seed + 3)
@@ -62,14 +70,22 @@ def test_gamma_rule(seed, tokens, inputs, outputs, gamma, zeros):
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), scale=SCALES, weights=SCALES, zeros=st.sampled_from([0.0, 0.5, 1.0]),
-       dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    seed=st.integers(0, 999),
+    scale=SCALES,
+    weights=SCALES,
+    zeros=st.sampled_from([0.0, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_rules_are_finite_and_never_make_relevance(seed, scale, weights, zeros, dtype):
-    """Positive relevance in, no more out; at scales far below the stabiliser some is lost. float32 ends at 3e38: a weight of
-    1e30 is beyond it where the stabiliser, 1e-9, divides, and so are products of two huge factors."""
+    """Positive relevance in, no more out; at scales far below the stabiliser some is lost. float32 ends at 3e38: a
+    weight of 1e30 is beyond it where the stabiliser, 1e-9, divides, and so are products of two huge factors."""
     if dtype == torch.float32:
         weights = min(weights, 1e6, 1e30 / scale)
-    x, weight = draw(3, 5, seed=seed, scale=scale, zeros=zeros).to(dtype), draw(4, 5, seed=seed + 1, scale=weights).to(dtype)
+    x, weight = (
+        draw(3, 5, seed=seed, scale=scale, zeros=zeros).to(dtype),
+        draw(4, 5, seed=seed + 1, scale=weights).to(dtype),
+    )
     relevance = draw(3, 4, seed=seed + 2).abs().to(dtype)
     inverse = rules.z_plus_inverse(x, x @ weight.mT, weight.abs(), rules.stabilised_reciprocal)
     # z+ is half of x w + |x| |w|, which rounds as |x| |w| does: by so much more, relative to it, the nearer to 0 it is
@@ -96,8 +112,12 @@ def within(found, given, rounded=0.0):
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), scale=SCALES, zeros=st.sampled_from([0.0, 0.5, 1.0]),
-       dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    seed=st.integers(0, 999),
+    scale=SCALES,
+    zeros=st.sampled_from([0.0, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_published_rules_are_finite(seed, scale, zeros, dtype):
     a, b = (draw(3, 5, seed=seed + i, scale=scale, zeros=zeros).to(dtype) for i in (0, 1))
     relevance = draw(3, 5, seed=seed + 2).to(dtype)
@@ -106,8 +126,14 @@ def test_published_rules_are_finite(seed, scale, zeros, dtype):
 
 
 @EXAMPLES
-@given(seed=st.integers(0, 999), scale=st.sampled_from([0.0, 1e-30, 1.0, 1e4]), shift=st.sampled_from([0.0, -1e4, 1e4]),
-       contrast=st.sampled_from(CONTRASTS), centre=st.booleans(), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 1e4]),
+    shift=st.sampled_from([0.0, -1e4, 1e4]),
+    contrast=st.sampled_from(CONTRASTS),
+    centre=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_contrasts_of_any_logits_are_finite(seed, scale, shift, contrast, centre, dtype):
     logits = (draw(2, 6, seed=seed, scale=scale) + shift).to(dtype)
     weights = class_weights(logits, torch.tensor([[0, 5], [2, 2]]), contrast, centre)
@@ -116,6 +142,7 @@ def test_contrasts_of_any_logits_are_finite(seed, scale, shift, contrast, centre
 
 
 # ---- methods
+
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("pixels", [0.0, 1e-20, 1e-3, 1e3])
@@ -152,7 +179,7 @@ def test_model_is_as_it_was_after_any_methods_exception(vit, images, targets, mo
 
     def fail(*arguments):
         calls.append(arguments)
-        if len(calls) == 3:     # in the last block's forward pass
+        if len(calls) == 3:  # in the last block's forward pass
             raise error("in the middle")
         return split(*arguments)
 
@@ -173,8 +200,6 @@ def test_autocast_changes_no_method(vit, images, targets, method):
         assert torch.equal(relevance(vit, images, targets, method), maps)
 
 
-
-
 @pytest.mark.parametrize("method", WELL_CONDITIONED)
 def test_the_rest_of_the_batch_changes_nothing_at_the_size_that_people_use(method):
     """DeiT-Tiny's, of random weights, where a CPU takes two images of one target at once and one of two targets."""
@@ -186,10 +211,25 @@ def test_the_rest_of_the_batch_changes_nothing_at_the_size_that_people_use(metho
     assert relative(relevance(model, images[1:], torch.tensor([[3, 7], [1, 1]]), method, **options)[:1, 1:], one) < 1e-5
 
 
-@pytest.mark.parametrize("targets, limits", [
-    (2, {"lrp": 5.0, "lrp_magnitude": 5.0, "gradient_attention": 2.0, "attnlrp_epsilon": 2.5, "attnlrp": 3.5, "lrp_depth": 5.0,
-         "lrp_contrast": 5.0, "lrp_blend": 5.0}),
-    (10, {"lrp": 4.5, "lrp_magnitude": 4.5})])
+@pytest.mark.parametrize(
+    "targets, limits",
+    [
+        (
+            2,
+            {
+                "lrp": 5.0,
+                "lrp_magnitude": 5.0,
+                "gradient_attention": 2.0,
+                "attnlrp_epsilon": 2.5,
+                "attnlrp": 3.5,
+                "lrp_depth": 5.0,
+                "lrp_contrast": 5.0,
+                "lrp_blend": 5.0,
+            },
+        ),
+        (10, {"lrp": 4.5, "lrp_magnitude": 4.5}),
+    ],
+)
 def test_arithmetic_of_a_map_in_forward_passes(targets, limits):
     """Of matrix products and attention, so that no clock decides; docs/benchmark.md has the time, of all operations."""
     model = timm.create_model("deit_tiny_patch16_224", num_classes=10).eval()

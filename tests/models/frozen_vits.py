@@ -2,12 +2,12 @@
 
 import timm
 import torch
+from tiny import SIZE
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from models.adapt import adapt, parse_settings, trainable_parameters
 from models.backbone import create_backbone
-from tiny import SIZE
 
 SMALL = {"img_size": SIZE, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 3}
 VITS = {

@@ -6,11 +6,19 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import NAME, SIZE, same_state, write_weights
 
 from errors import ExplainedError, UsageError
 from models import backbone
-from models.backbone import (BUNDLED_FOLDER, BackboneSpec, architecture, content_hash, create_backbone, data_config, is_head)
-from tiny import NAME, SIZE, same_state, write_weights
+from models.backbone import (
+    BUNDLED_FOLDER,
+    BackboneSpec,
+    architecture,
+    content_hash,
+    create_backbone,
+    data_config,
+    is_head,
+)
 
 
 def refusal(kind, spec: BackboneSpec) -> str:
@@ -49,7 +57,8 @@ def test_models_that_are_no_vit_get_a_new_head_too(tmp_path, name):
     model = create_backbone(BackboneSpec(name, str(write_weights(tmp_path / "w.safetensors", name))), 5)
     assert model.get_classifier().out_features == 5
     assert {key.rsplit(".", 1)[0] for key in model.state_dict() if is_head(model, key)} == {
-        "fc" if "resnet" in name else "head.fc"}
+        "fc" if "resnet" in name else "head.fc"
+    }
 
 
 # Weights from a file
@@ -69,7 +78,9 @@ def test_without_a_number_of_classes_the_files_own_head_stays(weights):
 def test_another_image_size_resamples_the_positions_and_keeps_the_rest(weights, spec):
     model, stored = create_backbone(spec, 3), load_file(weights)
     assert model.pos_embed.shape == (1, 1 + (SIZE // 16) ** 2, 64)
-    theirs = timm.layers.resample_abs_pos_embed(stored["pos_embed"], [SIZE // 16] * 2, num_prefix_tokens=1, antialias=True)
+    theirs = timm.layers.resample_abs_pos_embed(
+        stored["pos_embed"], [SIZE // 16] * 2, num_prefix_tokens=1, antialias=True
+    )
     assert torch.allclose(model.pos_embed, theirs, atol=1e-6)
     rest = [{k: v for k, v in without_head(s).items() if k != "pos_embed"} for s in (model.state_dict(), stored)]
     assert same_state(*rest)
@@ -78,7 +89,9 @@ def test_another_image_size_resamples_the_positions_and_keeps_the_rest(weights, 
 
 def test_the_same_weights_give_what_timm_itself_loads(weights):
     ours = create_backbone(BackboneSpec(NAME, str(weights), 64), 0)
-    theirs = timm.create_model(NAME, pretrained=True, img_size=64, pretrained_cfg_overlay=dict(file=str(weights))).eval()
+    theirs = timm.create_model(
+        NAME, pretrained=True, img_size=64, pretrained_cfg_overlay=dict(file=str(weights))
+    ).eval()
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(ours(x), theirs(x))
 

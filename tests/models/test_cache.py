@@ -201,8 +201,13 @@ def test_another_number_of_rows_is_another_cache(tmp_path):
 def test_the_card_says_what_a_folder_holds(tmp_path):
     filled(tmp_path, Computing())
     card = json.loads((new(tmp_path).path / CARD).read_text())
-    assert card == {"kind": "tokens", "key": KEY | {"size": [3, 4]}, "rows": COUNT, "arrays": ["inputs", "labels"],
-                    "chunk_rows": CHUNK}
+    assert card == {
+        "kind": "tokens",
+        "key": KEY | {"size": [3, 4]},
+        "rows": COUNT,
+        "arrays": ["inputs", "labels"],
+        "chunk_rows": CHUNK,
+    }
 
 
 # ---- damage
@@ -253,8 +258,9 @@ def test_a_damaged_chunk_alone_is_computed_again_with_a_line(tmp_path, capsys, d
     compute = Computing()
     assert_right(filled(tmp_path, compute), compute)
     assert compute.seen == [(4, 8)]
-    assert capsys.readouterr().out == (f"the cache {new(tmp_path).path} is damaged: 1 of its 3 chunks are computed "
-                                       f"again\n")
+    assert capsys.readouterr().out == (
+        f"the cache {new(tmp_path).path} is damaged: 1 of its 3 chunks are computed again\n"
+    )
     assert len(chunk_files(tmp_path)) == 3  # the damaged file is gone
     filled(tmp_path, repaired := Computing())
     assert repaired.seen == [] and capsys.readouterr().out == ""
@@ -302,8 +308,9 @@ def test_the_card_is_compared_with_the_key_and_mended(tmp_path, capsys, text):
     card.unlink() if text is None else card.write_text(text)
     filled(tmp_path, compute := Computing())
     assert card.read_text() == right and compute.seen == []  # the chunks prove themselves
-    assert ("0 of its 3 chunks are computed again, and its card.json is written anew" in capsys.readouterr().out) \
-        == (text is not None)
+    assert ("0 of its 3 chunks are computed again, and its card.json is written anew" in capsys.readouterr().out) == (
+        text is not None
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -6,13 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners import lora
+from tiny import SIZE, same_state
 from torch import nn
 from torch.nn import functional as F
 
 from models.adapt import Settings, adapt, plain, target_pattern, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.dora import FasterDoraLinear, speed_up_dora
-from tiny import SIZE, same_state
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -72,8 +72,14 @@ def one_layer(bias: bool = True, **options) -> tuple[nn.Module, nn.Module]:
 
 
 def parameters_of(layer) -> tuple:
-    return (layer.base_layer.weight, layer.base_layer.bias, layer.lora_A["default"].weight,
-            layer.lora_B["default"].weight, layer.lora_magnitude_vector["default"].weight, layer.scaling["default"])
+    return (
+        layer.base_layer.weight,
+        layer.base_layer.bias,
+        layer.lora_A["default"].weight,
+        layer.lora_B["default"].weight,
+        layer.lora_magnitude_vector["default"].weight,
+        layer.scaling["default"],
+    )
 
 
 # The same function

@@ -10,13 +10,13 @@ import torch
 from peft import LoHaConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
+from tiny import NAME, SIZE, finish, same_state
 
 from errors import ExplainedError, UsageError
 from models.adapt import parse_settings, target_pattern
 from models.backbone import BackboneSpec, create_backbone, model_data_config
 from models.elsewhere import Hints, check_hints, load_model, read_names
 from models.runs import export, load_run
-from tiny import NAME, SIZE, finish, same_state
 
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
@@ -46,8 +46,9 @@ def peft_folder(folder, spec, base: str | None = NAME, kind=LoraConfig, **option
     """Save an adapter with plain peft, far from where it started; return the model, adapter in place."""
     torch.manual_seed(3)
     model = create_backbone(spec, 3)
-    config = kind(target_modules=target_pattern(model, parse_settings("lora:blocks=2-5")),
-                  modules_to_save=["head"], **options)
+    config = kind(
+        target_modules=target_pattern(model, parse_settings("lora:blocks=2-5")), modules_to_save=["head"], **options
+    )
     adapted = get_peft_model(model, config).eval()
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -247,8 +248,11 @@ def test_the_identity_of_a_model_follows_every_parameter_and_the_names(merged, n
 # Peft folders
 
 
-@pytest.mark.parametrize("kind, options", [(LoraConfig, {}), (LoraConfig, {"use_dora": True}), (LoHaConfig, {})],
-                         ids=["lora", "dora", "loha"])
+@pytest.mark.parametrize(
+    "kind, options",
+    [(LoraConfig, {}), (LoraConfig, {"use_dora": True}), (LoHaConfig, {})],
+    ids=["lora", "dora", "loha"],
+)
 def test_a_peft_folder_gives_its_models_logits(tmp_path, spec, weights, names, monkeypatch, kind, options):
     model = peft_folder(tmp_path / "mine", spec, kind=kind, **options)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
@@ -324,7 +328,8 @@ def test_a_damaged_peft_folder_is_one_line(tmp_path, spec, names, name):
     path = tmp_path / "mine" / name
     path.write_bytes(path.read_bytes()[:40])
     assert f"the adapter in {tmp_path / 'mine'} cannot be read" in refusal(
-        tmp_path / "mine", Hints(class_names=names), ExplainedError)
+        tmp_path / "mine", Hints(class_names=names), ExplainedError
+    )
 
 
 def test_an_adapter_without_its_weights_is_one_line(tmp_path, spec, names):
@@ -343,14 +348,17 @@ def test_names_are_lines_or_a_json_list(tmp_path, text):
     assert read_names(str(tmp_path / "names")) == ["a dog", "cat"]
 
 
-@pytest.mark.parametrize("content, words", [
-    (None, "cannot be read"),
-    (b"\xff\xfe\x00", "cannot be read"),
-    (b'["a", ', "cannot be read"),
-    (b'["a", 1]', "holds 1, which is no name"),
-    (b"a\n\nb", "holds '', which is no name"),
-    (b"a\nb\na", "names a more than once"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b'["a", ', "cannot be read"),
+        (b'["a", 1]', "holds 1, which is no name"),
+        (b"a\n\nb", "holds '', which is no name"),
+        (b"a\nb\na", "names a more than once"),
+    ],
+)
 def test_what_holds_no_names_is_one_line(tmp_path, content, words):
     if content is not None:
         (tmp_path / "names").write_bytes(content)
@@ -361,8 +369,11 @@ def test_what_holds_no_names_is_one_line(tmp_path, content, words):
 
 def test_flags_that_nothing_reads_are_refused(tmp_path, spec, merged):
     run = str(tmp_path / "run")
-    for option, hints in (("--model", Hints(model=NAME)), ("--image-size", Hints(image_size=SIZE)),
-                          ("--class-names", Hints(class_names="names.txt"))):
+    for option, hints in (
+        ("--model", Hints(model=NAME)),
+        ("--image-size", Hints(image_size=SIZE)),
+        ("--class-names", Hints(class_names="names.txt")),
+    ):
         with pytest.raises(UsageError, match=f"^{option} is read for none of {run}, {run}; leave it out"):
             check_hints([run, run], hints)
         check_hints([run, str(merged)], hints)

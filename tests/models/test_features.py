@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from frozen_vits import adapted, image_set, images, small_vit
+from tiny import SIZE
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from frozen_vits import adapted, image_set, images, small_vit
 from models import cache as cache_module
 from models import features as features_module
 from models.adapt import plain, timm_model
@@ -14,10 +15,18 @@ from models.backbone import create_backbone
 from models.batches import feature_batches
 from models.cache import CHUNK_ROWS
 from models.evaluate import predict
-from models.features import (BATCH_SIZE, Frozen, Rest, Share, UnstorableTokens, cached_features, cached_tokens,
-                             compute_features, token_bytes)
+from models.features import (
+    BATCH_SIZE,
+    Frozen,
+    Rest,
+    Share,
+    UnstorableTokens,
+    cached_features,
+    cached_tokens,
+    compute_features,
+    token_bytes,
+)
 from models.fit import Recipe, fit
-from tiny import SIZE
 
 CPU = torch.device("cpu")
 KEY = {"backbone": "abc", "data": "def", "split": "train"}
@@ -179,8 +188,10 @@ def test_training_on_cached_tokens_ends_where_training_on_images_does(spec, tmp_
     tokens = cached_tokens(adapted(spec), 4, TensorDataset(bright, labels), KEY, tmp_path, CPU).inputs
     whole, model, fits = adapted(spec), adapted(spec), []
     for module, inputs in ((timm_model(whole), bright), (Rest(model, 4), tokens)):
-        train, held_out = (feature_batches(inputs[part], labels[part], 8, seed)
-                           for part, seed in ((slice(0, 32), 0), (slice(32, 48), None)))
+        train, held_out = (
+            feature_batches(inputs[part], labels[part], 8, seed)
+            for part, seed in ((slice(0, 32), 0), (slice(32, 48), None))
+        )
         fits.append(fit(module, train, {"held_out": held_out}, recipe, CPU))
     for row, other in zip(fits[0].history, fits[1].history, strict=True):
         assert row["held_out_accuracy"] == other["held_out_accuracy"]
@@ -200,17 +211,23 @@ def test_frozen_blocks_are_run_once(spec, tmp_path):
 
 
 def test_tokens_are_stored_along_with_features(spec, tmp_path, small_chunks):
-    """One pass over the images gives both, with the bits that each would have alone; a damaged chunk is mended by either."""
+    """One pass over the images gives both, with the bits that each would have alone; a damaged chunk is mended by
+    either."""
     model, seen = create_backbone(spec, 3), []
     model.patch_embed.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
-    alone = [cached_features(model, image_set(), KEY, tmp_path / "a", CPU), cached_tokens(model, 4, image_set(), KEY, tmp_path / "a", CPU)]
+    alone = [
+        cached_features(model, image_set(), KEY, tmp_path / "a", CPU),
+        cached_tokens(model, 4, image_set(), KEY, tmp_path / "a", CPU),
+    ]
     assert sum(seen) == 10
     for broken, computed in ((None, 15), ("features", 17), ("tokens", 19)):
         if broken:
             path = sorted((tmp_path / "b").glob(f"{broken}-*/inputs-*.npy"))[1]
             path.write_bytes(path.read_bytes()[:-10])
-        found = [cached_features(model, image_set(), KEY, tmp_path / "b", CPU, entering=4),
-                 cached_tokens(model, 4, image_set(), KEY, tmp_path / "b", CPU)]
+        found = [
+            cached_features(model, image_set(), KEY, tmp_path / "b", CPU, entering=4),
+            cached_tokens(model, 4, image_set(), KEY, tmp_path / "b", CPU),
+        ]
         assert sum(seen) == computed
         for one, other in zip(found, alone):
             assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from tiny import same_state
 from torch import nn
 from tqdm import tqdm
 
@@ -23,7 +24,6 @@ from models.batches import feature_batches
 from models.evaluate import predict
 from models.fit import Recipe, fit
 from models.share import Share
-from tiny import same_state
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=6, batch_size=8, learning_rate=0.05, weight_decay=0.01, warmup=0.1, label_smoothing=0.0)
@@ -38,8 +38,11 @@ def points(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def batches():
-    return {"train": feature_batches(*points(64, 0), batch_size=8, seed=3),
-            "held_out": feature_batches(*points(20, 1), 20), "val": feature_batches(*points(20, 2), 20)}
+    return {
+        "train": feature_batches(*points(64, 0), batch_size=8, seed=3),
+        "held_out": feature_batches(*points(20, 1), 20),
+        "val": feature_batches(*points(20, 2), 20),
+    }
 
 
 def new_model() -> nn.Module:
@@ -85,7 +88,12 @@ def test_the_rank_is_how_many_classes_are_more_probable():
 def test_several_processes_predict_every_image_once_and_in_order(count):
     """Threads in the place of processes: 11 images in 4 batches, so that some have more than others."""
     inputs, labels = points(11, 0)
-    model, meeting, said, seen = new_model().eval(), threading.Barrier(count, timeout=60), [None] * count, [[] for _ in range(count)]
+    model, meeting, said, seen = (
+        new_model().eval(),
+        threading.Barrier(count, timeout=60),
+        [None] * count,
+        [[] for _ in range(count)],
+    )
     batches = feature_batches(inputs, labels, 3)
 
     def exchange(rank: int, value):
@@ -104,7 +112,10 @@ def test_several_processes_predict_every_image_once_and_in_order(count):
     expected = predict(model, batches, CPU)
     assert sorted(sum(sum(seen, []), [])) == list(range(11)) and all(seen), "each image by one, and none without work"
     for predictions in found:
-        assert all(np.array_equal(getattr(predictions, field.name), getattr(expected, field.name)) for field in fields(expected))
+        assert all(
+            np.array_equal(getattr(predictions, field.name), getattr(expected, field.name))
+            for field in fields(expected)
+        )
 
 
 def test_what_is_frozen_stays(batches):
@@ -142,7 +153,12 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_more_accurate(b
 def test_a_resumed_fit_knows_which_held_out_images_were_right(batches, tmp_path):
     inputs, labels = points(20, 1)
     batches["held_out"] = feature_batches(inputs, 1 - labels, 20)
-    recipe, whole, model, path = replace(RECIPE, learning_rate=0.002), new_model(), new_model(), tmp_path / "resume.safetensors"
+    recipe, whole, model, path = (
+        replace(RECIPE, learning_rate=0.002),
+        new_model(),
+        new_model(),
+        tmp_path / "resume.safetensors",
+    )
     expected = run(whole, batches, recipe)
     with pytest.raises(KeyboardInterrupt):
         run(new_model(), batches, recipe, resume=path, report=Stop(1))
@@ -158,7 +174,9 @@ def test_an_epoch_that_predicts_nothing_finite_ends_the_fit_and_nothing_of_it_is
         for inputs, labels in make(steps, epoch):
             yield (inputs * float("nan") if epoch == 3 else inputs), labels
 
-    with pytest.raises(ExplainedError, match=f"{split}_loss became nan after epoch 3; the last good state is in {path}"):
+    with pytest.raises(
+        ExplainedError, match=f"{split}_loss became nan after epoch 3; the last good state is in {path}"
+    ):
         run(new_model(), batches | {split: replace(batches[split], make=poisoned)}, resume=path)
     whole, model, rows = new_model(), new_model(), []
     assert run(model, batches, resume=path, report=rows.append) == run(whole, batches)
@@ -246,8 +264,14 @@ def test_a_fit_stopped_at_any_step_continues_to_the_same_bits(batches, tmp_path,
             yield batch
 
     with pytest.raises(KeyboardInterrupt):
-        run(new_model(), batches | {"train": replace(batches["train"], make=interrupted)}, recipe, seed=5,
-            resume=tmp_path / "resume.safetensors", save_every=-1.0)
+        run(
+            new_model(),
+            batches | {"train": replace(batches["train"], make=interrupted)},
+            recipe,
+            seed=5,
+            resume=tmp_path / "resume.safetensors",
+            save_every=-1.0,
+        )
     np.random.rand(3), torch.rand(3)  # the second process has another past
     model, rest = new_model(), []
 
@@ -255,8 +279,13 @@ def test_a_fit_stopped_at_any_step_continues_to_the_same_bits(batches, tmp_path,
         rest.extend(steps)
         return make(steps, epoch)
 
-    found = run(model, batches | {"train": replace(batches["train"], make=counted)}, recipe, seed=5,
-                resume=tmp_path / "resume.safetensors")
+    found = run(
+        model,
+        batches | {"train": replace(batches["train"], make=counted)},
+        recipe,
+        seed=5,
+        resume=tmp_path / "resume.safetensors",
+    )
     assert same_state(model.state_dict(), whole.state_dict()) and found == expected
     assert len(rest) == (6 * 8 - stop + 1) * recipe.accumulate, "no step is taken twice"
 
@@ -286,7 +315,10 @@ def test_the_running_mean_is_what_is_evaluated_and_kept(batches):
     start = model.weight.detach().clone()
     step = torch.optim.AdamW.step
     try:
-        torch.optim.AdamW.step = lambda self, *a, **k: (step(self, *a, **k), values.append(model.weight.detach().clone()))[0]
+        torch.optim.AdamW.step = lambda self, *a, **k: (
+            step(self, *a, **k),
+            values.append(model.weight.detach().clone()),
+        )[0]
         found = run(model, batches, replace(RECIPE, epochs=1, ema=0.7))
     finally:
         torch.optim.AdamW.step = step
@@ -302,16 +334,20 @@ def test_the_running_mean_is_what_is_evaluated_and_kept(batches):
 def test_weights_of_classes_are_weights_of_losses(batches, weights, share):
     """Images that show nothing: what is left to learn is how much each class counts."""
     model, nothing = nn.Linear(2, 2), torch.zeros(64, 2)
-    labels = torch.tensor([0, 1] * 2 if share == 0.5 else [0, 1, 1, 1])     # the share itself is best on these
-    blind = batches | {"train": feature_batches(nothing, torch.arange(64) % 2, 8, seed=1),
-                       "held_out": feature_batches(nothing[:4], labels, 4)}
+    labels = torch.tensor([0, 1] * 2 if share == 0.5 else [0, 1, 1, 1])  # the share itself is best on these
+    blind = batches | {
+        "train": feature_batches(nothing, torch.arange(64) % 2, 8, seed=1),
+        "held_out": feature_batches(nothing[:4], labels, 4),
+    }
     run(model, blind, replace(RECIPE, epochs=20), weights=None if weights is None else torch.tensor(weights))
     found = predict(model, feature_batches(nothing[:1], torch.tensor([1]), 1), CPU)
     assert found.probability[0] == pytest.approx(share, abs=0.05)
 
 
 def test_drawing_by_chance_draws_rare_images_as_often_as_their_chance_says():
-    batches = replace(feature_batches(torch.zeros(1000, 1), torch.zeros(1000), 10, seed=1), chances=np.r_[[0.9], [0.1 / 999] * 999])
+    batches = replace(
+        feature_batches(torch.zeros(1000, 1), torch.zeros(1000), 10, seed=1), chances=np.r_[[0.9], [0.1 / 999] * 999]
+    )
     drawn = np.concatenate(batches.steps(1))
     assert len(drawn) == 1000 and 850 < (drawn == 0).sum() < 950 and (batches.steps(1) == batches.steps(1))
     assert batches.steps(1) != batches.steps(2)
@@ -349,14 +385,18 @@ def test_a_loss_that_is_no_number_ends_the_fit_names_the_images_and_keeps_the_st
 
     broken = batches | {"train": replace(batches["train"], make=poisoned, name="photo {}".format)}
     images = ", ".join(f"photo {i}" for i in batches["train"].steps(3)[5])
-    with pytest.raises(ExplainedError, match=re.escape(f"loss became nan in epoch 3, step 6 (images: {images}); the last good state")):
+    with pytest.raises(
+        ExplainedError, match=re.escape(f"loss became nan in epoch 3, step 6 (images: {images}); the last good state")
+    ):
         run(new_model(), broken, resume=tmp_path / "resume.safetensors")
     with safe_open(tmp_path / "resume.safetensors", framework="pt") as file:
         position = json.loads(file.metadata()["fit"])["position"]
     assert (position["epoch"], position["step"]) == (3, 5)
     whole, model = new_model(), new_model()
     expected = run(whole, batches)
-    assert run(model, batches, resume=tmp_path / "resume.safetensors") == expected, "with the cause gone it goes on there"
+    assert run(model, batches, resume=tmp_path / "resume.safetensors") == expected, (
+        "with the cause gone it goes on there"
+    )
     assert same_state(model.state_dict(), whole.state_dict())
 
 
@@ -369,15 +409,20 @@ def test_a_gradient_that_is_no_number_ends_the_fit_before_it_reaches_a_weight(ba
         return gradient * float("inf") if len(steps) == 13 else gradient
 
     model[0].weight.register_hook(poisoned)
-    with pytest.raises(ExplainedError, match=re.escape("the gradient's norm became ") + r"(inf|nan) in epoch 2, step 5 \(images: "):
+    with pytest.raises(
+        ExplainedError, match=re.escape("the gradient's norm became ") + r"(inf|nan) in epoch 2, step 5 \(images: "
+    ):
         run(model, batches, resume=path)
     assert model[0].weight.isfinite().all()
     whole, again = new_model(), new_model()
-    assert run(again, batches, resume=path) == run(whole, batches) and same_state(again.state_dict(), whole.state_dict())
+    assert run(again, batches, resume=path) == run(whole, batches) and same_state(
+        again.state_dict(), whole.state_dict()
+    )
 
 
 def test_gradients_that_half_precision_never_gets_right_end_the_fit(batches, monkeypatch):
     """Its scaler leaves out a step and halves its scale, 4, 2, 1: below that it is no scale that is wrong."""
+
     def scaled(precision, device):
         found = accelerator("no", device)
         found.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -439,11 +484,16 @@ class Terminal(io.StringIO):
 def test_one_bar_shows_loss_accuracy_images_a_second_and_time_left(batches, tmp_path, monkeypatch):
     shown, path = [Terminal(), Terminal()], tmp_path / "resume.safetensors"
     for terminal, stop in zip(shown, (Stop(2), lambda row: None)):
-        monkeypatch.setattr(fit_module, "tqdm",
-                            lambda **options: tqdm(**options | {"file": terminal, "delay": 0, "mininterval": 0, "ncols": 150}))
+        monkeypatch.setattr(
+            fit_module,
+            "tqdm",
+            lambda **options: tqdm(**options | {"file": terminal, "delay": 0, "mininterval": 0, "ncols": 150}),
+        )
         with suppress(KeyboardInterrupt):
             run(new_model(), batches, report=stop, resume=path, progress=True)
-    first, second = (re.findall(r"(\d+)/384 \[[\d:]+<([\d:?]+), *([\d.?]+)image/s(.*?)\]", terminal.getvalue()) for terminal in shown)
+    first, second = (
+        re.findall(r"(\d+)/384 \[[\d:]+<([\d:?]+), *([\d.?]+)image/s(.*?)\]", terminal.getvalue()) for terminal in shown
+    )
     assert [int(row[0]) for row in (first[0], first[-1], second[0], second[-1])] == [0, 128, 128, 384]
     done, left, rate, more = second[-2]
     assert ":" in left and float(rate) > 0
@@ -461,8 +511,11 @@ def test_without_a_terminal_there_is_no_bar(batches, capsys):
 def test_rates_follow_the_schedule(batches, monkeypatch):
     """By its formula: 5 of 48 steps up, then a cosine; each group at its own rate."""
     rates, step = [], torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (
-        rates.append([group["lr"] for group in self.param_groups]), step(self, *a, **k))[1])
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *a, **k: (rates.append([group["lr"] for group in self.param_groups]), step(self, *a, **k))[1],
+    )
     run(new_model(), batches)
     expected = [(i + 1) / 5 if i < 5 else 0.5 * (1 + math.cos(math.pi * (i - 5) / 43)) for i in range(48)]
     assert np.allclose(rates, 0.05 * np.array(expected)[:, None]) and len(rates[0]) == 2
@@ -490,8 +543,12 @@ def test_gradients_are_clipped_to_a_norm(batches):
     moved = []
     for clip in (0.0, 1e-3):
         found = []
-        step, torch.optim.AdamW.step = torch.optim.AdamW.step, lambda self, *a: found.append(max(
-            float(p.grad.abs().max()) for group in self.param_groups for p in group["params"]))
+        step, torch.optim.AdamW.step = (
+            torch.optim.AdamW.step,
+            lambda self, *a: found.append(
+                max(float(p.grad.abs().max()) for group in self.param_groups for p in group["params"])
+            ),
+        )
         try:
             run(new_model(), batches, replace(RECIPE, epochs=1, clip=clip))
         finally:

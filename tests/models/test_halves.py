@@ -5,20 +5,29 @@ import copy
 import pytest
 import timm
 import torch
+from frozen_vits import SMALL, VITS, adapted, images, small_vit
+from tiny import SIZE
 from torch import nn
 from torch.nn import functional as F
 
-from frozen_vits import SMALL, VITS, adapted, images, small_vit
 from models.adapt import Settings, adapt, parse_settings, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.features import Frozen, Rest, first_trained_block
 from models.optim import parameter_groups
-from tiny import SIZE
 
 
-@pytest.mark.parametrize("text, first", [
-    ("dora:blocks=4-5", 4), ("lora:blocks=5,targets=fc1", 5), ("dora:blocks=1+3", 1), ("linear", 6), ("dora", None),
-    ("lora:blocks=0", None), ("full", None)])
+@pytest.mark.parametrize(
+    "text, first",
+    [
+        ("dora:blocks=4-5", 4),
+        ("lora:blocks=5,targets=fc1", 5),
+        ("dora:blocks=1+3", 1),
+        ("linear", 6),
+        ("dora", None),
+        ("lora:blocks=0", None),
+        ("full", None),
+    ],
+)
 def test_the_first_trained_block(spec, text, first):
     assert first_trained_block(adapt(create_backbone(spec, 3), parse_settings(text))) == first
 
@@ -29,9 +38,17 @@ def test_a_norm_behind_the_blocks_is_no_block(spec):
     assert first_trained_block(model) == 6
 
 
-@pytest.mark.parametrize("kind, name", [("plain", "patch_embed.proj.bias"), ("plain", "cls_token"),
-                                        ("plain", "pos_embed"), ("registers", "reg_token"),
-                                        ("distilled", "dist_token"), ("norm before the blocks", "norm_pre.weight")])
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("plain", "patch_embed.proj.bias"),
+        ("plain", "cls_token"),
+        ("plain", "pos_embed"),
+        ("registers", "reg_token"),
+        ("distilled", "dist_token"),
+        ("norm before the blocks", "norm_pre.weight"),
+    ],
+)
 def test_nothing_is_computed_once_where_what_precedes_the_blocks_trains(kind, name):
     vit = small_vit(kind)
     assert first_trained_block(vit) == 2
@@ -39,8 +56,9 @@ def test_nothing_is_computed_once_where_what_precedes_the_blocks_trains(kind, na
     assert first_trained_block(vit) is None
 
 
-@pytest.mark.parametrize("option", ["patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate",
-                                    "drop_path_rate"])
+@pytest.mark.parametrize(
+    "option", ["patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"]
+)
 def test_nothing_is_computed_once_where_training_changes_the_frozen_part(option):
     vit = timm.create_model("deit_tiny_patch16_224", **SMALL, **{option: 0.1}).requires_grad_(False)
     vit.blocks[2].requires_grad_(True)
@@ -106,8 +124,9 @@ def test_two_halves_give_every_familys_logits_and_gradients(kind, mode):
     assert_same_gradients(vit, whole)
 
 
-@pytest.mark.parametrize("kind, tokens", [("plain", 1), ("registers", 1), ("distilled", 2), ("average pooling", 4),
-                                          ("attention pooling", 4)])
+@pytest.mark.parametrize(
+    "kind, tokens", [("plain", 1), ("registers", 1), ("distilled", 2), ("average pooling", 4), ("attention pooling", 4)]
+)
 def test_only_tokens_that_the_head_reads_go_through_the_last_mlp(kind, tokens):
     vit, seen = small_vit(kind), []
     for block in vit.blocks:

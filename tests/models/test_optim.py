@@ -7,11 +7,11 @@ import timm
 import torch
 from peft import LoraConfig, get_peft_model
 from timm.optim import param_groups_layer_decay
+from tiny import NAME, SIZE
 from torch import nn
 
 from models.adapt import adapt, parse_settings, timm_model, trainable_parameters
 from models.optim import parameter_groups, warmup_cosine
-from tiny import NAME, SIZE
 
 METHODS = ["linear", "dora", "lora", "full", "dora:blocks=2+5,targets=fc1", "lora:blocks=0,targets=qkv"]
 DEPTH = 6
@@ -55,8 +55,9 @@ def test_magnitudes_do_not_decay_and_low_rank_factors_do():
 def test_a_magnitude_of_four_dimensions_does_not_decay():
     """peft gives a convolution's magnitude the shape (1, out, 1, 1)."""
     model = get_peft_model(build("linear"), LoraConfig(r=2, use_dora=True, target_modules="patch_embed.proj"))
-    (found,) = [decay for name, (decay, _) in by_name(model, parameter_groups(model, 1e-3, 0.05)).items()
-                if "magnitude" in name]
+    (found,) = [
+        decay for name, (decay, _) in by_name(model, parameter_groups(model, 1e-3, 0.05)).items() if "magnitude" in name
+    ]
     assert found == 0
 
 
@@ -70,10 +71,19 @@ def test_a_layer_learns_slower_the_farther_it_lies_from_the_head(text):
         assert rate == pytest.approx(1e-3 * 0.5**distance, rel=1e-12), name
 
 
-@pytest.mark.parametrize("name", [NAME, "vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2",
-                                  "deit3_small_patch16_224", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        NAME,
+        "vit_tiny_patch16_224",
+        "vit_small_patch14_reg4_dinov2",
+        "deit3_small_patch16_224",
+        "swin_tiny_patch4_window7_224",
+    ],
+)
 def test_the_groups_are_timms_own(name):
-    """The same decay and rate for each parameter as `timm.optim.param_groups_layer_decay` gives a fully trained model."""
+    """The same decay and rate for each parameter as `timm.optim.param_groups_layer_decay` gives a fully trained
+    model."""
     with torch.device("meta"):
         model = timm.create_model(name)
     theirs = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.75)

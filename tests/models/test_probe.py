@@ -30,7 +30,9 @@ def probe(recipe=ProbeRecipe(), train=(200, 0), held_out=(120, 1), seed=0, **opt
     return head, fit_probe(head, *features(*train), evaluations, recipe, CPU, **options)
 
 
-def objective(flat: np.ndarray, inputs: np.ndarray, labels: np.ndarray, penalty: float, smoothing: float, weights) -> float:
+def objective(
+    flat: np.ndarray, inputs: np.ndarray, labels: np.ndarray, penalty: float, smoothing: float, weights
+) -> float:
     """The problem as it is written, in loops over images."""
     weight, bias = flat[:15].reshape(3, 5), flat[15:]
     total = scale = 0.0
@@ -41,7 +43,7 @@ def objective(flat: np.ndarray, inputs: np.ndarray, labels: np.ndarray, penalty:
         share[y] += 1 - smoothing
         total -= sum(w * s * p for w, s, p in zip(weights, share, log_probability))
         scale += weights[y]
-    return total / scale + penalty / 2 * (weight ** 2).sum()
+    return total / scale + penalty / 2 * (weight**2).sum()
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.5)])
@@ -68,17 +70,22 @@ def test_the_penalty_is_chosen_by_the_loss_on_held_out_features_and_the_head_hol
     losses = [row["held_out_loss"] for row in found.history]
     assert found.chosen == 1 + int(np.argmin(losses)) and 1 < found.chosen < len(PENALTIES), "neither end of the path"
     assert len(found.history) == min(found.chosen + 3, len(PENALTIES)), "three that do no better end it"
-    assert [row["penalty"] for row in found.history] == list(PENALTIES[:len(found.history)])
+    assert [row["penalty"] for row in found.history] == list(PENALTIES[: len(found.history)])
     predictions = predict(head, feature_batches(*features(120, 2), 64), CPU)
     row = found.history[found.chosen - 1]
-    assert float(predictions.loss.mean()) == pytest.approx(row["val_loss"]) and predictions.accuracy == row["val_accuracy"]
+    assert (
+        float(predictions.loss.mean()) == pytest.approx(row["val_loss"]) and predictions.accuracy == row["val_accuracy"]
+    )
 
 
 def test_validation_does_not_choose():
     first = probe()[1].chosen
     head = nn.Linear(5, 3)
     inputs, labels = features(120, 2)
-    evaluations = {"held_out": feature_batches(*features(120, 1), 64), "val": feature_batches(inputs, (labels + 1) % 3, 64)}
+    evaluations = {
+        "held_out": feature_batches(*features(120, 1), 64),
+        "val": feature_batches(inputs, (labels + 1) % 3, 64),
+    }
     assert fit_probe(head, *features(200, 0), evaluations, ProbeRecipe(), CPU).chosen == first
 
 

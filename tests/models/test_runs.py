@@ -10,13 +10,24 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny import NAME, SIZE, config_of, finish, write_weights
 
 from errors import ExplainedError, UsageError
 from models.adapt import Settings, parse_settings, plain, timm_model
 from models.backbone import create_backbone
-from models.runs import (ADAPTER, CONFIG, HEAD, SUMMARY, differing, export, load_adapted, load_run, read_finished,
-                         settings_of, state_of)
-from tiny import NAME, SIZE, config_of, finish, write_weights
+from models.runs import (
+    ADAPTER,
+    CONFIG,
+    HEAD,
+    SUMMARY,
+    differing,
+    export,
+    load_adapted,
+    load_run,
+    read_finished,
+    settings_of,
+    state_of,
+)
 
 METHODS = ["linear", "dora", "lora", "full", "dora:blocks=5,targets=fc1,rank=4,alpha=8"]
 
@@ -43,8 +54,13 @@ def test_a_reloaded_run_gives_the_same_logits_bit_for_bit(tmp_path, spec, images
 def test_a_run_folder_is_small_and_holds_no_pickles(tmp_path, spec, text):
     finish(tmp_path, spec, text)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    trained = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md"} if "o" in text[:2] \
-        else {"backbone.safetensors"} if text == "full" else set()
+    trained = (
+        {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/README.md"}
+        if "o" in text[:2]
+        else {"backbone.safetensors"}
+        if text == "full"
+        else set()
+    )
     assert files == {CONFIG, SUMMARY, HEAD} | trained
     if text != "full":
         assert sum(path.stat().st_size for path in tmp_path.rglob("*")) < 400_000  # the backbone alone has 1.2 MB
@@ -76,8 +92,12 @@ def test_an_export_says_what_it_is(tmp_path, spec):
     with safe_open(tmp_path / "merged.safetensors", "pt") as file:
         (text,) = file.metadata().values()  # one: several would be written in no fixed order
         assert set(file.keys()) == set(create_backbone(spec, 3).state_dict())
-    assert json.loads(text) == {"model": NAME, "image_size": SIZE, "class_names": ["a", "b", "c"],
-                                "data_config": run.config["data_config"]}
+    assert json.loads(text) == {
+        "model": NAME,
+        "image_size": SIZE,
+        "class_names": ["a", "b", "c"],
+        "data_config": run.config["data_config"],
+    }
 
 
 def test_settings_survive_the_config(spec):
@@ -94,7 +114,9 @@ def test_another_backbone_is_refused(tmp_path, spec):
     with pytest.raises(ExplainedError) as caught:
         load_run(tmp_path / "run", str(other))
     recorded = config_of(spec)["backbone"]["sha256"][:12]
-    assert recorded in str(caught.value) and "another backbone" in str(caught.value) and "--weights" in str(caught.value)
+    assert (
+        recorded in str(caught.value) and "another backbone" in str(caught.value) and "--weights" in str(caught.value)
+    )
 
 
 def test_a_backbone_that_was_moved_is_found_by_its_new_place(tmp_path, weights, spec, images):
@@ -141,6 +163,7 @@ def test_a_head_with_other_names_or_shapes_is_refused(tmp_path, spec):
 
 def test_a_run_that_memory_has_no_room_for_is_not_called_damaged(tmp_path, spec, monkeypatch):
     """Else it would be trained again."""
+
     def full(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
@@ -153,6 +176,7 @@ def test_a_run_that_memory_has_no_room_for_is_not_called_damaged(tmp_path, spec,
 @pytest.mark.parametrize("name", [HEAD, "adapter/adapter_model.safetensors"])
 def test_a_run_that_may_not_be_read_is_not_called_damaged(tmp_path, spec, monkeypatch, name):
     """safetensors says that there is no such file. (A stand-in: a superuser may read everything.)"""
+
     def locked(path, *args, **options):
         if path == tmp_path / name:
             raise PermissionError(13, "Permission denied", str(path))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from report.claims import Evidence, Claim, claims, claims_markdown
+from report.claims import Claim, Evidence, claims, claims_markdown
 from report.statistics import holm
 from report.verdicts import FEWEST_IMAGES
 
@@ -15,8 +15,16 @@ N = 60
 def evidence(label="linear", noise=0, shift=0.0, count=N, train_right=50, val_right=40) -> Evidence:
     """A run whose every figure is `shift` higher than the base's; runs of one `noise` share it, image by image."""
     base = np.random.default_rng(noise).uniform(0.3, 0.6, count)
-    return Evidence(label, base + shift, np.arange(count) < val_right, np.arange(count) < train_right,
-                    base + shift, base + shift, base + shift, 0.004)
+    return Evidence(
+        label,
+        base + shift,
+        np.arange(count) < val_right,
+        np.arange(count) < train_right,
+        base + shift,
+        base + shift,
+        base + shift,
+        0.004,
+    )
 
 
 def claims_of(first: list[Evidence], second: list[Evidence], judged: bool = True) -> list[Claim]:
@@ -36,16 +44,32 @@ def test_the_earlier_studys_claims_hold_where_they_hold():
     """(a) linear's probability higher, (b) DoRA's maps more alike, (c) linear's map more scattered, ..."""
     first = evidence("linear", val_right=58, train_right=58)
     second = evidence("dora", val_right=40, train_right=60)
-    first = Evidence("linear", first.val_probability + 0.2, first.val_correct, first.train_correct,
-                     first.likeness - 0.2, first.likeness_cosine, first.entropy_other + 0.2, 0.01)
+    first = Evidence(
+        "linear",
+        first.val_probability + 0.2,
+        first.val_correct,
+        first.train_correct,
+        first.likeness - 0.2,
+        first.likeness_cosine,
+        first.entropy_other + 0.2,
+        0.01,
+    )
     assert verdicts(first, second) == dict.fromkeys("abcde", "supported")
 
 
 def test_the_reverse_is_not_supported():
     first = evidence("linear", val_right=40, train_right=60)
     second = evidence("dora", val_right=58, train_right=58)
-    second = Evidence("dora", second.val_probability + 0.2, second.val_correct, second.train_correct,
-                      second.likeness - 0.2, second.likeness_cosine, second.entropy_other + 0.2, 0.01)
+    second = Evidence(
+        "dora",
+        second.val_probability + 0.2,
+        second.val_correct,
+        second.train_correct,
+        second.likeness - 0.2,
+        second.likeness_cosine,
+        second.entropy_other + 0.2,
+        0.01,
+    )
     assert verdicts(first, second) == dict.fromkeys("abcde", "not supported")
 
 
@@ -69,8 +93,9 @@ def test_runs_of_other_kinds_get_figures_without_verdicts():
 
 
 def test_a_difference_is_the_first_run_minus_the_second():
-    (a, *_, d, e) = claims_of([evidence(val_right=50, train_right=60)],
-                           [evidence("dora", shift=-0.1, val_right=44, train_right=60)])
+    (a, *_, d, e) = claims_of(
+        [evidence(val_right=50, train_right=60)], [evidence("dora", shift=-0.1, val_right=44, train_right=60)]
+    )
     assert a.difference == "0.1 [0.1, 0.1]" and d.difference.startswith("+10.0 [") and d.difference.endswith("] points")
     assert e.difference.startswith("-10.0 [") and e.measured.difference == pytest.approx(-0.1) and e.unit == "points"
     assert (d.first, d.second) == ("83.3 %", "73.3 %") and (e.first, e.second) == ("16.7 %", "26.7 %")
@@ -88,7 +113,11 @@ def test_p_values_are_corrected_for_all_claims_together():
 
 def test_the_family_is_all_judged_claims_of_the_data_set():
     """Two pairs that are judged, one that is not: a pair's own claims alone would be corrected less."""
-    linear, dora, late = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=34), evidence("late", noise=2)
+    linear, dora, late = (
+        evidence(noise=0, val_right=40),
+        evidence("dora", noise=1, val_right=34),
+        evidence("late", noise=2),
+    )
     linear, dora, late = (replace(one, likeness_otherwise={"SSIM": one.likeness}) for one in (linear, dora, late))
     pairs = claims([([linear], [dora], True), ([linear], [late], True), ([dora], [late], False)])
     judged = [claim for found in pairs[:2] for claim in found if claim.letter in "abcde"]
@@ -103,8 +132,10 @@ def test_the_family_is_all_judged_claims_of_the_data_set():
 
 def test_every_seed_has_to_agree():
     """Two seeds against the claim and one for it: the images agree on the mean, and nothing is decided."""
-    first, second = ([evidence(label, shift=shift) for shift in shifts]
-                     for label, shifts in (("linear", (0.3, 0.3, 0.0)), ("dora", (0.0, 0.0, 0.1))))
+    first, second = (
+        [evidence(label, shift=shift) for shift in shifts]
+        for label, shifts in (("linear", (0.3, 0.3, 0.0)), ("dora", (0.0, 0.0, 0.1)))
+    )
     first, second = ([replace(run, seed=seed) for seed, run in enumerate(runs)] for runs in (first, second))
     a, b, c, *_ = claims_of(first, second)
     assert a.verdict.startswith("undecided (seeds disagree")
@@ -136,13 +167,20 @@ def test_seeds_are_paired_by_their_number():
 
 
 def markdown(first: list[Evidence], second: list[Evidence], sections: list[str] = []) -> str:
-    return claims_markdown({("linear", "dora"): claims_of(first, second)}, ["data: photos, 3 classes"], [first, second],
-                           [{"run": "linear", "split": "val", "accuracy": "90.0 %"}], sections)
+    return claims_markdown(
+        {("linear", "dora"): claims_of(first, second)},
+        ["data: photos, 3 classes"],
+        [first, second],
+        [{"run": "linear", "split": "val", "accuracy": "90.0 %"}],
+        sections,
+    )
 
 
 def test_several_seeds_stand_side_by_side():
-    runs = [[replace(evidence(label), seed=seed, map_noise=0.001 * (seed + 1)) for seed in range(3)]
-            for label in ("linear", "dora")]
+    runs = [
+        [replace(evidence(label), seed=seed, map_noise=0.001 * (seed + 1)) for seed in range(3)]
+        for label in ("linear", "dora")
+    ]
     text = markdown(*runs)
     assert "linear 0.10 %, 0.20 %, 0.30 %; dora 0.10 %" in text and "One training seed" not in text
     table = [line for line in text.splitlines() if line.startswith(("| a |", "|  | claim"))]

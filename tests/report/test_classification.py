@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from report.classification import (CALIBRATION_BINS, class_counts, classification_summary, confusions,
-                                   expected_calibration_error, macro_accuracy)
+from report.classification import (
+    CALIBRATION_BINS,
+    class_counts,
+    classification_summary,
+    confusions,
+    expected_calibration_error,
+    macro_accuracy,
+)
 from report.statistics import wilson
 from report.tables import plain
 
@@ -50,8 +56,10 @@ def test_the_summary_of_six_images_by_hand():
     assert (top5["k"], top5["accuracy"], top5["low"], top5["high"]) == (5, 5 / 6, *wilson(5, 6))
     assert list(found["per_class"]) == ["archery", "golf", "luge"]
     assert found["per_class"]["archery"] == dict(zip(("images", "accuracy", "low", "high"), (4, 0.75, *wilson(3, 4))))
-    assert found["confusions"] == [{"true": "archery", "predicted": "golf", "images": 1},
-                                   {"true": "golf", "predicted": "judo", "images": 1}]
+    assert found["confusions"] == [
+        {"true": "archery", "predicted": "golf", "images": 1},
+        {"true": "golf", "predicted": "judo", "images": 1},
+    ]
     assert found["calibration_bins"] == CALIBRATION_BINS == 15
 
 
@@ -66,18 +74,21 @@ def test_top_five_is_top_all_where_there_are_fewer_classes(classes, k):
     assert found["top5"]["k"] == k and found["top5"]["accuracy"] == 1
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"predicted": [0, 1]}, r"got shapes \(3,\) and \(2,\)"),
-    ({"labels": [], "predicted": []}, "at least one"),
-    ({"labels": [0, 1, 7]}, "from 0 to 6 for classes, got int64 from 0 to 7"),
-    ({"predicted": [0, 1, -1]}, "from 0 to 6"),
-    ({"labels": [0.0, 1.0, 0.0]}, "whole numbers"),
-    ({"confidence": [0.1, 0.2]}, "one value an image"),
-    ({"confidence": [0.1, 0.2, 1.2]}, "confidence from 0 to 1"),
-    ({"confidence": [0.1, 0.2, float("nan")]}, "confidence from 0 to 1"),
-    ({"rank": [0, 0, 7]}, "ranks from 0 to 6"),
-    ({"rank": [[0, 0, 1]]}, "one value an image"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"predicted": [0, 1]}, r"got shapes \(3,\) and \(2,\)"),
+        ({"labels": [], "predicted": []}, "at least one"),
+        ({"labels": [0, 1, 7]}, "from 0 to 6 for classes, got int64 from 0 to 7"),
+        ({"predicted": [0, 1, -1]}, "from 0 to 6"),
+        ({"labels": [0.0, 1.0, 0.0]}, "whole numbers"),
+        ({"confidence": [0.1, 0.2]}, "one value an image"),
+        ({"confidence": [0.1, 0.2, 1.2]}, "confidence from 0 to 1"),
+        ({"confidence": [0.1, 0.2, float("nan")]}, "confidence from 0 to 1"),
+        ({"rank": [0, 0, 7]}, "ranks from 0 to 6"),
+        ({"rank": [[0, 0, 1]]}, "one value an image"),
+    ],
+)
 def test_what_cannot_be_meant_is_refused(changes, words):
     given = {"labels": [0, 1, 0], "predicted": [0, 1, 1], "confidence": [0.5] * 3, "rank": [0, 0, 1]} | changes
     with pytest.raises(ValueError, match=words):
@@ -99,8 +110,11 @@ def test_classes_alike_are_one_large_class(correct):
     assert found["effective_images"] == pytest.approx(15) and "Kish 1965" in found["interval"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted), min_size=1, max_size=12)
-       .filter(lambda pairs: any(n for _, n in pairs)))
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted), min_size=1, max_size=12).filter(
+        lambda pairs: any(n for _, n in pairs)
+    )
+)
 @settings(max_examples=80, deadline=None)
 def test_macro_accuracy_equals_its_slow_formula_and_stays_in_range(pairs):
     found = macro_accuracy(*np.array(pairs).T)
@@ -165,8 +179,13 @@ def test_square_and_add_would_not_cover():
 # Calibration
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 60).map(lambda n: n / 60) | st.floats(0, 1, allow_subnormal=False)), min_size=1,
-                max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 60).map(lambda n: n / 60) | st.floats(0, 1, allow_subnormal=False)),
+        min_size=1,
+        max_size=40,
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_the_calibration_error_equals_its_slow_formula(pairs):
     correct, confidence = (list(column) for column in zip(*pairs))
@@ -182,7 +201,9 @@ def test_calibration_known_answers():
     # two bins that are off in opposite directions do not make up for one another
     assert expected_calibration_error(np.array([True, False]), np.array([0.4, 0.6])) == pytest.approx(0.6)
     # a bin holds its upper end: 1/15 lies in the first, 1.5/15 in the second
-    assert expected_calibration_error(np.array([True, False]), np.array([1, 1.5]) / 15) == pytest.approx((14 + 1.5) / 30)
+    assert expected_calibration_error(np.array([True, False]), np.array([1, 1.5]) / 15) == pytest.approx(
+        (14 + 1.5) / 30
+    )
 
 
 # Confusions

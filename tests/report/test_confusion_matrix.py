@@ -5,13 +5,20 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
-
-from report import canvas, confusion_matrix as module
-from report.confusion_matrix import ERRORS, NO_IMAGE, NOTHING, RIGHT, confusion_matrix
 from texts import check_texts
 
-LONG = ("figure skating women", "wheelchair basketball", "Donaudampfschifffahrtsgesellschaft polo", "horse racing, $5",
-        "a class whose name says far more than any name of a class ever should, for whatever reason", "golf")
+from report import canvas
+from report import confusion_matrix as module
+from report.confusion_matrix import ERRORS, NO_IMAGE, NOTHING, RIGHT, confusion_matrix
+
+LONG = (
+    "figure skating women",
+    "wheelchair basketball",
+    "Donaudampfschifffahrtsgesellschaft polo",
+    "horse racing, $5",
+    "a class whose name says far more than any name of a class ever should, for whatever reason",
+    "golf",
+)
 TITLE = "dora:blocks=9,targets=fc1,rank=4,alpha=8 on sports, validation: 93.4 % of 500 images"
 
 
@@ -48,8 +55,9 @@ def cells(figure, count: int) -> tuple[list[list[str]], float]:
     return found, side
 
 
-@pytest.mark.parametrize("count, each, right", [(3, 30, 0.9), (6, 12000, 0.5), (15, 25, 0.85), (30, 4, 0.9),
-                                                (100, 5, 0.93)])
+@pytest.mark.parametrize(
+    "count, each, right", [(3, 30, 0.9), (6, 12000, 0.5), (15, 25, 0.85), (30, 4, 0.9), (100, 5, 0.93)]
+)
 def test_every_name_and_number_is_there_and_nothing_is_clipped_or_overlaps(tmp_path, drawn, count, each, right):
     labels, predicted = predictions(count, each, right)
     confusion_matrix(tmp_path / "c.png", labels, predicted, names(count), TITLE)
@@ -82,8 +90,12 @@ def test_colours_are_shares_of_the_true_class_on_two_stated_scales(tmp_path, dra
     shown = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(float) / 255
     left, top = corner(drawn[0])
     side = cells(drawn[0], 4)[1]
-    expected = [[RIGHT(0.5), ERRORS(0.25), ERRORS(0.25), NOTHING], [ERRORS(0.1), RIGHT(0.9), NOTHING, NOTHING],
-                [NO_IMAGE] * 4, [NOTHING, NOTHING, ERRORS(1.0), RIGHT(0.0)]]
+    expected = [
+        [RIGHT(0.5), ERRORS(0.25), ERRORS(0.25), NOTHING],
+        [ERRORS(0.1), RIGHT(0.9), NOTHING, NOTHING],
+        [NO_IMAGE] * 4,
+        [NOTHING, NOTHING, ERRORS(1.0), RIGHT(0.0)],
+    ]
     for row, colours in enumerate(expected):
         for column, colour in enumerate(colours):
             pixel = shown[round(top + row * side + 6), round(left + column * side + 6)]
@@ -130,8 +142,11 @@ def test_without_errors_there_is_one_scale_and_one_class_is_drawn_too(tmp_path, 
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
-    for labels, predicted, words in (([], [], "at least one"), ([0, 1], [0], r"\(2,\) and \(1,\)"),
-                                     ([0, 2], [0, 1], "0 to 1")):
+    for labels, predicted, words in (
+        ([], [], "at least one"),
+        ([0, 1], [0], r"\(2,\) and \(1,\)"),
+        ([0, 2], [0, 1], "0 to 1"),
+    ):
         with pytest.raises(ValueError, match=f"confusion_matrix: .*{words}"):
             confusion_matrix(tmp_path / "c.png", np.array(labels, int), np.array(predicted, int), ["a", "b"], "t")
     assert not list(tmp_path.iterdir())

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from PIL import Image
+from texts import check_texts
 
-from report.depth import MEASURES, SMALLEST, DepthRun, block_names, change_rows, depth_changes, depth_words, which_blocks
+from report.depth import (
+    MEASURES,
+    SMALLEST,
+    DepthRun,
+    block_names,
+    change_rows,
+    depth_changes,
+    depth_words,
+    which_blocks,
+)
 from report.depth_figures import depth_heads, depth_profiles
 from report.statistics import holm, paired
-from texts import check_texts
 
 IMAGES, LAYERS, HEADS = 24, 4, 3
 UNIFORM = {"entropy": 1.0, "distance": 6.0, "on_patches": 0.9, "on_prefix": 0.05, "on_itself": 0.05}
@@ -60,8 +69,10 @@ def test_changes_are_paired_by_image_and_corrected_together():
     expected = []
     for one in found:
         layer, name = int(one.block), one.measure
-        a, b = ([sum(values[i, layer]) / (1 if name == "relevance" else HEADS) for i in range(IMAGES)]
-                for values in (after.measures[name], before.measures[name]))
+        a, b = (
+            [sum(values[i, layer]) / (1 if name == "relevance" else HEADS) for i in range(IMAGES)]
+            for values in (after.measures[name], before.measures[name])
+        )
         expected.append(paired(a, b))
         assert one.paired.difference == pytest.approx(expected[-1].difference) and one.head is None
         assert (one.paired.low, one.paired.high) == pytest.approx((expected[-1].low, expected[-1].high))
@@ -119,7 +130,7 @@ def test_what_is_not_defined_or_says_nothing_is_left_out():
 def test_rows_hold_every_change():
     before, after = run(), moved(tuned(), "on_itself", 0, 0.04)
     found = depth_changes(before, after)
-    row, = (row for row in change_rows(found) if (row["measure"], row["block"]) == ("on_itself", "0"))
+    (row,) = (row for row in change_rows(found) if (row["measure"], row["block"]) == ("on_itself", "0"))
     assert len(change_rows(found)) == len(found) and row["head"] == "all" and row["verdict"] == "changed"
     assert row["after"] - row["before"] == pytest.approx(row["difference"])
     assert row["low"] < row["difference"] < row["high"]
@@ -134,36 +145,49 @@ def test_words_say_which_blocks_changed_how_and_nothing_else():
     before, after = run(), moved(moved(tuned(), "entropy", 2, -0.05), "entropy", 3, -0.09)
     after = moved(after, "distance", 1, 0.12)
     words = depth_words(before, after, depth_changes(before, after))
-    assert words[0] == ("From linear to lora (24 images, 1 training seed), attention or relevance changed in blocks 2 and 3; nothing "
-                        "changed by the smallest size that counts in block 0; undecided: block 1 (about the "
-                        "smallest size that counts, or not certain after correction).")
+    assert words[0] == (
+        "From linear to lora (24 images, 1 training seed), attention or relevance changed in blocks 2 and 3; nothing "
+        "changed by the smallest size that counts in block 0; undecided: block 1 (about the "
+        "smallest size that counts, or not certain after correction)."
+    )
     assert words[1].startswith("Attention is more focused in blocks 2 and 3, most in block 3: -0.0897")
     assert words[2].startswith("The reading row moved most in block ") and len(words) == 4
-    assert words[3] == ("Tokens are least alike after block 3, with a linear CKA of 0.800 (1: the same up to "
-                        "rotation); it is 1.000 at the input.")
+    assert words[3] == (
+        "Tokens are least alike after block 3, with a linear CKA of 0.800 (1: the same up to "
+        "rotation); it is 1.000 at the input."
+    )
 
 
 def test_words_of_no_change():
     before, after = run(), run("lora", seed=1)
     words = depth_words(before, after, depth_changes(before, after), depth_changes(before, after, by_head=True))
-    assert words == ["From linear to lora (24 images, 1 training seed), attention or relevance was not found to have changed in any "
-                     "block; nothing changed by the smallest size that counts in blocks 0 to 3."]
+    assert words == [
+        "From linear to lora (24 images, 1 training seed), attention or relevance was not found to have changed in any "
+        "block; nothing changed by the smallest size that counts in blocks 0 to 3."
+    ]
     without = [replace(one, measures={"entropy": one.measures["entropy"]}) for one in (before, after)]
     assert "attention was not found" in depth_words(*without, depth_changes(*without))[0]
 
 
 def test_seeds_have_to_agree_about_a_block():
     """Changed in every seed to one side: changed; else undecided, and the sentence says why."""
+
     def words(*by):
         return which_blocks("before", "dora", [depth_changes(run(), moved(tuned(), "entropy", 1, one)) for one in by])
 
     assert "changed in block 1;" in words(0.05, 0.08) and "undecided" not in words(0.05, 0.08)
     for by in ((0.05, -0.05), (0.05, 0.0)):
-        assert words(*by).endswith("nothing changed by the smallest size that counts in blocks 0, 2 and 3; undecided: block 1 "
-                                   "(seeds disagree).")
-    assert words(0.05, 0.02).endswith("undecided: block 1 (about the smallest size that counts, or not certain after correction).")
+        assert words(*by).endswith(
+            "nothing changed by the smallest size that counts in blocks 0, 2 and 3; undecided: block 1 "
+            "(seeds disagree)."
+        )
+    assert words(0.05, 0.02).endswith(
+        "undecided: block 1 (about the smallest size that counts, or not certain after correction)."
+    )
     noise = np.random.default_rng(5).normal(0, 0.3, (IMAGES, 1))
-    assert re.search(r"undecided: block 1 \(smallest detectable: 0\.1\d\d of a measure's scale\)\.$", words(0.05, noise))
+    assert re.search(
+        r"undecided: block 1 \(smallest detectable: 0\.1\d\d of a measure's scale\)\.$", words(0.05, noise)
+    )
 
 
 def test_words_give_the_divergence_of_blocks_and_its_interval():

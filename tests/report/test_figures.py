@@ -4,12 +4,12 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from texts import check_texts
 
 from report import canvas
 from report.canvas import font, text_width, wrap
 from report.figures import CORRECT, PALETTE, Cell, bars, grid, training_curves
 from report.grid import Scale
-from texts import check_texts
 
 LONG = ("figure skating women", "wheelchair basketball", "snowmobile racing", "Donaudampfschifffahrtsgesellschaft polo")
 VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
@@ -55,16 +55,23 @@ def test_grid_clips_nothing_and_overlaps_nothing(tmp_path, drawn, runs, count, c
 @pytest.mark.parametrize("columns", [2, 5])
 def test_grid_has_a_bar_for_each_scale(tmp_path, drawn, columns):
     """Beside its own words, or above them where the picture is narrow."""
-    scales = [Scale("inferno", "lrp: relevance, each heatmap from 0 to its own maximum", ("0", "max")),
-              Scale("RdBu_r", "cp_lrp, lrp_depth: relevance against and for the class, each scaled by its own maximum",
-                    ("against", "for"))]
+    scales = [
+        Scale("inferno", "lrp: relevance, each heatmap from 0 to its own maximum", ("0", "max")),
+        Scale(
+            "RdBu_r",
+            "cp_lrp, lrp_depth: relevance against and for the class, each scaled by its own maximum",
+            ("against", "for"),
+        ),
+    ]
     grid(tmp_path / "g.png", [[Cell(picture())] * columns], [("", columns)], [""] * columns, "t", scales)
     words = "".join("".join(text.get_text().split()) for text in check_texts(drawn[0]))
     assert all("".join(scale.label.split()) in words for scale in scales) and {"0", "max", "against", "for"} <= {
-        text.get_text() for text in drawn[0].texts}
+        text.get_text() for text in drawn[0].texts
+    }
     bars = [axes for axes in drawn[0].axes if axes.images[0].get_array().shape[0] == 1]
     assert [bar.images[0].get_array()[0, -1].tolist() for bar in bars] == [
-        list(matplotlib.colormaps[scale.colour_map](1.0, bytes=True)[:3]) for scale in scales]
+        list(matplotlib.colormaps[scale.colour_map](1.0, bytes=True)[:3]) for scale in scales
+    ]
     first, second = [bar.get_window_extent() for bar in bars]
     assert first.y0 > second.y1 and first.x0 == second.x0 and first.width == second.width
 
@@ -128,7 +135,9 @@ def test_training_curves_show_percent_and_mark_the_epoch(tmp_path, drawn, histor
 
 
 def test_a_probes_curves_go_along_its_penalties(tmp_path, drawn):
-    history = [{"penalty": 10.0 ** -i, "train_loss": 1 / (i + 1), "train_accuracy": 0.5, "val_loss": 0.7} for i in range(5)]
+    history = [
+        {"penalty": 10.0**-i, "train_loss": 1 / (i + 1), "train_accuracy": 0.5, "val_loss": 0.7} for i in range(5)
+    ]
     training_curves(tmp_path / "curves.png", history, 3, "linear on scenes")
     texts = {text.get_text() for text in check_texts(drawn[0])}
     assert {"penalty", "chosen penalty (0.01)"} <= texts

@@ -4,11 +4,11 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from texts import check_texts
 
 from report.grid import Cell, Scale
 from report.layers import ALL, LayerMeans, head_matrix, layer_means, layer_profiles, layer_rows
 from report.statistics import single
-from texts import check_texts
 
 TARGETS = ("true class", "unused or random class")
 VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
@@ -31,14 +31,23 @@ def means_of(label: str, layers: int = 3, heads: int = 2, seed: int = 0) -> Laye
     return LayerMeans(label, tuple(names(layers)), by_block, by_head, images=6)
 
 
-def matrix(path, layers: int = 3, heads: int = 2, shape=(32, 32), shares=None, blocks=None, cells=None,
-           title: str = "t") -> None:
+def matrix(
+    path, layers: int = 3, heads: int = 2, shape=(32, 32), shares=None, blocks=None, cells=None, title: str = "t"
+) -> None:
     photo = np.full((*shape, 3), 90, np.uint8)
     cells = np.full((layers, heads + 1, *shape, 3), 120, np.uint8) if cells is None else cells
     shares = np.full(layers, 1 / layers) if shares is None else shares
     preview = [Cell(photo, caption="image"), Cell(photo, caption="the whole map\narchery 75.9 %")]
-    head_matrix(path, preview, cells, shares, names(layers) if blocks is None else blocks, title,
-                Scale("inferno", "relevance, each block's heads scaled by their maximum", (0, "max")), footnote="words " * 40)
+    head_matrix(
+        path,
+        preview,
+        cells,
+        shares,
+        names(layers) if blocks is None else blocks,
+        title,
+        Scale("inferno", "relevance, each block's heads scaled by their maximum", (0, "max")),
+        footnote="words " * 40,
+    )
 
 
 # ---- statistics
@@ -72,9 +81,17 @@ def test_rows_are_tidy():
     rows = layer_rows([run, means_of("other", seed=1)], ("true", "other"))
     assert len(rows) == 2 * 2 * 3 * (2 + 1)
     share, low, high = run.by_block[0, 0]
-    assert rows[0] == {"run": "run", "target": "true", "block": "0", "head": ALL, "images": 6, "share": share,
-                       "low": low, "high": high}
-    wanted, = [row for row in rows if list(row.values())[:4] == ["run", "other", "2", 1]]
+    assert rows[0] == {
+        "run": "run",
+        "target": "true",
+        "block": "0",
+        "head": ALL,
+        "images": 6,
+        "share": share,
+        "low": low,
+        "high": high,
+    }
+    (wanted,) = [row for row in rows if list(row.values())[:4] == ["run", "other", "2", 1]]
     assert [wanted["share"], wanted["low"], wanted["high"]] == run.by_head[1, 2, 1].tolist()
 
 
@@ -87,13 +104,21 @@ def test_shares_and_blocks_must_agree(shares):
 # ---- the figure of several runs
 
 
-@pytest.mark.parametrize("layers, heads, labels", [(12, 12, ("linear", VARIANT)), (24, 16, ("linear", "full", VARIANT)),
-                                                   (1, 1, ("linear", "dora"))])
+@pytest.mark.parametrize(
+    "layers, heads, labels",
+    [(12, 12, ("linear", VARIANT)), (24, 16, ("linear", "full", VARIANT)), (1, 1, ("linear", "dora"))],
+)
 def test_profiles_clip_nothing_and_overlap_nothing(tmp_path, drawn, layers, heads, labels):
     runs = [means_of(label, layers, heads, seed) for seed, label in enumerate(labels)]
     difference = means_of(f"{labels[-1]} minus {labels[0]}", layers, heads)
-    layer_profiles(tmp_path / "layers.png", runs, difference, TARGETS, "Where in the network relevance arises: " * 3,
-                   "Heads correspond by number. " * 9)
+    layer_profiles(
+        tmp_path / "layers.png",
+        runs,
+        difference,
+        TARGETS,
+        "Where in the network relevance arises: " * 3,
+        "Heads correspond by number. " * 9,
+    )
     words = "".join("".join(text.get_text().split()) for text in check_texts(drawn[0]))  # wherever lines were broken
     for said in (*labels, *TARGETS, "percentage points", "share of all heads' relevance", "95 %"):
         assert "".join(said.split()) in words
@@ -157,8 +182,9 @@ def test_the_same_shares_give_the_same_bytes(tmp_path):
 # ---- the matrix of one image
 
 
-@pytest.mark.parametrize("layers, heads, shape", [(12, 12, (32, 32)), (24, 16, (32, 32)), (1, 1, (32, 32)),
-                                                  (4, 3, (32, 64))])
+@pytest.mark.parametrize(
+    "layers, heads, shape", [(12, 12, (32, 32)), (24, 16, (32, 32)), (1, 1, (32, 32)), (4, 3, (32, 64))]
+)
 def test_a_matrix_clips_nothing_and_overlaps_nothing(tmp_path, drawn, layers, heads, shape):
     blocks = [*names(layers - 1), "pool"]
     title = "What each head adds for wheelchair basketball"
@@ -169,8 +195,9 @@ def test_a_matrix_clips_nothing_and_overlaps_nothing(tmp_path, drawn, layers, he
 
 
 def test_a_cell_stands_in_its_blocks_row_and_its_heads_column(tmp_path):
-    colours = np.array([[(200, 10, 10), (10, 200, 10), (10, 10, 200)],
-                        [(200, 200, 10), (10, 200, 200), (200, 10, 200)]], np.uint8)
+    colours = np.array(
+        [[(200, 10, 10), (10, 200, 10), (10, 10, 200)], [(200, 200, 10), (10, 200, 200), (200, 10, 200)]], np.uint8
+    )
     cells = np.broadcast_to(colours[:, :, None, None], (2, 3, 64, 64, 3))
     matrix(tmp_path / "m.png", cells=cells, layers=2)
     shown = np.asarray(Image.open(tmp_path / "m.png").convert("RGB"))

@@ -10,8 +10,18 @@ from report.results import COLUMNS, Observation, Results, read_results, write_re
 from report.verdicts import measure
 
 
-def row(method="linear", image="a.png", value=0.5, metric="entropy", seed=0, target="other", split="val",
-        relevance="lrp", removal="", place="") -> Observation:
+def row(
+    method="linear",
+    image="a.png",
+    value=0.5,
+    metric="entropy",
+    seed=0,
+    target="other",
+    split="val",
+    relevance="lrp",
+    removal="",
+    place="",
+) -> Observation:
     return Observation("scenes", split, method, seed, image, relevance, target, metric, removal, place, value)
 
 
@@ -23,14 +33,18 @@ def rows_of(method: str, values: dict[str, float], **columns) -> list[Observatio
 
 
 def test_what_is_written_is_read_back_with_six_digits(tmp_path):
-    rows = [row(value=0.123456789), row(value=float("nan"), image='b, "c".png'),
-            row("before", seed=None, value=-12345678.9),
-            row(target="", relevance="", metric="probability", value=np.float32(1e-12), split="é")]
+    rows = [
+        row(value=0.123456789),
+        row(value=float("nan"), image='b, "c".png'),
+        row("before", seed=None, value=-12345678.9),
+        row(target="", relevance="", metric="probability", value=np.float32(1e-12), split="é"),
+    ]
     assert write_results(tmp_path / "results.csv", rows) == 4
     found = list(read_results(tmp_path / "results.csv"))
     assert [o.value for o in found] == pytest.approx([0.123457, np.nan, -12345700.0, 1e-12], rel=1e-9, nan_ok=True)
     assert [(o.method, o.seed, o.image, o.target, o.split) for o in found] == [
-        (o.method, o.seed, o.image, o.target, o.split) for o in rows]
+        (o.method, o.seed, o.image, o.target, o.split) for o in rows
+    ]
     lines = (tmp_path / "results.csv").read_text(encoding="utf-8").splitlines()
     assert lines[:2] == [",".join(COLUMNS), "scenes,val,linear,0,a.png,lrp,other,entropy,,,0.123457"]
     assert lines[2].endswith("entropy,,,") and "before,,a.png" in lines[3]
@@ -53,11 +67,16 @@ def test_a_half_written_file_leaves_the_old_one(tmp_path):
     assert len(list(read_results(tmp_path / "results.csv"))) == 1 and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text, message", [
-    ("image,run\na,b\n", "got image,run"), ("", "got none"),
-    (",".join(COLUMNS) + "\nscenes,val,linear,0,a,lrp,other,entropy,,,high\n", "line 2: expected 11 fields"),
-    (",".join(COLUMNS) + "\nscenes,val,linear,0,a\n", "line 2: .*got scenes,val,linear,0,a;"),
-    (",".join(COLUMNS) + "\nscenes,val,linear,first,a,lrp,other,entropy,,,0.5\n", "whole number as seed")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("image,run\na,b\n", "got image,run"),
+        ("", "got none"),
+        (",".join(COLUMNS) + "\nscenes,val,linear,0,a,lrp,other,entropy,,,high\n", "line 2: expected 11 fields"),
+        (",".join(COLUMNS) + "\nscenes,val,linear,0,a\n", "line 2: .*got scenes,val,linear,0,a;"),
+        (",".join(COLUMNS) + "\nscenes,val,linear,first,a,lrp,other,entropy,,,0.5\n", "whole number as seed"),
+    ],
+)
 def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
@@ -68,17 +87,24 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
 
 
 def test_images_in_common_stand_in_one_order():
-    results = Results(rows_of("linear", {"c": 3.0, "a": 1.0, "b": 2.0}) +
-                      rows_of("dora", {"a": 10.0, "d": 40.0, "c": 30.0}))
+    results = Results(
+        rows_of("linear", {"c": 3.0, "a": 1.0, "b": 2.0}) + rows_of("dora", {"a": 10.0, "d": 40.0, "c": 30.0})
+    )
     found = results.pairs("linear", "dora", "entropy")
     assert (found.images, found.seeds, found.n_missing) == (("c", "a"), (0,), 2)
     assert found.first.tolist() == [[3.0, 1.0]] and found.second.tolist() == [[30.0, 10.0]]
 
 
 def test_an_image_has_to_be_there_in_every_seed_and_a_nan_counts_as_there():
-    results = Results([o for seed in (0, 1) for method in ("linear", "dora")
-                       for o in rows_of(method, {"a": seed + 1.0, "b": np.nan if seed else 5.0, "c": 7.0}, seed=seed)
-                       if (method, seed, o.image) != ("dora", 1, "c")])
+    results = Results(
+        [
+            o
+            for seed in (0, 1)
+            for method in ("linear", "dora")
+            for o in rows_of(method, {"a": seed + 1.0, "b": np.nan if seed else 5.0, "c": 7.0}, seed=seed)
+            if (method, seed, o.image) != ("dora", 1, "c")
+        ]
+    )
     found = results.pairs("linear", "dora", "entropy")
     assert (found.images, found.seeds, found.n_missing) == (("a", "b"), (0, 1), 1)
     assert found.first.tolist()[0] == [1.0, 5.0] and np.isnan(found.second[1, 1])
@@ -87,8 +113,14 @@ def test_an_image_has_to_be_there_in_every_seed_and_a_nan_counts_as_there():
 
 
 def test_only_seeds_that_both_have_are_paired():
-    results = Results([o for method, seeds in (("linear", (0, 1, 2)), ("dora", (2, 0))) for seed in seeds
-                       for o in rows_of(method, {"a": float(seed)}, seed=seed)])
+    results = Results(
+        [
+            o
+            for method, seeds in (("linear", (0, 1, 2)), ("dora", (2, 0)))
+            for seed in seeds
+            for o in rows_of(method, {"a": float(seed)}, seed=seed)
+        ]
+    )
     found = results.pairs("linear", "dora", "entropy")
     assert found.seeds == (0, 2) and found.first.tolist() == found.second.tolist() == [[0.0], [2.0]]
     with pytest.raises(UsageError, match="training seed 1 of linear and dora for entropy, got 0, 1, 2 of linear"):
@@ -96,8 +128,9 @@ def test_only_seeds_that_both_have_are_paired():
 
 
 def test_a_model_that_was_not_trained_is_paired_with_every_seed():
-    results = Results(rows_of("before", {"a": 9.0}, seed=None) + rows_of("dora", {"a": 1.0}) +
-                      rows_of("dora", {"a": 2.0}, seed=1))
+    results = Results(
+        rows_of("before", {"a": 9.0}, seed=None) + rows_of("dora", {"a": 1.0}) + rows_of("dora", {"a": 2.0}, seed=1)
+    )
     found = results.pairs("before", "dora", "entropy")
     assert found.first.tolist() == [[9.0], [9.0]] and found.second.tolist() == [[1.0], [2.0]]
     assert results.pairs("before", "before", "entropy").seeds == (None,)
@@ -109,9 +142,12 @@ def test_methods_without_an_image_in_common_give_empty_vectors():
 
 
 def test_what_is_left_open_has_to_be_the_same_everywhere():
-    results = Results(rows_of("linear", {"a": 1.0}) + rows_of("dora", {"a": 2.0}) +
-                      rows_of("linear", {"a": 3.0}, split="val_shuffled") +
-                      rows_of("full", {"a": 4.0}, split="val_shuffled"))
+    results = Results(
+        rows_of("linear", {"a": 1.0})
+        + rows_of("dora", {"a": 2.0})
+        + rows_of("linear", {"a": 3.0}, split="val_shuffled")
+        + rows_of("full", {"a": 4.0}, split="val_shuffled")
+    )
     with pytest.raises(UsageError, match="several values of split .val, val_shuffled.; say which"):
         results.pairs("linear", "dora", "entropy")
     with pytest.raises(UsageError, match="several values of split"):  # one each, and not the same

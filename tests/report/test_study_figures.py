@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from texts import check_texts
 
 from report import canvas
 from report.claims import Claim, Wording
@@ -15,7 +16,6 @@ from report.rainclouds import Cloud, Metric, rainclouds
 from report.removal import RunCurves, mean_band, removal_curves
 from report.statistics import over_seeds
 from report.verdicts import Judgement, measure
-from texts import check_texts
 
 VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
 METHODS = ("linear", "full $5 $6", VARIANT, "dora:blocks=all,targets=qkv+proj,rank=16,alpha=32", "lora")
@@ -89,9 +89,14 @@ def cloud(label: str, shift: float, seeds=1, images=40) -> Cloud:
 
 @pytest.mark.parametrize("count, seeds", [(1, 1), (4, 3)])
 def test_rainclouds_show_every_image_every_seed_and_the_figures(tmp_path, drawn, count, seeds):
-    metrics = [Metric(title, unit, [cloud(f"linear minus {label}", 0.1 * i, seeds) for i, label in
-                                    enumerate(METHODS[1:1 + count])])
-               for title, unit in (("Likeness of the two maps, " * 6, "Spearman"), ("Gain", "probability, $p"))]
+    metrics = [
+        Metric(
+            title,
+            unit,
+            [cloud(f"linear minus {label}", 0.1 * i, seeds) for i, label in enumerate(METHODS[1 : 1 + count])],
+        )
+        for title, unit in (("Likeness of the two maps, " * 6, "Spearman"), ("Gain", "probability, $p"))
+    ]
     rainclouds(tmp_path / "r.png", metrics, "What the methods change, image by image " * 3, note="A note.")
     words = words_of(drawn[0])
     assert "probability, $p" in words and "A note." in words and words.count("40 images") == 2 * count
@@ -110,8 +115,11 @@ def test_rainclouds_show_every_image_every_seed_and_the_figures(tmp_path, drawn,
 def test_rainclouds_of_nothing_and_of_no_difference(tmp_path, drawn):
     zeros, none = np.zeros((1, 30)), np.full((1, 30), np.nan)
     one = np.full((1, 1), 0.3)
-    clouds = [Cloud("the same", zeros[0], measure(zeros, zeros)), Cloud("no value", none[0], measure(none, zeros)),
-              Cloud("one image", one[0], measure(one, 0 * one))]
+    clouds = [
+        Cloud("the same", zeros[0], measure(zeros, zeros)),
+        Cloud("no value", none[0], measure(none, zeros)),
+        Cloud("one image", one[0], measure(one, 0 * one)),
+    ]
     rainclouds(tmp_path / "r.png", [Metric("Nothing differs", "unit", clouds)], "t")
     words = words_of(drawn[0])
     assert "0 images (30 without a value)" in words and "smallest detectable: –" in words
@@ -132,10 +140,14 @@ def claim(letter: str, word: str, shift: float, seeds=1, sign=1, points=False, l
 
 @pytest.mark.parametrize("seeds, label", [(1, VARIANT), (5, "dora")])
 def test_the_overview_has_a_panel_a_claim_and_a_row_a_data_set(tmp_path, drawn, seeds, label):
-    sets = {"drawn scenes, val": [claim("a", "supported", 0.1, seeds, label=label),
-                                  claim("d", "not supported", 0.2, seeds, -1, True, label)],
-            "a folder of photographs with a long name, $1": [claim("a", "undecided", 0.0, seeds, label=label)],
-            "others": [claim("a", "", -0.2, seeds, label=label)]}
+    sets = {
+        "drawn scenes, val": [
+            claim("a", "supported", 0.1, seeds, label=label),
+            claim("d", "not supported", 0.2, seeds, -1, True, label),
+        ],
+        "a folder of photographs with a long name, $1": [claim("a", "undecided", 0.0, seeds, label=label)],
+        "others": [claim("a", "", -0.2, seeds, label=label)],
+    }
     verdict_overview(tmp_path / "v.png", sets, "What the earlier study saw, on several data sets " * 2)
     words = words_of(drawn[0])
     assert all(word in words for word in ("supported", "not supported", "undecided", "not judged"))
@@ -149,9 +161,12 @@ def test_the_overview_has_a_panel_a_claim_and_a_row_a_data_set(tmp_path, drawn, 
             assert dots.get_xdata() == pytest.approx(scale * np.array(c.measured.seeds.differences))
         bars = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 7]
         assert np.concatenate(bars) == pytest.approx(
-            [scale * value for c in expected for value in (c.measured.low, c.measured.high)])
-    sides = [next(patch for patch in axes.patches if patch.get_facecolor() == matplotlib.colors.to_rgba(CLAIMED))
-             for axes in (first, second)]
+            [scale * value for c in expected for value in (c.measured.low, c.measured.high)]
+        )
+    sides = [
+        next(patch for patch in axes.patches if patch.get_facecolor() == matplotlib.colors.to_rgba(CLAIMED))
+        for axes in (first, second)
+    ]
     assert sides[0].get_x() == 0 < sides[0].get_width() and sides[1].get_x() + sides[1].get_width() <= 0
 
 
@@ -170,8 +185,13 @@ def test_a_claim_without_a_difference_is_drawn(tmp_path, drawn):
 
 
 def confusion(true: str, spread: float, images=5, methods=METHODS[:2]) -> Confusion:
-    return Confusion(true, "wheelchair basketball", images, 2,
-                     {m: (0.5 + spread * i / max(1, len(methods) - 1), 0.4, 0.99) for i, m in enumerate(methods)})
+    return Confusion(
+        true,
+        "wheelchair basketball",
+        images,
+        2,
+        {m: (0.5 + spread * i / max(1, len(methods) - 1), 0.4, 0.99) for i, m in enumerate(methods)},
+    )
 
 
 def test_the_pairs_that_differ_most_come_first():

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from report.statistics import mcnemar, over_seeds, paired
-from report.verdicts import (FEWEST_IMAGES, RULE, TOO_FEW, Judgement, agreement, judge, measure, measure_accuracy,
-                             measure_overfitting, verdict)
+from report.verdicts import (
+    FEWEST_IMAGES,
+    RULE,
+    TOO_FEW,
+    Judgement,
+    agreement,
+    judge,
+    measure,
+    measure_accuracy,
+    measure_overfitting,
+    verdict,
+)
 
 
 def differing(*shifts: float, count: int = 60, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +34,12 @@ def test_one_seed_is_the_paired_comparison():
     a, b = differing(0.1)
     found, expected = measure(a, b), paired(a[0], b[0])
     assert (found.difference, found.low, found.high, found.p_value, found.n) == (
-        expected.difference, expected.low, expected.high, expected.p_value, expected.n)
+        expected.difference,
+        expected.low,
+        expected.high,
+        expected.p_value,
+        expected.n,
+    )
     assert found.seeds.differences == pytest.approx((expected.difference,))
     assert found.smallest_detectable == pytest.approx(expected.smallest_detectable)
 
@@ -70,16 +85,21 @@ def test_accuracy_of_one_seed_is_mcnemars_and_of_several_the_share_of_seeds():
 def test_overfitting_seed_by_seed():
     train, val = np.arange(50)[None] < 50, np.arange(40)[None] < 30
     worse = np.arange(40)[None] < 20
-    found = measure_overfitting(np.repeat(train, 2, 0), np.repeat(train, 2, 0), np.repeat(val, 2, 0),
-                                np.concatenate([worse, val]))
+    found = measure_overfitting(
+        np.repeat(train, 2, 0), np.repeat(train, 2, 0), np.repeat(val, 2, 0), np.concatenate([worse, val])
+    )
     assert found.seeds.differences == pytest.approx((-0.25, 0.0)) and found.difference == pytest.approx(-0.125)
     assert found.n == 40 and found.low < -0.125 < found.high < 0 < found.p_value < 0.05
 
 
-@pytest.mark.parametrize("a, b, message", [
-    (np.zeros((2, 5)), np.zeros((3, 5)), r"\(2, 5\) and \(3, 5\)"),
-    (np.zeros(5), np.zeros(5), r"\(n_seeds, n_images\)"),
-    (np.zeros((0, 5)), np.zeros((0, 5)), r"\(n_seeds, n_images\)")])
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        (np.zeros((2, 5)), np.zeros((3, 5)), r"\(2, 5\) and \(3, 5\)"),
+        (np.zeros(5), np.zeros(5), r"\(n_seeds, n_images\)"),
+        (np.zeros((0, 5)), np.zeros((0, 5)), r"\(n_seeds, n_images\)"),
+    ],
+)
 def test_other_shapes_are_refused(a, b, message):
     for measured in (measure, measure_accuracy):
         with pytest.raises(ValueError, match=message):
@@ -100,9 +120,14 @@ def test_one_seed_of_the_other_sign_leaves_it_undecided():
     assert judge(found, 1, 0.001) == judge(found, -1, 0.001) == Judgement("undecided", "seeds disagree")
 
 
-@pytest.mark.parametrize("corrected, expected", [
-    (0.049, Judgement("supported")), (0.05, Judgement("undecided", "corrected p = 0.050")),
-    (float("nan"), Judgement("undecided", "corrected p = –"))])
+@pytest.mark.parametrize(
+    "corrected, expected",
+    [
+        (0.049, Judgement("supported")),
+        (0.05, Judgement("undecided", "corrected p = 0.050")),
+        (float("nan"), Judgement("undecided", "corrected p = –")),
+    ],
+)
 def test_the_corrected_p_value_has_to_be_small(corrected, expected):
     assert judge(measure(*differing(0.2)), 1, corrected) == expected
 
@@ -117,9 +142,16 @@ def test_too_few_images_decide_nothing(count, word):
     assert (found.word, found.reason) == (word, TOO_FEW if word == "undecided" else "")
 
 
-@pytest.mark.parametrize("differences, words", [
-    ((0.1,), "1 seed"), ((0.1, 0.2), "2 seeds, all of one sign"), ((-0.1, -0.2), "2 seeds, all of one sign"),
-    ((0.1, -0.2, 0.1), "3 seeds, not all of one sign"), ((0.0, 0.0), "2 seeds, not all of one sign")])
+@pytest.mark.parametrize(
+    "differences, words",
+    [
+        ((0.1,), "1 seed"),
+        ((0.1, 0.2), "2 seeds, all of one sign"),
+        ((-0.1, -0.2), "2 seeds, all of one sign"),
+        ((0.1, -0.2, 0.1), "3 seeds, not all of one sign"),
+        ((0.0, 0.0), "2 seeds, not all of one sign"),
+    ],
+)
 def test_seeds_in_words(differences, words):
     assert agreement(over_seeds(differences)) == words
 
@@ -129,8 +161,9 @@ def test_noise_alone_is_seldom_called_a_finding():
     generator, like, wrong = np.random.default_rng(1), measure(*differing(0.1)), 0
     for _ in range(120):
         found = paired(generator.normal(0, 1, 40), np.zeros(40), resamples=299)
-        one = replace(like, difference=found.difference, low=found.low, high=found.high,
-                      seeds=over_seeds([found.difference]))
+        one = replace(
+            like, difference=found.difference, low=found.low, high=found.high, seeds=over_seeds([found.difference])
+        )
         wrong += judge(one, 1, found.p_value).word != "undecided"
     assert wrong <= 13
 
