@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import commandline
-import processes
-from comparison import REGIONS, heads_add_up, heads_note, layer_statistics, rows_of, summaries
+from cli import commandline
+from common import processes
+from common.errors import UsageError
+from common.files import atomic
+from common.tables import percent, write_csv, write_json
 from data.datasets import ImageData, Split, load_data, nearest, stratified
 from data.transforms import drawing_size
-from errors import UsageError
-from explain import METHODS
-from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
-from explained import (
+from evaluation.comparison import REGIONS, heads_add_up, heads_note, layer_statistics, rows_of, summaries
+from evaluation.explained import (
     INPUT_NOISE,
     OTHER,
     TRUE,
@@ -33,15 +33,15 @@ from explained import (
     save_probabilities,
     targets_of,
 )
-from files import atomic
+from evaluation.statistics.paired import single
+from evaluation.statistics.verdicts import measure
+from explain import METHODS
+from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
 from models.runs import Run, differing, read_json
-from report.figures import CORRECT, WRONG, Cell, bars, grid, layer_profiles
-from report.grid import Scale
-from report.layers import layer_rows
-from report.rainclouds import Cloud, Metric, rainclouds
-from report.statistics import single
-from report.tables import percent, write_csv, write_json
-from report.verdicts import measure
+from report.figures.charts import CORRECT, WRONG, Cell, bars, grid, layer_profiles
+from report.figures.grid import Scale
+from report.figures.layers import layer_rows
+from report.figures.rainclouds import Cloud, Metric, rainclouds
 
 RESULT = "comparison.json"
 LAYERS = ("layers.png", "layers.csv")

@@ -11,29 +11,29 @@ from pathlib import Path
 
 import numpy as np
 
-import chapters
-import commandline
 import compare
-import evidence
-import processes
 import train
+from cli import commandline
+from commands import study_reports as chapters
+from common import processes
+from common.errors import UsageError
+from common.tables import number, write_text
 from data.datasets import ImageData
-from errors import UsageError
-from evidence import Study
-from explain.metrics import spearman
-from explain.perturbation import REMOVALS
-from explained import require_explainable
-from kept import Task, is_measured, measured, measured_depth, tasks
-from measures import MEASUREMENTS, Maps, Subject, depth_rows, has_option
-from models.adapt import Settings, parse_settings
+from evaluation import study_results as evidence
+from evaluation.explained import require_explainable
+from evaluation.measurement_cache import Task, is_measured, measured, measured_depth, tasks
+from evaluation.measurements import MEASUREMENTS, Maps, Subject, depth_rows, has_option
+from evaluation.metrics.faithfulness import REMOVALS
+from evaluation.metrics.maps import spearman
+from evaluation.observations import Observation, Results, read_results, write_results
+from evaluation.statistics.claims import MAIN, claims_markdown
+from evaluation.statistics.verdicts import ONE_SEED
+from evaluation.study_results import Study
+from models.adapters import Settings, parse_settings
 from models.backbone import BackboneSpec, architecture, create_backbone
 from models.runs import Run, load_run
-from report.claims import MAIN, claims_markdown
-from report.findings import Section, findings_markdown
-from report.overview import verdict_overview
-from report.results import Observation, Results, read_results, write_results
-from report.tables import number, write_text
-from report.verdicts import ONE_SEED
+from report.figures.verdict_overview import verdict_overview
+from report.markdown import Section, findings_markdown
 
 PICTURE_IMAGES = 64  # images behind the numbers beside the picture of each split
 WORTH = 2  # images a rule, among those worth a look

@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import nn
 
-import commandline
-import processes
+from cli import commandline
+from commands.training import TENSORBOARD, Training
+from common import processes
+from common.errors import ExplainedError, UsageError
+from common.files import remove_leftovers
+from common.tables import write_json
 from data.datasets import ImageData
 from data.transforms import AUGMENTATIONS
-from errors import ExplainedError, UsageError
 from explain import UnsupportedModel, check_explainable
-from files import remove_leftovers
-from models.adapt import METHODS, Settings, check_settings, parse_settings
+from models.adapters import METHODS, Settings, check_settings, parse_settings
 from models.backbone import content_hash, create_backbone, model_data_config
-from models.fit import PRECISIONS, SAVE_EVERY, Fit, Recipe
-from models.probe import ProbeRecipe
 from models.runs import ADAPTER, BACKBONE, CONFIG, HEAD, RESUME, SUMMARY, export, load_run, make_config, state_of
-from models.share import Share
-from report.tables import write_json
-from training import TENSORBOARD, Training
+from models.training.loop import PRECISIONS, SAVE_EVERY, Fit, Recipe
+from models.training.probe import ProbeRecipe
+from models.training.process_group import Share
 
 SEEDS = 2**32
 # Options of a Recipe that only methods which train by epochs have; None stands for the recipe's own.

@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import commandline
-import processes
+from cli import commandline
+from common import processes
+from common.errors import ExplainedError, UsageError
+from common.tables import percent
 from compare import NOTHING, colour_scale, relevance_name
-from comparison import heads_add_up, heads_note, layer_names
 from data.datasets import nearest
 from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
 from data.transforms import evaluation_transform, to_pixels
-from errors import ExplainedError, UsageError
+from evaluation.comparison import heads_add_up, heads_note, layer_names
+from evaluation.explained import layer_shares, load_explainable, probabilities_of
 from explain import METHODS, relevance
 from explain.heatmap import normalise, overlay, to_heatmap
-from explained import layer_shares, load_explainable, probabilities_of
 from models.runs import Run
-from report.figures import Cell, grid, head_matrix
-from report.grid import Scale
-from report.tables import percent
+from report.figures.charts import Cell, grid, head_matrix
+from report.figures.grid import Scale
 
 INTERRUPTED = "the pictures drawn so far are whole; the same command draws all of them again"
 MOST_PROBABLE = 5  # classes named beside an image

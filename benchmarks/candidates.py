@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from candidate_methods import BAR, BLEND, CANDIDATES, CONTRAST, DEPTH, LIBRAGRAD, REFERENCE, STRONGEST, method
 
 # Both lie beside this file; they find the project's folders.
 from methods import BATCH, Photos, add_photos, code, described, difference, kept, passes, provenance, with_interval
-from tried import BAR, BLEND, CANDIDATES, CONTRAST, DEPTH, LIBRAGRAD, REFERENCE, STRONGEST, method
 
-import commandline
-from errors import UsageError
-from report.statistics import paired
-from report.tables import markdown_table, number, write_text
+from cli import commandline
+from common.errors import UsageError
+from common.tables import markdown_table, number, write_text
+from evaluation.statistics.paired import paired
 
 REPORTED = 3  # of the best, beside these:
 ALSO_REPORTED = (DEPTH, CONTRAST, BLEND, LIBRAGRAD, f"{LIBRAGRAD} (softmax)")

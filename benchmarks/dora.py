@@ -25,11 +25,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-import commandline
-from models.adapt import Settings, target_pattern
+from cli import commandline
+from common.tables import markdown_table, number, percent, write_text
+from models.adapters import Settings, target_pattern
 from models.backbone import BackboneSpec, architecture, model_data_config
 from models.dora import speed_up_dora
-from report.tables import markdown_table, number, percent, write_text
 
 LORA, PEFT, OURS = "LoRA, peft", "DoRA, peft", "DoRA, ours"
 ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"

@@ -26,10 +26,10 @@ from throughput import throughput
 from timing import clock_of, cost, name_of, plain_forward, seconds
 from torch import Tensor, nn
 
-import commandline
+from cli import commandline
+from common.tables import markdown_table, number, percent, write_text
 from explain import METHODS, relevance
 from explain.precision import NOT_IN_HALF, HalfProducts
-from report.tables import markdown_table, number, percent, write_text
 
 PHOTOS = 16
 BESIDE = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "
@@ -198,7 +198,7 @@ def memory_part(args: argparse.Namespace, device: torch.device) -> str:
     return f"""## Memory
 
 Peak of {whose}, in GiB: {args.memory}, random images that come in batches of
-{memory.BATCH}, their maps written to a file (`explain.stream.save_relevance`), K targets an image.
+{memory.BATCH}, their maps written to a file (`explain.storage.save_relevance`), K targets an image.
 
 {memory.memory(args.memory, args.seed, device)}"""
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import UsageError
+from common.errors import UsageError
 from explain import rules
 from explain.gradients import Way, _below_norm, _secant
-from explain.start import class_weights, head_rows
-from explain.vit import BlockRecord, Network, Record, merge_heads, plus_bias, scaled, split_heads
+from explain.targets import class_weights, head_rows
+from explain.trace import BlockRecord, Network, Record, merge_heads, plus_bias, scaled, split_heads
 
 LIBRA = Way(constant_deviation=True, secant=True, constant_attention=True)
 

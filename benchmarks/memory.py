@@ -12,9 +12,9 @@ import torch
 from subjects import load  # beside this file; it finds the project's folders
 from torch import Tensor, nn
 
+from common.tables import markdown_table, number
 from explain import COMPARISON_METHOD, METHODS
-from explain.stream import save_relevance
-from report.tables import markdown_table, number
+from explain.storage import save_relevance
 
 MODEL, BATCH, MORE_IMAGES, TARGETS = "vit_base_patch16_224", 8, 32, (1, 2, 10)
 MEASURED = tuple(METHODS)

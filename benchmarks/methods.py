@@ -23,19 +23,19 @@ from timing import cost, plain_forward  # beside this file; it finds the project
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import commandline
+from cli import commandline
+from common.errors import UsageError
+from common.tables import markdown_table, number, percent, write_json, write_text
 from compare import data_of_runs
 from data.datasets import stratified
 from data.transforms import Prepared, evaluation_transform
-from errors import UsageError
+from evaluation.explained import load_explainable
+from evaluation.metrics.faithfulness import perturbation_curves
+from evaluation.metrics.maps import repeatability, spearman
+from evaluation.statistics.paired import paired, single
 from explain import DEFAULT_METHOD, METHODS, relevance
-from explain.metrics import repeatability, spearman
-from explain.perturbation import perturbation_curves
-from explained import load_explainable
 from models.backbone import content_hash
 from models.runs import Run
-from report.statistics import paired, single
-from report.tables import markdown_table, number, percent, write_json, write_text
 
 NOISE, STEPS, BATCH = 1e-3, 10, 8
 REFERENCES = ("lrp_magnitude", DEFAULT_METHOD)

@@ -22,11 +22,11 @@ from subjects import load, photos  # beside this file; it finds the project's fo
 from timing import Clock, clock_of
 from torch import Tensor, nn
 
-import commandline
+from cli import commandline
+from common.tables import markdown_table, number, percent, write_text
+from evaluation.metrics.faithfulness import REMOVALS, perturbation_curves
+from evaluation.statistics.paired import paired, single
 from explain import COMPARISON_METHOD, METHODS, relevance
-from explain.perturbation import REMOVALS, perturbation_curves
-from report.statistics import paired, single
-from report.tables import markdown_table, number, percent, write_text
 
 IMAGES, RUNS, CORES = 500, 2, 2  # of the whole study
 BATCH = 8  # images at a time

@@ -15,10 +15,10 @@ import torch
 from timing import seconds  # beside this file; it finds the project's folders
 from torch import Tensor, nn
 
-import commandline
-from models.batches import feature_batches
-from models.probe import WORSE, ProbeRecipe, fit_probe
-from report.tables import markdown_table, number, percent, write_text
+from cli import commandline
+from common.tables import markdown_table, number, percent, write_text
+from models.training.probe import WORSE, ProbeRecipe, fit_probe
+from models.training.sampling import feature_batches
 
 SPREAD = 0.28  # of a class's features, in distances of its centre from the origin
 HELD_OUT = 0.1
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
     python benchmarks/probe.py --features {args.features} --classes {args.classes} --widths {" ".join(map(str, args.widths))} --out FILE
 
 Seconds of one CPU thread for the whole path of penalties, features in memory: full-batch L-BFGS, each penalty from where the one
-before ended, until {WORSE} in a row do no better on as many held-out features as make a tenth (`models/probe.py`). torch {torch.__version__}.
+before ended, until {WORSE} in a row do no better on as many held-out features as make a tenth (`models/training/probe.py`). torch {torch.__version__}.
 
 {markdown_table([row(args, width) for width in args.widths], align="lrrrrr")}"""
     print(text)

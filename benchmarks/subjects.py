@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from common.errors import UsageError
 from data.images import EXTENSIONS, open_image
 from data.transforms import evaluation_transform
-from errors import UsageError
 
 
 def load(name: str, weights: str | None) -> nn.Module:

@@ -9,11 +9,11 @@ from memory import device_peak
 from timing import Clock, clock_of, seconds  # beside this file; it finds the project's folders
 from torch import nn
 
-from errors import out_of_memory
+from common.errors import out_of_memory
+from common.tables import ABSENT, markdown_table, number
 from explain import METHODS
 from explain.precision import NOT_IN_HALF, HalfProducts
-from explain.vit import Network
-from report.tables import ABSENT, markdown_table, number
+from explain.trace import Network
 
 PRECISIONS = {"float32": None, "float16": "float16"}
 GROWTH = 1.02  # less is taken for none

@@ -25,11 +25,11 @@ BESIDE = Path(__file__).resolve().parent
 ROOT = BESIDE.parent
 sys.path.insert(0, str(ROOT))
 
-import commandline
-from errors import ExplainedError
-from models.adapt import parse_settings, target_pattern
+from cli import commandline
+from common.errors import ExplainedError
+from common.tables import markdown_table, number, percent, write_text
+from models.adapters import parse_settings, target_pattern
 from models.backbone import BackboneSpec, architecture
-from report.tables import markdown_table, number, percent, write_text
 from train import RECIPES
 
 PROBE_GAIN, DORA_GAIN = 4.0, 1.5  # times as fast as the plain loop, the least that train.py is meant to be

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from common.errors import ExplainedError, UsageError
 from data.folder import FolderSplit, scan_folder, some
 from data.masks import with_masks
-from data.scenes import CHANCE_BIAS, DATA_SEED_LIMIT, SPORTS, Scene, draw_scene
-from errors import ExplainedError, UsageError
+from data.scenes.scene import CHANCE_BIAS, DATA_SEED_LIMIT, SPORTS, Scene, draw_scene
 
 SPORTS_HANDLE = "gpiosenka/sports-classification"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.images import EXTENSIONS, open_image, open_mask
-from data.scan import Findings
+from data.scan_cache import Findings
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from .methods import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, Method
-from .parts import images_at_once, in_parts
-from .precision import HalfProducts, check_images_of, check_method
-from .structure import UnsupportedModel, check_explainable
-from .vit import Network
+from explain.batching import images_at_once, in_parts
+from explain.methods import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, Method
+from explain.precision import HalfProducts, check_images_of, check_method
+from explain.support import UnsupportedModel, check_explainable
+from explain.trace import Network
 
 __all__ = [
     "COMPARISON_METHOD",

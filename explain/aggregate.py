@@ -17,10 +17,10 @@ Options that several share:
 import torch
 from torch import Tensor
 
-from .gradients import attention_gradients
-from .lrp import MAGNITUDE, PUBLISHED, RuleSet, attention_relevances
-from .start import class_weights, head_rows
-from .vit import BlockRecord, Network, Record
+from explain.gradients import attention_gradients
+from explain.lrp import MAGNITUDE, PUBLISHED, RuleSet, attention_relevances
+from explain.targets import class_weights, head_rows
+from explain.trace import BlockRecord, Network, Record
 
 
 class TokenRow:

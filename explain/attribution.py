@@ -23,10 +23,10 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from . import rules
-from .gradients import GRADIENT, Way, patch_gradient
-from .start import class_weights, explained_value, head_rows
-from .vit import Network, Record
+from explain import rules
+from explain.gradients import GRADIENT, Way, patch_gradient
+from explain.targets import class_weights, explained_value, head_rows
+from explain.trace import Network, Record
 
 PLACES = ("pixels", "tokens", "depth")
 

@@ -15,8 +15,8 @@ import torch
 from timm.layers import GELUTanh, QuickGELU
 from torch import Tensor, nn
 
-from . import rules
-from .vit import BlockRecord, Network, Norm, Record, merge_parts, plus_bias, scaled, split_heads
+from explain import rules
+from explain.trace import BlockRecord, Network, Norm, Record, merge_parts, plus_bias, scaled, split_heads
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import rules
-from .vit import BlockRecord, Network, Record, merge_heads, merge_parts, split_heads
+from explain import rules
+from explain.trace import BlockRecord, Network, Record, merge_heads, merge_parts, split_heads
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .aggregate import attention, gradcam, gradient_attention, lrp, lrp_magnitude, rollout
-from .attribution import (
+from explain.aggregate import attention, gradcam, gradient_attention, lrp, lrp_magnitude, rollout
+from explain.attribution import (
     attnlrp,
     attnlrp_epsilon,
     cp_lrp,
@@ -22,7 +22,7 @@ from .attribution import (
     lrp_contrast,
     lrp_depth,
 )
-from .vit import Network
+from explain.trace import Network
 
 
 @dataclass(frozen=True)

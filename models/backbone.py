@@ -13,7 +13,7 @@ from timm.data import resolve_input_data_config
 from timm.models import load_state_dict
 from torch import nn
 
-from errors import ExplainedError, UsageError
+from common.errors import ExplainedError, UsageError
 
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"

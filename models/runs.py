@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from errors import ExplainedError, UsageError, out_of_memory
-from models.adapt import METHODS, Settings, adapt, plain, timm_model
+from common.errors import ExplainedError, UsageError, out_of_memory
+from models.adapters import METHODS, Settings, adapt, plain, timm_model
 from models.backbone import BackboneSpec, content_hash, create_backbone, is_head
 from models.dora import speed_up_dora
-from models.state import whole, write_tensors
+from models.training.resume_state import whole, write_tensors
 
 FORMAT = 1
 CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Shop, command, files
+from running import Shop, command, files
 from tiny import NAME, SIZE, colour_folder, write_weights
 
 from models.backbone import BackboneSpec

@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from commands import command, files, process
 from PIL import Image
+from running import command, files, process
 from tiny import COLOURS, NAME, SIZE
 
-import commandline
 import compare
-import comparison
-import explained
 import study
 import train
 import visualize
+from cli import commandline
+from evaluation import comparison, explained
 from models.runs import load_run
 
 TAGGED = f"{NAME}.r160_in1k"  # the same model by another name

@@ -4,10 +4,10 @@ import weakref
 
 import numpy as np
 import pytest
-from commands import command, files
+from running import command, files
 
 import compare
-import explained
+from evaluation import explained
 
 
 @pytest.fixture

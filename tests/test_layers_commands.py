@@ -8,20 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import command, files
+from running import command, files
 from tiny import NAME
 from torch import nn
 
 import compare
 import visualize
-from comparison import heads_add_up, layer_names
 from data.datasets import load_data, stratified
 from data.images import open_image
 from data.transforms import Prepared, evaluation_transform
+from evaluation.comparison import heads_add_up, layer_names
+from evaluation.explained import layer_shares
+from evaluation.statistics.paired import single
 from explain import METHODS, find_method, relevance
-from explained import layer_shares
 from models.runs import load_run
-from report.statistics import single
 
 FEW = ["--images", 6, "--rows", 2]
 BLOCKS, HEADS = 6, 2  # of the tiny ViT

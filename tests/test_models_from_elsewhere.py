@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import command, files
 from PIL import Image
+from running import command, files
 from safetensors.torch import load_file, save_file
 from test_commands import ADAPTER_FILES
 from tiny import COLOURS, NAME, SIZE, write_weights
@@ -16,7 +16,7 @@ from tiny import COLOURS, NAME, SIZE, write_weights
 import compare
 import train
 import visualize
-from explained import choose_targets, targets_of
+from evaluation.explained import choose_targets, targets_of
 from models.runs import load_run
 
 FEW = ["--images", 6, "--rows", 2]

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, files
+from running import command, files
 from safetensors.torch import load_file
 from tiny import colour_folder, write_weights
 
-import commandline
 import compare
 import study
 import train
-import training
 import visualize
+from cli import commandline
+from commands import training
 from explain import METHODS
 
 # ---- wrong inputs: train.py

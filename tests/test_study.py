@@ -11,19 +11,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import TORCHRUN, command, files, process
+from running import TORCHRUN, command, files, process
 from scene_folder import scene_folder
 from scipy.stats import spearmanr
 from tiny import colour_folder
 
 import study
 from data.datasets import load_data
-from evidence import confused_pairs
+from evaluation.measurement_cache import folder_of
+from evaluation.measurements import MEASUREMENTS, Maps, Subject, targets_of
+from evaluation.observations import Results, read_results
+from evaluation.study_results import confused_pairs
 from explain import COMPARISON_METHOD
-from kept import folder_of
-from measures import MEASUREMENTS, Maps, Subject, targets_of
 from models.runs import load_run
-from report.results import Results, read_results
 
 SMALL = ["--epochs", 1, "--images", 6, "--metric-images", 4, "--rows", 2, "--images-at-once", 4]
 
@@ -35,8 +35,16 @@ def no_pictures(monkeypatch):
     def nothing(path, *_):
         Path(path).write_bytes(b"")
 
-    for name in ("grid", "layers", "rainclouds", "depth_figures", "removal", "overview", "confusions"):
-        monkeypatch.setattr(f"report.{name}.stack", nothing)
+    for name in (
+        "grid",
+        "layers",
+        "rainclouds",
+        "depth_profiles",
+        "perturbation_curves",
+        "verdict_overview",
+        "confused_classes",
+    ):
+        monkeypatch.setattr(f"report.figures.{name}.stack", nothing)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +184,7 @@ def test_a_second_call_reuses_everything_and_gives_the_same_bytes(shop, finished
     written = files(finished)
     for name, one in MEASUREMENTS.items():
         monkeypatch.setitem(MEASUREMENTS, name, replace(one, compute=never))
-    monkeypatch.setattr("kept.compare_depth", never)
+    monkeypatch.setattr("evaluation.measurement_cache.compare_depth", never)
     assert command(study, *shop.options, *SMALL, "--seeds", 2, "--relevance", "lrp_magnitude", "--out", finished) == 0
     assert files(finished) == written
     out = capsys.readouterr().out
@@ -300,7 +308,7 @@ def test_an_interrupted_study_continues_where_it_stopped(shop, tmp_path, no_pict
 
     with monkeypatch.context() as patch:
         if where == "compare_depth":
-            patch.setattr(f"kept.{where}", interrupt)
+            patch.setattr(f"evaluation.measurement_cache.{where}", interrupt)
         else:
             name = where.removeprefix("measure_")
             patch.setitem(MEASUREMENTS, name, replace(MEASUREMENTS[name], compute=interrupt))

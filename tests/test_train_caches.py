@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, files
+from running import command, files
 from timm.layers import PatchEmbed
 from tiny import SIZE
 
 import train
 from data.datasets import load_data, stratified
-from models.batches import Batches
+from models.training.sampling import Batches
 
 LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TORCHRUN, command, files, free_ports, process
+from running import ROOT, TORCHRUN, command, files, free_ports, process
 from safetensors.numpy import load_file
 from test_train_caches import accuracies, history
 from tiny import colour_folder
 
-import commandline
 import train
+from cli import commandline
 from models.runs import RESUME, SUMMARY, load_run
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
@@ -368,7 +368,7 @@ def test_what_people_ask_of_training_is_recorded_and_trains(shop, tmp_path, opti
 
 
 def test_a_slow_loader_is_named(shop, tmp_path, monkeypatch, capsys):
-    import training
+    from commands import training
 
     monkeypatch.setattr(training, "SLOW", 0.05)
     item = training.Prepared.__getitem__
@@ -380,7 +380,7 @@ def test_a_slow_loader_is_named(shop, tmp_path, monkeypatch, capsys):
 
 
 def test_frozen_blocks_are_not_taken_for_the_loader(shop, tmp_path, monkeypatch, capsys):
-    import training
+    from commands import training
 
     monkeypatch.setattr(training, "SLOW", 0.05)
     forward = training.Frozen.forward

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, files
+from running import command, files
 from test_train_caches import LATE, history
 from tiny import COLOURS, SIZE, colour_image, write_weights
 
-import commandline
 import train
-import training
+from cli import commandline
+from commands import training
 from data.datasets import load_data, stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
-from models import fit as fit_module
 from models.runs import load_run, state_of
+from models.training import loop as fit_module
 
 SIZES = {"blue": 20, "green": 5, "red": 5}
 FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
@@ -435,7 +435,7 @@ def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkey
     def full(*_):
         raise error
 
-    monkeypatch.setattr("models.fit._Loop._part", full)
+    monkeypatch.setattr("models.training.loop._Loop._part", full)
     assert command(train, *shop.options, "--method", "dora", "--out", tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
@@ -452,6 +452,6 @@ def test_beside_other_processes_a_full_memory_ends_its_own_at_once(monkeypatch):
     def main(args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("processes.count", lambda: 2)
+    monkeypatch.setattr("common.processes.count", lambda: 2)
     with pytest.raises(torch.OutOfMemoryError):
         commandline.run(main, commandline.parser("A command.", "python command.py"), [])

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import command, files
 from matplotlib.figure import Figure
 from PIL import Image
+from running import command, files
 from tiny import NAME, SIZE
 
-import commandline
 import visualize
+from cli import commandline
 from data.images import open_image
 from data.transforms import evaluation_transform
 from models.runs import load_run

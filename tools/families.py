@@ -27,8 +27,8 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a script in a subfolder; the packages lie one floor up
 
+from common.files import atomic
 from explain import UnsupportedModel, check_explainable  # noqa: E402
-from files import atomic  # noqa: E402
 
 OUT = ROOT / "docs" / "families.md"
 SIZES = re.compile(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.drawing import SUPERSAMPLING, SURFACE, Canvas, Frame, Light
-from data.people import Figure, Outfit, Pose
-from data.scenes import DATA_SEED_LIMIT
-from data.surfaces import GRAIN, SURFACES, View, draw_clutter, draw_place, shadow
-from tools.things import box, bulb, disc, make_thing, maker_for, ring
+from data.scenes.drawing import SUPERSAMPLING, SURFACE, Canvas, Frame, Light
+from data.scenes.people import Figure, Outfit, Pose
+from data.scenes.scene import DATA_SEED_LIMIT
+from data.scenes.surfaces import GRAIN, SURFACES, View, draw_clutter, draw_place, shadow
+from tools.drawn_objects import box, bulb, disc, make_thing, maker_for, ring
 
 FIRST_DATA_SEED = DATA_SEED_LIMIT  # the sport scenes refuse data seeds from here on
 POSE_SIZE = 12  # x and y of hands, feet, neck and hip

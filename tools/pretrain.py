@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script in a subfolder; the packages lie one floor up
 
-from files import atomic  # noqa: E402
+from common.files import atomic
+from tools.drawn_objects import BACKGROUND_ROLES, CLASSES
 from tools.pretext import FIRST_DATA_SEED, POSE_SIZE, draw_example  # noqa: E402
-from tools.things import BACKGROUND_ROLES, CLASSES  # noqa: E402
 
 TIMM_NAME = "vit_tiny_patch16_224"
 SIZE, PATCH, DRAWN = 96, 8, 104  # images are drawn a little larger, for random crops

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from commands import ROOT, command
+from running import ROOT, command
 from tiny import NAME
 from torch.nn import functional as F
 
@@ -29,8 +29,8 @@ import throughput
 import timing
 
 from explain import METHODS, relevance
-from explain.start import class_weights, explained_value, head_rows
-from explain.vit import Network
+from explain.targets import class_weights, explained_value, head_rows
+from explain.trace import Network
 
 CPU = torch.device("cpu")
 TINY = ["--model", NAME, "--batch", 2, "--targets", 2, "--rounds", 1]

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from tiny import colour_folder
 
+from common.errors import ExplainedError, UsageError
 from data.datasets import load_data, nearest, stratified
-from data.scenes import DATA_SEED_LIMIT, SPORTS
-from errors import ExplainedError, UsageError
+from data.scenes.scene import DATA_SEED_LIMIT, SPORTS
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tiny import colour_folder
 
 from data.datasets import SceneSplit, load_data
 from data.images import MaskFormatError, open_image, open_mask
-from data.scenes import MASKS, SPORTS
+from data.scenes.scene import MASKS, SPORTS
 from data.transforms import mask_transform, prepared_masks
 
 CONFIG = {

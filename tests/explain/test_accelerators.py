@@ -13,10 +13,11 @@ from changed_vits import STRUCTURES, make_structure
 from small_vits import make_vit
 
 import explain
-from explain import METHODS, parts, relevance, rules
-from explain.parts import images_at_once, in_parts
+from explain import METHODS, relevance, rules
+from explain import batching as parts
+from explain.batching import images_at_once, in_parts
 from explain.precision import NOT_IN_HALF, HalfProducts, half_product
-from explain.vit import Network
+from explain.trace import Network
 
 # `random` reads the pixels, on purpose: its maps are the same on every device.
 METHODS_THERE = [name for name in METHODS if name != "random"]

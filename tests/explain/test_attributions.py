@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from explain import conservation_gap, relevance
 from explain.gradients import _secant, _slope
-from explain.vit import Network
+from explain.trace import Network
 
 CHECKED = {
     "input_x_gradient": (dict(), PLAIN),

@@ -7,7 +7,7 @@ from small_vits import randomise
 from timm.models.vision_transformer import VisionTransformer
 
 from explain import METHODS, relevance
-from explain.vit import Network
+from explain.trace import Network
 from tools.families import (
     CLASSES,
     GRID,

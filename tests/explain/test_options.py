@@ -9,8 +9,8 @@ from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
 from explain import METHODS, conservation_gap, relevance
-from explain.start import CONTRASTS, class_weights, explained_value, head_rows
-from explain.vit import Network
+from explain.targets import CONTRASTS, class_weights, explained_value, head_rows
+from explain.trace import Network
 
 FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in signature(method.compute).parameters]
 OF_ITSELF = ("lrp_contrast", "lrp_blend")  # a contrast
@@ -214,6 +214,6 @@ def test_gap_of_the_published_rule_by_the_slow_formulas(vit, images, targets):
 def test_layers_and_gap_together_and_in_tiles(vit, images, targets, monkeypatch):
     together = relevance(vit, images, targets, "attnlrp", layers=True, gap=True)
     assert [len(part) for part in together] == [3, 3, 3] and together[2].shape == (3, 2)
-    monkeypatch.setattr("explain.parts.CACHE_ELEMENTS", 1)
+    monkeypatch.setattr("explain.batching.CACHE_ELEMENTS", 1)
     for one, other in zip(relevance(vit, images, targets, "attnlrp", layers=True, gap=True), together):
         assert relative(one, other) < 1e-10

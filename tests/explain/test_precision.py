@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from explain import METHODS, gradients, precision, relevance, rules
 from explain.precision import NOT_IN_HALF, half_product
-from explain.start import class_weights, head_rows
-from explain.vit import Network
+from explain.targets import class_weights, head_rows
+from explain.trace import Network
 
 OFFERED = [name for name in METHODS if name not in NOT_IN_HALF]
 ROUNDING = 2.0**-11

@@ -10,8 +10,8 @@ from small_vits import make_vit
 
 from explain import METHODS, relevance
 from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
-from explain.start import class_weights, head_rows
-from explain.vit import Network
+from explain.targets import class_weights, head_rows
+from explain.trace import Network
 
 TRACED = ("lrp", "lrp_magnitude", "gradient_attention")
 PASSED_DOWN = [name for name, method in METHODS.items() if method.uses_target]
@@ -86,7 +86,7 @@ def test_batches_equal_one_at_a_time(vit, images, targets, method):
 @pytest.mark.parametrize("method", PASSED_DOWN)
 def test_small_and_large_tiles_agree(vit, images, targets, method, monkeypatch):
     together = relevance(vit, images, targets, method)
-    monkeypatch.setattr("explain.parts.CACHE_ELEMENTS", 1)
+    monkeypatch.setattr("explain.batching.CACHE_ELEMENTS", 1)
     assert relative(relevance(vit, images, targets, method), together) < 1e-10
 
 

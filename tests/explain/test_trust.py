@@ -6,13 +6,13 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_state import same, state
 from small_vits import make_vit
 from test_rules import close, draw
-from test_untouched_model import same, state
 from torch.utils.flop_counter import FlopCounterMode
 
 from explain import METHODS, relevance, rules
-from explain.start import CONTRASTS, class_weights
+from explain.targets import CONTRASTS, class_weights
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SCALES = st.sampled_from([1e-30, 1e-12, 1e-3, 1.0, 1e6, 1e30])

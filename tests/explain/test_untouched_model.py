@@ -1,48 +1,14 @@
 """The model after an explanation is the model before; who calls, and how, does not matter."""
 
-import copy
-
 import pytest
 import torch
 from changed_vits import STRUCTURES, make_structure
+from model_state import same, state
 from small_vits import make_vit
 
 import explain
 from explain import METHODS, relevance
-from explain.vit import Network
-
-
-def state(model):
-    """All that could change: tensors, flags, hooks and the names of attributes, module by module."""
-    modules = {
-        name: (
-            id(module),
-            type(module),
-            module.training,
-            sorted(vars(module)),
-            {key: len(value) for key, value in vars(module).items() if key.endswith("_hooks")},
-            {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float))},
-        )
-        for name, module in model.named_modules()
-    }
-    tensors = {
-        name: (id(tensor), tensor.requires_grad, tensor._version, None if tensor.grad is None else tensor.grad.clone())
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    return modules, tensors, copy.deepcopy(model.state_dict())
-
-
-def same(first, second):
-    grads = all(
-        torch.equal(one[3], other[3]) if one[3] is not None else other[3] is None
-        for one, other in zip(first[1].values(), second[1].values())
-    )
-    return (
-        first[0] == second[0]
-        and [t[:3] for t in first[1].values()] == [t[:3] for t in second[1].values()]
-        and grads
-        and all(torch.equal(first[2][key], second[2][key]) for key in first[2])
-    )
+from explain.trace import Network
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import NAME, SIZE, same_state, write_weights
 
-from errors import ExplainedError, UsageError
+from common.errors import ExplainedError, UsageError
 from models import backbone
 from models.backbone import (
     BUNDLED_FOLDER,

@@ -10,7 +10,7 @@ from tiny import SIZE, same_state
 from torch import nn
 from torch.nn import functional as F
 
-from models.adapt import Settings, adapt, plain, target_pattern, timm_model, trainable_parameters
+from models.adapters import Settings, adapt, plain, target_pattern, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.dora import FasterDoraLinear, speed_up_dora
 

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import NAME, SIZE, config_of, finish, write_weights
 
-from errors import ExplainedError, UsageError
-from models.adapt import Settings, parse_settings, plain, timm_model
+from common.errors import ExplainedError, UsageError
+from models.adapters import Settings, parse_settings, plain, timm_model
 from models.backbone import create_backbone
 from models.runs import (
     ADAPTER,

@@ -1,19 +1,5 @@
-"""Shared by the tests of figures."""
+"""Give the tests of figures every figure that was drawn."""
 
-import pytest
-from matplotlib.figure import Figure
+from drawn_figures import drawn
 
-from report import canvas
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """Every figure that was drawn, to ask where its texts ended up."""
-    figures: list[Figure] = []
-
-    def recorded(*args, **settings):
-        figures.append(Figure(*args, **settings))
-        return figures[-1]
-
-    monkeypatch.setattr(canvas, "Figure", recorded)
-    return figures
+__all__ = ["drawn"]

@@ -9,8 +9,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from data.scenes import DATA_SEED_LIMIT, SPORTS, SURFACES
-from tools import pretext, pretrain, things
+from data.scenes.scene import DATA_SEED_LIMIT, SPORTS, SURFACES
+from tools import drawn_objects as things
+from tools import pretext, pretrain
 
 
 def test_pretext_labels_are_neither_sports_nor_surfaces():

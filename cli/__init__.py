@@ -1,0 +1,1 @@
+"""The command line: argument groups, typed options and exit status."""

@@ -1,0 +1,1 @@
+"""What each command does with its options: it calls evaluation and hands the results to report."""

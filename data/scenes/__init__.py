@@ -1,0 +1,1 @@
+"""Drawn sport scenes whose evidence is known pixel by pixel."""

@@ -1,0 +1,1 @@
+"""Maps and runs -> numbers: metrics, statistics, verdicts."""

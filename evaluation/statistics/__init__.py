@@ -1,0 +1,1 @@
+"""Paired tests, intervals, verdicts and claims."""

@@ -1,0 +1,299 @@
+"""The traced ViT: records one forward pass, written out with the modules' weights.
+
+So nothing is hooked, patched or left behind, fused attention hides nothing, dropout is never
+applied, and frozen weights don't matter. lrp.py and gradients.py send relevance back down it.
+
+Shapes: B images, K targets, h heads, P patches, N tokens (prefix and patches), d head width, D
+model width, C classes, T tokens that heads read (2 in a distilled DeiT, else 1), M rows of the
+last block that reach the head (T, or N where tokens are pooled; N in every other block). What was
+recorded has a 1 where the targets K go: (B, 1, N, D) between layers and (B, h, 1, N, d) inside
+attention.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from timm.layers import AttentionPoolLatent
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from explain.support import check_explainable, is_distilled
+
+
+@dataclass
+class Norm:
+    """A recorded LayerNorm: its output, and what its gradient needs (None for an Identity)."""
+
+    output: Tensor
+    standardised: Tensor | None = None
+    inverse_deviation: Tensor | None = None
+    weight: Tensor | None = None
+
+
+@dataclass
+class Embedding:
+    """How pixels became the tokens that enter block 0."""
+
+    product: Tensor  # (B, 1, P, D), the patch convolution's output before its bias
+    norm: Norm  # (B, 1, P, D), of the patches alone
+    norm_pre: Norm  # (B, 1, N, D), of all tokens, with positions
+
+
+@dataclass
+class BlockRecord:
+    """One block's forward pass; a *product* is a linear layer's output before its bias.
+
+    Attention pooling is recorded as one more block, whose query is a constant and whose input x is
+    not added to its output; M is 1 there, and N the tokens that it reads.
+    """
+
+    block: nn.Module | SimpleNamespace
+    x: Tensor  # (B, 1, N, D)
+    norm1: Norm  # (B, 1, N, D)
+    qkv_product: Tensor  # (B, 1, N, 3hd), or of k and v alone where the query is a constant
+    query: Norm  # (B, h, 1, M, d)
+    key: Norm  # (B, h, 1, N, d)
+    value: Tensor  # (B, h, 1, N, d)
+    attention: Tensor  # (B, h, 1, M, N), after the softmax
+    mixed: Tensor  # (B, h, 1, M, d), attention @ value
+    projected_product: Tensor  # (B, 1, M, D)
+    attended: Tensor  # (B, 1, M, D), what is added to x
+    middle: Tensor  # (B, 1, M, D), x + attended
+    norm2: Norm  # (B, 1, M, D)
+    hidden_product: Tensor  # (B, 1, M, 4D)
+    hidden: Tensor  # (B, 1, M, 4D), after the activation
+    mlp_product: Tensor  # (B, 1, M, D)
+    mlp_output: Tensor  # (B, 1, M, D), what is added to middle
+    is_pool: bool = False
+
+    @property
+    def rows(self) -> int:
+        return self.attention.shape[-2]
+
+
+@dataclass
+class Record:
+    """One forward pass: its blocks, from the first, and what precedes and follows them."""
+
+    embedding: Embedding
+    blocks: list[BlockRecord]
+    norm: Norm  # (B, 1, M, D)
+    pooled: slice  # the tokens, among the M rows, that pooling reads
+    averaged: bool  # whether pooling is their mean; else each is read as it is
+    pool: BlockRecord | None  # attention pooling, where there is one
+    fc_norm: Norm  # (B, 1, T, D), what the heads read
+    logits: Tensor  # (B, C)
+    grid: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[0].x.shape[-2]
+
+    def from_last(self, start_block: int = 0) -> Iterator[BlockRecord]:
+        """The attention pool, if any, then blocks from the last to `start_block`."""
+        if self.pool is not None:
+            yield self.pool
+        yield from reversed(self.blocks[start_block:])
+
+    def place(self, values: Tensor) -> Tensor:
+        """Values (B, K, n, D) of the tokens that pooling reads, in their place among (B, K, M, D)."""
+        rows = self.norm.output.shape[-2]
+        if values.shape[-2] == rows:
+            return values
+        placed = values.new_zeros(*values.shape[:2], rows, values.shape[-1])
+        placed[:, :, self.pooled] = values
+        return placed
+
+    def patches(self, x: Tensor) -> Tensor:
+        """The patches among tokens (B, K, N, D)."""
+        return x[:, :, x.shape[-2] - self.grid[0] * self.grid[1] :]
+
+
+class Network:
+    """A model that explanations can follow, with the magnitudes of its weights at hand."""
+
+    def __init__(self, model: VisionTransformer):
+        """Raises UnsupportedModel where the structure cannot be followed."""
+        check_explainable(model)
+        self.model = model
+        self.heads = [model.head, model.head_dist] if is_distilled(model) else [model.head]
+        self._magnitudes: dict[nn.Linear, Tensor] = {}
+
+    def magnitude(self, linear: nn.Linear) -> Tensor:
+        """|W| of a linear layer, (out, in); computed once for all batches of a call."""
+        if linear not in self._magnitudes:
+            self._magnitudes[linear] = linear.weight.abs()
+        return self._magnitudes[linear]
+
+    def grid(self, images: Tensor) -> tuple[int, int]:
+        """(grid_h, grid_w) of images (B, 3, H, W)."""
+        height, width = self.model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
+        return int(height), int(width)
+
+    def patch_product(self, images: Tensor, magnitude: bool = False) -> Tensor:
+        """The patch convolution without its bias, (B, 1, P, D); |x| and |W| instead if `magnitude`."""
+        embed, weight = self.model.patch_embed, self.model.patch_embed.proj.weight
+        if embed.dynamic_img_pad:
+            below, right = (-size % patch for size, patch in zip(images.shape[-2:], embed.patch_size))
+            images = F.pad(images, (0, right, 0, below))
+        if magnitude:
+            images, weight = images.abs(), weight.abs()
+        return F.conv2d(images, weight, stride=embed.proj.stride).flatten(2).mT.unsqueeze(1)
+
+    def record(self, images: Tensor, every_row: bool = False) -> Record:
+        """Forward pass of images (B, 3, H, W); logits equal the model's own in eval mode.
+
+        every_row: also compute the last block's rows that reach no head, so that M is N everywhere.
+        """
+        model, by_token = self.model, self.model.global_pool == "token"
+        embedding = self._record_embedding(images)
+        x, blocks = embedding.norm_pre.output, []
+        for index, block in enumerate(model.blocks):
+            cut = by_token and index == len(model.blocks) - 1 and not every_row
+            blocks.append(_record_block(block, x, len(self.heads) if cut else x.shape[-2]))
+            x = blocks[-1].middle + blocks[-1].mlp_output
+        skipped = 0 if by_token or model.pool_include_prefix else model.num_prefix_tokens
+        norm, pooled = _record_norm(model.norm, x), slice(skipped, len(self.heads) if by_token else x.shape[-2])
+        pool = None if model.attn_pool is None else _record_pool(model.attn_pool, norm.output[:, :, pooled])
+        averaged = pool is None and not by_token
+        read = norm.output[:, :, pooled] if pool is None else pool.middle + pool.mlp_output
+        read = read.mean(-2, keepdim=True) if averaged else read
+        # timm's two-headed model has a fc_norm, an Identity unless asked for, and never applies it.
+        fc_norm = Norm(read) if len(self.heads) > 1 else _record_norm(model.fc_norm, read)
+        logits = sum(head(fc_norm.output[:, 0, token]) for token, head in enumerate(self.heads)) / len(self.heads)
+        return Record(embedding, blocks, norm, pooled, averaged, pool, fc_norm, logits, self.grid(images))
+
+    def _record_embedding(self, images: Tensor) -> Embedding:
+        model, product = self.model, self.patch_product(images)
+        norm = _record_norm(model.patch_embed.norm, plus_bias(product, model.patch_embed.proj))
+        patches = norm.output.squeeze(1)
+        if model.dynamic_img_size:  # timm's positions are resized to the grid then
+            patches = patches.unflatten(1, self.grid(images))
+        tokens = type(model)._pos_embed(_WithoutDropout(model), patches).unsqueeze(1)
+        return Embedding(product, norm, _record_norm(model.norm_pre, tokens))
+
+
+# ---- the parts of a forward pass
+
+
+class _WithoutDropout:
+    """Stands in for the model in timm's own `_pos_embed`, which applies dropout while training."""
+
+    def __init__(self, model: VisionTransformer):
+        self._model = model
+        self.pos_drop = lambda x: x
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+
+def _record_norm(norm: nn.Module, x: Tensor) -> Norm:
+    if isinstance(norm, nn.Identity):
+        return Norm(x)
+    standardised, _, inverse_deviation = torch.native_layer_norm(x, norm.normalized_shape, None, None, norm.eps)
+    output = standardised
+    if norm.weight is not None:
+        output = standardised * norm.weight
+        output = output if norm.bias is None else output.add_(norm.bias)
+    return Norm(output, standardised, inverse_deviation, norm.weight)
+
+
+def plus_bias(product: Tensor, linear: nn.Linear | nn.Conv2d) -> Tensor:
+    return product if linear.bias is None else product + linear.bias
+
+
+def scaled(x: Tensor, scale: nn.Module) -> Tensor:
+    """LayerScale or nothing; never in place, whatever the module says."""
+    return x if isinstance(scale, nn.Identity) else x * scale.gamma
+
+
+def _record_block(block: nn.Module, x: Tensor, rows: int) -> BlockRecord:
+    attn, norm1 = block.attn, _record_norm(block.norm1, x)
+    qkv_product = F.linear(norm1.output, attn.qkv.weight)
+    query, key, value = split_heads(plus_bias(qkv_product, attn.qkv), 3 * attn.num_heads).chunk(3, dim=1)
+    attention = _record_attention(block, query[..., :rows, :], key, value)
+    middle = x[:, :, :rows] + attention["attended"]
+    return BlockRecord(
+        block=block, x=x, norm1=norm1, qkv_product=qkv_product, middle=middle, **attention, **_record_mlp(block, middle)
+    )
+
+
+def _record_pool(pool: AttentionPoolLatent, x: Tensor) -> BlockRecord:
+    """Attention pooling of x (B, 1, N, D) under the names of a block's parts."""
+    attn = SimpleNamespace(
+        num_heads=pool.num_heads, scale=pool.scale, qkv=pool.kv, proj=pool.proj, q_norm=pool.q_norm, k_norm=pool.k_norm
+    )
+    block = SimpleNamespace(attn=attn, mlp=pool.mlp, norm2=pool.norm, ls1=nn.Identity(), ls2=nn.Identity())
+    product = F.linear(x, pool.kv.weight)
+    key, value = split_heads(plus_bias(product, pool.kv), 2 * pool.num_heads).chunk(2, dim=1)
+    query = split_heads(pool.q(pool.latent).unsqueeze(1), pool.num_heads).expand(len(x), -1, -1, -1, -1)
+    attention = _record_attention(block, query, key, value)
+    return BlockRecord(
+        block=block,
+        x=x,
+        norm1=Norm(x),
+        qkv_product=product,
+        middle=attention["attended"],
+        **attention,
+        **_record_mlp(block, attention["attended"]),
+        is_pool=True,
+    )
+
+
+def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Tensor, value: Tensor) -> dict:
+    attn = block.attn
+    query, key = _record_norm(attn.q_norm, query), _record_norm(attn.k_norm, key)
+    attention = ((query.output * attn.scale) @ key.output.mT).softmax(-1)
+    mixed = attention @ value
+    projected_product = F.linear(merge_heads(mixed), attn.proj.weight)
+    attended = scaled(plus_bias(projected_product, attn.proj), block.ls1)
+    return dict(
+        query=query,
+        key=key,
+        value=value,
+        attention=attention,
+        mixed=mixed,
+        projected_product=projected_product,
+        attended=attended,
+    )
+
+
+def _record_mlp(block: nn.Module | SimpleNamespace, middle: Tensor) -> dict:
+    norm2 = _record_norm(block.norm2, middle)
+    hidden_product = F.linear(norm2.output, block.mlp.fc1.weight)
+    hidden = block.mlp.act(plus_bias(hidden_product, block.mlp.fc1))
+    mlp_product = F.linear(hidden, block.mlp.fc2.weight)
+    mlp_output = scaled(plus_bias(mlp_product, block.mlp.fc2), block.ls2)
+    return dict(
+        norm2=norm2, hidden_product=hidden_product, hidden=hidden, mlp_product=mlp_product, mlp_output=mlp_output
+    )
+
+
+# ---- shapes
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, K, N, hd) -> (B, h, K, N, d)."""
+    return x.unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, h, K, N, d) -> (B, K, N, hd)."""
+    return x.permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def merge_parts(*parts: Tensor) -> Tensor:
+    """Query, key and value, each (B, h, K, M or N, d), the last (.., N, d), -> (B, K, N, 3hd).
+
+    Zeros where the query has fewer rows; two parts where the query is a constant.
+    """
+    images, heads, targets, tokens, width = parts[-1].shape
+    merged = parts[-1].new_empty(images, targets, tokens, len(parts), heads, width)
+    for index, part in enumerate(parts):
+        rows = part.shape[-2]
+        merged[:, :, :rows, index] = part.permute(0, 2, 3, 1, 4)
+        merged[:, :, rows:, index] = 0
+    return merged.flatten(3)

@@ -1,0 +1,1 @@
+"""Training of an adapted model: recipe, loop, probe, frozen features, cache, resume state."""

@@ -1,0 +1,212 @@
+"""What every figure shares: colours, letters, measured text, saving the same bytes for the same content.
+
+Figures are matplotlib `Figure` objects on the Agg canvas, never pyplot, whose global state would be the caller's.
+Sizes are in pixels of the PNG; DOTS_PER_INCH turns letter sizes (points) into pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from common.files import atomic
+
+DOTS_PER_INCH = 100
+MOST_PIXELS = 2**16 - 1  # Agg's limit for each side of a picture
+
+# Okabe and Ito's colours, told apart with every common colour blindness; yellow is too pale on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CORRECT, WRONG = "#0072B2", "#D55E00"
+INK, QUIET = "#1a1a1a", "#5c5c5c"
+
+# The user's matplotlibrc must not change figures that are promised to be the same bytes everywhere.
+STYLE = {
+    "axes.edgecolor": QUIET,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.unicode_minus": True,
+    "figure.constrained_layout.use": False,
+    "figure.dpi": DOTS_PER_INCH,
+    "figure.facecolor": "white",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "image.composite_image": False,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "savefig.bbox": None,
+    "savefig.dpi": "figure",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "report",
+    "text.color": INK,
+    "text.usetex": False,
+    "xtick.color": QUIET,
+    "xtick.labelsize": 9,
+    "ytick.color": QUIET,
+    "ytick.labelsize": 9,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Put STYLE in the place of all the user's settings; also a decorator, for what is made before its picture is."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+@contextmanager
+def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of `width` x `height` pixels and save it to `path` (PNG) when the block ends well.
+
+    Raises ValueError, before anything is drawn, when a side is over MOST_PIXELS.
+    """
+    width, height = round(width), round(height)
+    if max(width, height) > MOST_PIXELS:
+        raise ValueError(
+            f"{Path(path).name}: a picture of {width} x {height} pixels cannot be drawn, a side has at most "
+            f"{MOST_PIXELS}; draw fewer rows or smaller cells"
+        )
+    with house_style():
+        figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(figure)
+        yield figure
+        with atomic(path) as temporary:
+            # matplotlib would write its own version into the file: other bytes after an update.
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+class Pen:
+    """Draws in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
+
+    def __init__(self, figure: Figure, width: int, height: int):
+        self.figure, self.width, self.height = figure, width, height
+
+    def lines(
+        self,
+        x: float,
+        top: float,
+        lines: Sequence[str],
+        properties: FontProperties,
+        align: str = "left",
+        colour: str = INK,
+    ) -> None:
+        for index, line in enumerate(lines):
+            y = top + (index + 0.5) * line_height(properties)
+            self.figure.text(
+                x / self.width,
+                1 - y / self.height,
+                line,
+                fontproperties=properties,
+                color=colour,
+                horizontalalignment=align,
+                verticalalignment="center_baseline",
+                parse_math=False,
+            )
+
+    def rule(self, left: float, right: float, y: float) -> None:
+        level = 1 - y / self.height
+        self.figure.add_artist(Line2D([left / self.width, right / self.width], [level] * 2, color=QUIET, linewidth=1))
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        return self.figure.add_axes(self._box(left, top, width, height))
+
+    def image(
+        self, left: float, top: float, width: float, height: float, image: np.ndarray, interpolation: str
+    ) -> None:
+        axes = self.axes(left, top, width, height)
+        axes.imshow(image, interpolation=interpolation, aspect="auto")
+        axes.set_axis_off()
+
+    def bar(self, left: float, top: float, width: float, height: float, colour: str) -> None:
+        *corner, across, up = self._box(left, top, width, height)
+        self.figure.add_artist(Rectangle(corner, across, up, facecolor=colour, linewidth=0))
+
+    def frame(self, left: float, top: float, width: float, height: float, colour: str, thick: float) -> None:
+        """Its inner edge, `thick` pixels from the outer one, touches the image."""
+        *corner, across, up = self._box(left - thick / 2, top - thick / 2, width + thick, height + thick)
+        points = thick * 72 / self.figure.dpi
+        self.figure.add_artist(
+            Rectangle(corner, across, up, fill=False, edgecolor=colour, linewidth=points, joinstyle="miter")
+        )
+
+    def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        return left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height
+
+
+def font(size: float, bold: bool = False) -> FontProperties:
+    return FontProperties(family=["DejaVu Sans"], size=size, weight="bold" if bold else "normal")
+
+
+@lru_cache(maxsize=1)
+def _measure() -> RendererAgg:
+    return RendererAgg(8, 8, DOTS_PER_INCH)
+
+
+def text_width(text: str, properties: FontProperties) -> float:
+    """Pixels from the first to the last letter of one line."""
+    return _measure().get_text_width_height_descent(text, properties, False)[0]
+
+
+def line_height(properties: FontProperties) -> float:
+    """Pixels from one line to the next, as matplotlib sets several lines."""
+    return 1.35 * properties.get_size_in_points() * DOTS_PER_INCH / 72
+
+
+def wrap(text: str, width: float, properties: FontProperties) -> list[str]:
+    """Break `text` into lines of at most `width` pixels: at its own line breaks, at spaces, and within a word
+    only where the word alone is too wide. Nothing is left out; '' gives no line.
+
+    A number stays with its percent sign, as do words joined by no-break spaces.
+    """
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split(" "):
+            if line and text_width(f"{line} {word}", properties) <= width:
+                line = f"{line} {word}"
+                continue
+            if line:
+                lines.append(line)
+            *full, line = _pieces(word, width, properties)
+            lines.extend(full)
+        lines.append(line)
+    return lines
+
+
+def _pieces(word: str, width: float, properties: FontProperties) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and text_width(pieces[-1] + letter, properties) > width:
+            # Behind a mark where there is one, so that a method's settings stay whole.
+            end = max(pieces[-1].rfind(mark) for mark in ",:;/_-") + 1 or len(pieces[-1])
+            pieces[-1:] = [pieces[-1][:end], pieces[-1][end:]]
+        pieces[-1] += letter
+    return pieces
+
+
+def literal(text: str) -> str:
+    """`text` for places where matplotlib always reads $...$ as a formula, such as legends."""
+    return str(text).replace("$", r"\$")

@@ -1,0 +1,194 @@
+"""evaluation.statistics.verdicts: what a claim needs over images, over seeds and after correction, on data whose answers are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.statistics.paired import mcnemar, over_seeds, paired
+from evaluation.statistics.verdicts import (
+    FEWEST_IMAGES,
+    RULE,
+    TOO_FEW,
+    Judgement,
+    agreement,
+    judge,
+    measure,
+    measure_accuracy,
+    measure_overfitting,
+    verdict,
+)
+
+
+def differing(*shifts: float, count: int = 60, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Two methods' figures (S, N); the first is higher by the seed's shift, image by image with noise."""
+    generator = np.random.default_rng(0)
+    base = generator.uniform(0.3, 0.6, (len(shifts), count))
+    return base + np.array(shifts)[:, None] + generator.normal(0, noise, (len(shifts), count)), base
+
+
+# Measuring
+
+
+def test_one_seed_is_the_paired_comparison():
+    a, b = differing(0.1)
+    found, expected = measure(a, b), paired(a[0], b[0])
+    assert (found.difference, found.low, found.high, found.p_value, found.n) == (
+        expected.difference,
+        expected.low,
+        expected.high,
+        expected.p_value,
+        expected.n,
+    )
+    assert found.seeds.differences == pytest.approx((expected.difference,))
+    assert found.smallest_detectable == pytest.approx(expected.smallest_detectable)
+
+
+def test_images_are_the_unit_whatever_the_number_of_seeds():
+    """Seeds that repeat one another add nothing: pooled as images they would halve the interval."""
+    a, b = differing(0.1)
+    one, four = measure(a, b), measure(np.repeat(a, 4, 0), np.repeat(b, 4, 0))
+    assert four.n == one.n == 60
+    assert (four.low, four.high, four.p_value) == pytest.approx((one.low, one.high, one.p_value))
+
+
+def test_every_seed_is_shown_and_the_mean_is_theirs():
+    found = measure(*differing(0.1, -0.2, 0.3, noise=0))
+    assert found.seeds.differences == pytest.approx((0.1, -0.2, 0.3))
+    assert found.difference == pytest.approx(found.seeds.mean) == pytest.approx(0.2 / 3)
+    assert found.seeds == over_seeds(found.seeds.differences)
+
+
+def test_an_image_that_one_seed_cannot_measure_is_left_out_of_all():
+    a, b = differing(0.1, 0.3, noise=0)
+    a[1, 4], b[0, 7], a[0, :2] = np.nan, np.inf, np.nan
+    found = measure(a, b)
+    assert (found.n, found.n_dropped) == (56, 4) and found.seeds.differences == pytest.approx((0.1, 0.3))
+
+
+def test_nothing_to_measure_is_no_figure():
+    found = measure(np.full((2, 3), np.nan), np.zeros((2, 3)))
+    assert found.n == 0 and np.isnan([found.difference, found.low, found.p_value, *found.seeds.differences]).all()
+
+
+def test_accuracy_of_one_seed_is_mcnemars_and_of_several_the_share_of_seeds():
+    a, b = np.arange(100)[None] < 80, np.arange(100)[None] < 70
+    one, exact = measure_accuracy(a, b), mcnemar(a[0], b[0])
+    assert (one.difference, one.low, one.p_value) == (exact.difference, exact.low, exact.p_value)
+    assert one.test == "McNemar exact"
+    assert one.standard_error == pytest.approx(np.std([0] * 90 + [1] * 10, ddof=1) / 10)
+    several = measure_accuracy(np.repeat(a, 3, 0), np.concatenate([b, b, a]))
+    assert several.test == "Wilcoxon" and (several.mean_a, several.difference) == pytest.approx((0.8, 0.2 / 3))
+    assert several.seeds.differences == pytest.approx((0.1, 0.1, 0.0))
+
+
+def test_overfitting_seed_by_seed():
+    train, val = np.arange(50)[None] < 50, np.arange(40)[None] < 30
+    worse = np.arange(40)[None] < 20
+    found = measure_overfitting(
+        np.repeat(train, 2, 0), np.repeat(train, 2, 0), np.repeat(val, 2, 0), np.concatenate([worse, val])
+    )
+    assert found.seeds.differences == pytest.approx((-0.25, 0.0)) and found.difference == pytest.approx(-0.125)
+    assert found.n == 40 and found.low < -0.125 < found.high < 0 < found.p_value < 0.05
+
+
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        (np.zeros((2, 5)), np.zeros((3, 5)), r"\(2, 5\) and \(3, 5\)"),
+        (np.zeros(5), np.zeros(5), r"\(n_seeds, n_images\)"),
+        (np.zeros((0, 5)), np.zeros((0, 5)), r"\(n_seeds, n_images\)"),
+    ],
+)
+def test_other_shapes_are_refused(a, b, message):
+    for measured in (measure, measure_accuracy):
+        with pytest.raises(ValueError, match=message):
+            measured(a, b)
+
+
+# Verdicts
+
+
+def test_a_claim_holds_where_images_seeds_and_the_corrected_p_value_agree():
+    found = measure(*differing(0.1, 0.2))
+    assert judge(found, 1, 0.01) == Judgement("supported") and judge(found, -1, 0.01) == Judgement("not supported")
+
+
+def test_one_seed_of_the_other_sign_leaves_it_undecided():
+    found = measure(*differing(0.2, 0.2, -0.01, noise=0.01))
+    assert found.low > 0
+    assert judge(found, 1, 0.001) == judge(found, -1, 0.001) == Judgement("undecided", "seeds disagree")
+
+
+@pytest.mark.parametrize(
+    "corrected, expected",
+    [
+        (0.049, Judgement("supported")),
+        (0.05, Judgement("undecided", "corrected p = 0.050")),
+        (float("nan"), Judgement("undecided", "corrected p = –")),
+    ],
+)
+def test_the_corrected_p_value_has_to_be_small(corrected, expected):
+    assert judge(measure(*differing(0.2)), 1, corrected) == expected
+
+
+def test_an_interval_with_zero_in_it_decides_nothing():
+    assert judge(measure(*differing(0.2, -0.2)), 1, 0.001) == Judgement("undecided")
+
+
+@pytest.mark.parametrize("count, word", [(FEWEST_IMAGES - 1, "undecided"), (FEWEST_IMAGES, "supported")])
+def test_too_few_images_decide_nothing(count, word):
+    found = judge(measure(*differing(0.3, count=count, noise=0)), 1, 0.0001)
+    assert (found.word, found.reason) == (word, TOO_FEW if word == "undecided" else "")
+
+
+@pytest.mark.parametrize(
+    "differences, words",
+    [
+        ((0.1,), "1 seed"),
+        ((0.1, 0.2), "2 seeds, all of one sign"),
+        ((-0.1, -0.2), "2 seeds, all of one sign"),
+        ((0.1, -0.2, 0.1), "3 seeds, not all of one sign"),
+        ((0.0, 0.0), "2 seeds, not all of one sign"),
+    ],
+)
+def test_seeds_in_words(differences, words):
+    assert agreement(over_seeds(differences)) == words
+
+
+def test_noise_alone_is_seldom_called_a_finding():
+    """Two methods without any difference, 120 times: 5 % are 6, and three standard deviations more are 13."""
+    generator, like, wrong = np.random.default_rng(1), measure(*differing(0.1)), 0
+    for _ in range(120):
+        found = paired(generator.normal(0, 1, 40), np.zeros(40), resamples=299)
+        one = replace(
+            like, difference=found.difference, low=found.low, high=found.high, seeds=over_seeds([found.difference])
+        )
+        wrong += judge(one, 1, found.p_value).word != "undecided"
+    assert wrong <= 13
+
+
+@pytest.mark.parametrize(
+    "low, high, sign, expected",
+    [
+        (0.1, 0.3, 1, "supported"),
+        (0.1, 0.3, -1, "not supported"),
+        (-0.3, -0.1, -1, "supported"),
+        (-0.3, -0.1, 1, "not supported"),
+        (-0.1, 0.3, 1, "undecided"),
+        (0.0, 0.3, 1, "undecided"),
+        (-0.3, 0.0, -1, "undecided"),
+        (0.0, 0.0, 1, "undecided"),
+        (float("nan"), 0.3, 1, "undecided"),
+    ],
+)
+def test_verdict(low, high, sign, expected):
+    assert verdict((low + high) / 2, low, high, sign) == expected
+
+
+def test_verdict_refuses_mixed_up_arguments_and_the_rule_names_all_three():
+    with pytest.raises(ValueError, match="claimed_sign"):
+        verdict(0.1, 0.0, 0.2, 0)
+    with pytest.raises(ValueError, match="does not belong"):
+        verdict(-0.1, 0.1, 0.2, 1)
+    assert all(f"*{word}*" in RULE for word in ("supported", "not supported", "undecided"))
