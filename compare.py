@@ -36,11 +36,11 @@ from evaluation.explained import (
 from evaluation.statistics.paired import single
 from evaluation.statistics.verdicts import measure
 from explain import METHODS
-from explain.heatmap import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
 from models.runs import Run, differing, read_json
 from report.figures.charts import CORRECT, WRONG, Cell, bars, grid, layer_profiles
 from report.figures.grid import Scale
 from report.figures.layers import layer_rows
+from report.figures.overlay import DEFAULT_COLOUR_MAP, SIGNED_COLOUR_MAP, normalise, overlay
 from report.figures.rainclouds import Cloud, Metric, rainclouds
 
 RESULT = "comparison.json"
@@ -373,10 +373,10 @@ def photo_cell(result: Explained, chosen: Chosen, i: int, split: Split | None) -
 def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
     """Return the two cells of every run for one image."""
     signed = METHODS[args.relevance].signed
-    heats = [r.heatmaps(i, r.pixels[i].shape[:2]) for r in results]
+    heats = [r.heatmaps(i, r.pixels[i].shape[:2]).numpy() for r in results]
     if args.normalise == "shared":
-        together = normalise(torch.cat(heats), shared=True, signed=signed)
-        heats = list(together.split(2))
+        together = normalise(np.concatenate(heats), shared=True, signed=signed)
+        heats = np.split(together, len(results))
     else:
         heats = [normalise(heat, signed=signed) for heat in heats]
     cells = []
@@ -391,7 +391,7 @@ def heat_cells(results: Sequence[Explained], i: int, args) -> list[list[Cell]]:
             if not result.maps[i, target].any():
                 caption += NOTHING
             colours = colour_scale(args.relevance, args.colour_map, "").colour_map
-            picture = overlay(result.pixels[i], heat[target].numpy(), colours, grey=signed)
+            picture = overlay(result.pixels[i], heat[target], colours, grey=signed)
             pair.append(
                 Cell(
                     picture,

@@ -24,10 +24,11 @@ from data.transforms import evaluation_transform, to_pixels
 from evaluation.comparison import heads_add_up, heads_note, layer_names
 from evaluation.explained import layer_shares, load_explainable, probabilities_of
 from explain import METHODS, relevance
-from explain.heatmap import normalise, overlay, to_heatmap
+from explain.heatmap import to_heatmap
 from models.runs import Run
 from report.figures.charts import Cell, grid, head_matrix
 from report.figures.grid import Scale
+from report.figures.overlay import normalise, overlay
 
 INTERRUPTED = "the pictures drawn so far are whole; the same command draws all of them again"
 MOST_PROBABLE = 5  # classes named beside an image
@@ -299,11 +300,12 @@ def draw_rows(out: Path, photo: Photo, rows: Sequence[list[Cell]], label: str, a
 def heat_cells(photo: Photo, maps: torch.Tensor, method: str, args: argparse.Namespace) -> list[Cell]:
     """Return one method's heatmaps over the photo; maps: (1, K, grid_h, grid_w)."""
     signed = METHODS[method].signed
-    heats = normalise(to_heatmap(maps, photo.pixels.shape[:2])[0], shared=args.normalise == "shared", signed=signed)
+    heats = to_heatmap(maps, photo.pixels.shape[:2])[0].numpy()
+    heats = normalise(heats, shared=args.normalise == "shared", signed=signed)
     colours = colour_scale(method, args.colour_map, "").colour_map
     captions = map(photo.says, photo.targets) if METHODS[method].uses_target else ["knows no class:\none map for all"]
     return [
-        Cell(overlay(photo.pixels, heat.numpy(), colours, grey=signed), caption=caption + NOTHING * (not one.any()))
+        Cell(overlay(photo.pixels, heat, colours, grey=signed), caption=caption + NOTHING * (not one.any()))
         for one, heat, caption in zip(maps[0], heats, captions)
     ]
 
@@ -355,9 +357,9 @@ def draw_layers(
 
 def colours(photo: Photo, maps: torch.Tensor, scale: Scale, method: str, shared: bool | int) -> np.ndarray:
     """Return maps (L, h, grid_h, grid_w) as colours over the grey photo, (L, h, H, W, 3) uint8."""
-    heats = normalise(to_heatmap(maps, photo.pixels.shape[:2]), shared, METHODS[method].signed)
+    heats = normalise(to_heatmap(maps, photo.pixels.shape[:2]).numpy(), shared, METHODS[method].signed)
     return np.stack(
-        [[overlay(photo.pixels, heat.numpy(), scale.colour_map, 0.75, grey=True) for heat in row] for row in heats]
+        [[overlay(photo.pixels, heat, scale.colour_map, 0.75, grey=True) for heat in row] for row in heats]
     )
 
 
