@@ -27,7 +27,7 @@ from cli import commandline
 from common.errors import UsageError
 from common.tables import markdown_table, number, percent, write_json, write_text
 from compare import data_of_runs
-from data.datasets import stratified
+from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform
 from evaluation.explained import load_explainable
 from evaluation.metrics.faithfulness import perturbation_curves

@@ -14,7 +14,8 @@ import torch
 
 from common import processes
 from common.errors import ExplainedError, UsageError, out_of_memory
-from data.datasets import ImageData, load_data, nearest
+from common.names import nearest
+from data.datasets import ImageData, load_data
 from data.transforms import drawing_size
 from explain import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, find_method
 from explain.targets import CONTRASTS

@@ -1,22 +1,23 @@
-"""The two ways in which a command refuses, both with one line that says given, expected and next step; and how a full
-memory is told from other errors."""
+"""Errors that a command explains in one line, and how an out-of-memory error is recognised. Imports no torch."""
 
-import torch
+import sys
 
 
 class ExplainedError(Exception):
-    """Something failed for a reason that the message explains; the command exits with status 1."""
+    """A failure whose message says what was given, what was expected and what to do next; exit status 1."""
 
     exit_status = 1
 
 
 class UsageError(ExplainedError):
-    """The request itself cannot be meant; the command exits with status 2."""
+    """A request that cannot be carried out as it was made; exit status 2."""
 
     exit_status = 2
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that a device's memory, or this machine's, is full."""
+    """Tell whether an error says that the memory of a device, or of this machine, is full."""
+    torch = sys.modules.get("torch")  # without it, no error of its kind exists
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # mps, the CPU and cuBLAS have no class for it
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)
+    return isinstance(error, kinds) or any(words in str(error) for words in said)

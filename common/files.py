@@ -5,8 +5,10 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from common.errors import ExplainedError
 
 
 @contextmanager
@@ -31,6 +33,28 @@ def atomic(path: str | os.PathLike, flush: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         _remove(temporary)
+
+
+def check_writable(folder: Path | None, option: str = "--out") -> None:
+    """Raise ExplainedError where a folder cannot be made or written to; leave it as it was found.
+
+    folder: the folder, which need not exist; None is always fine.
+    option: the command-line option that names it, for the message.
+    """
+    if folder is None:
+        return
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ExplainedError(f"cannot write to {folder} ({error.strerror}); give another {option}") from error
+    finally:
+        for parent in made:  # innermost first
+            with suppress(OSError):  # another process may have begun to use it
+                parent.rmdir()
 
 
 def remove_leftovers(folder: Path, age: float = 0.0) -> None:

@@ -1,9 +1,10 @@
-"""Several processes of one command, as torchrun starts them: who one is, how work is spread, how all end alike.
+"""Several processes of one command, as torchrun starts them: rank, distribution of work, and a common end.
 
     torchrun --nproc_per_node 2 compare.py RUN RUN --out DIR
 
-Without torchrun everything here is as with one process. All processes run the same program and call `exchange` the same
-number of times; what ends one of them is sent in place of its next value, and so ends the others with the same status.
+Without torchrun, every function behaves as with one process. All processes run the same program and call `exchange` the
+same number of times. A process that fails sends its failure in place of its next value, so that the others end with the
+same exit status. Torch is imported only where torchrun started several processes.
 """
 
 import os
@@ -14,9 +15,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
-
-import torch
-from torch import distributed
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
@@ -43,21 +41,26 @@ class _Over(Exception):
 
 def launched() -> bool:
     """Tell whether torchrun started this process beside others."""
-    return distributed.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def count() -> int:
     """Return the number of processes that share the work."""
-    return distributed.get_world_size() if _share() else 1
+    return _distributed().get_world_size() if _share() else 1
 
 
 def rank() -> int:
     """Return this process's number among them; 0 is the one that writes and prints."""
-    return distributed.get_rank() if _share() else 0
+    return _distributed().get_rank() if _share() else 0
 
 
 def _share() -> bool:
-    return distributed.is_initialized() and not _ALONE.get()
+    return _connected() and not _ALONE.get()
+
+
+def _connected() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # `run` imports it where torchrun started several processes
+    return distributed is not None and distributed.is_initialized()
 
 
 @contextmanager
@@ -70,9 +73,15 @@ def alone() -> Iterator[None]:
         _ALONE.reset(before)
 
 
+def _distributed():
+    from torch import distributed
+
+    return distributed
+
+
 def local_rank() -> int:
     """Return this process's number on its machine, which is the number of its GPU."""
-    return int(os.environ["LOCAL_RANK"]) if distributed.is_initialized() else 0
+    return int(os.environ["LOCAL_RANK"]) if _connected() else 0
 
 
 def exchange(value: Any) -> list:
@@ -81,7 +90,7 @@ def exchange(value: Any) -> list:
         return [value]
     values: list = [None] * count()
     try:
-        distributed.all_gather_object(values, value)
+        _distributed().all_gather_object(values, value)
     except RuntimeError as error:  # the other end is gone
         line = (
             f"error: one of the {count()} processes has died, perhaps for want of memory; what it said stands "
@@ -130,6 +139,9 @@ def run(command: Callable[[], Outcome], several: bool = False) -> int:
         status, line = command()
         _say(line)
         return status
+    import torch
+    from torch import distributed
+
     # gloo carries what `exchange` sends, whatever the device; nccl is for tensors on GPUs.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
@@ -151,7 +163,7 @@ def run(command: Callable[[], Outcome], several: bool = False) -> int:
 def _outcome(command: Callable[[], Outcome]) -> Outcome:
     try:
         return command()
-    except SystemExit as stop:  # argparse, which has said why
+    except SystemExit as stop:  # of the argument parser, which has said why
         return int(stop.code or 0), None
 
 

@@ -1,6 +1,5 @@
 """What --data can name: drawn scenes, the 100-sports photos, or a folder; checked before anything slow starts."""
 
-import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +12,12 @@ import numpy as np
 from PIL import Image
 
 from common.errors import ExplainedError, UsageError
-from data.folder import FolderSplit, scan_folder, some
+from common.names import nearest, some
+from data.folder import FolderSplit, scan_folder
 from data.masks import with_masks
-from data.scenes.scene import CHANCE_BIAS, DATA_SEED_LIMIT, SPORTS, Scene, draw_scene
+from data.options import DATA_SEED_LIMIT, DataOptions
+from data.sampling import stratified
+from data.scenes.scene import CHANCE_BIAS, SPORTS, Scene, draw_scene
 
 SPORTS_HANDLE = "gpiosenka/sports-classification"
 
@@ -96,71 +98,78 @@ class ImageData:
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """How many scenes are drawn, and how often the surface is the class's usual one (in training and `val`)."""
+    """Number of scenes drawn, and the probability of the class's usual surface in train and val."""
 
     train_images: int = 1500
     val_images: int = 300
     context_bias: float = 0.9
 
+    @classmethod
+    def of(cls, options: DataOptions) -> "SceneOptions":
+        """Return the scenes that data options ask for, with defaults for what they leave open."""
+        bias = cls.context_bias if options.context_bias is None else options.context_bias
+        return cls(options.train_images or cls.train_images, options.val_images or cls.val_images, bias)
 
-def load_data(
-    spec: str,
-    *,
-    image_size: int,
-    data_seed: int = 0,
-    classes: Sequence[str] | None = None,
-    train_images: int | None = None,
-    val_images: int | None = None,
-    context_bias: float | None = None,
-    progress: bool = False,
-    cache: Path | None = None,
-) -> ImageData:
-    """Resolve --data: `scenes`, `sports`, or a folder with train/ and val/ or valid/ (and perhaps test/).
+    def counts(self) -> dict[str, int]:
+        """Return the number of scenes of each split."""
+        return {"train": self.train_images, "val": self.val_images, "val_shuffled": self.val_images}
 
-    A folder may bring masks/ beside them, see `data.masks`. `image_size` (pixels) is the side at which scenes are
-    drawn; photos keep their own. `train_images` and `val_images` keep that many images a split (stratified by class,
-    chosen by `data_seed`). `cache`: the folder in which a scan is remembered (see `scan_folder`). Raises UsageError for
-    what cannot be meant, ExplainedError for data that cannot be had, and OSError where `cache` cannot be written.
+
+def load_data(options: DataOptions, *, image_size: int, progress: bool = False, cache: Path | None = None) -> ImageData:
+    """Load a data set: `scenes`, `sports`, or a folder with train/ and val/ or valid/, and perhaps test/ and masks/.
+
+    options: which data set, and which part of it; images are kept in proportion to the classes (see `stratified`).
+    image_size: side in pixels at which scenes are drawn; photos keep their own size.
+    progress: whether to show progress bars.
+    cache: folder that keeps the checks of image files (see `scan_folder`); None checks every file.
+
+    Raises UsageError for options that do not fit the data, ExplainedError for unavailable data, and OSError where
+    `cache` cannot be written.
     """
-    if not 0 <= data_seed < DATA_SEED_LIMIT:
-        raise UsageError(f"--data-seed {data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
-    if spec == "scenes":
-        options = SceneOptions(
-            train_images or SceneOptions.train_images,
-            val_images or SceneOptions.val_images,
-            SceneOptions.context_bias if context_bias is None else context_bias,
-        )
-        return _scenes(options, image_size, data_seed, classes)
-    if context_bias is not None:
-        raise UsageError("--context-bias belongs to --data scenes; drop it, or use --data scenes")
-    root = download_sports() if spec == "sports" else Path(spec)
-    data = scan_folder_data(root, spec, classes, progress, cache)
-    return _limited(data, train_images, val_images, data_seed)
+    check_options(options)
+    if options.spec == "scenes":
+        return _scenes(options, image_size)
+    root = download_sports() if options.spec == "sports" else Path(options.spec)
+    data = scan_folder_data(root, options.spec, options.classes, progress, cache)
+    return _limited(data, options.train_images, options.val_images, options.data_seed)
 
 
-def _scenes(options: SceneOptions, size: int, data_seed: int, classes: Sequence[str] | None) -> ImageData:
-    if not 0 <= options.context_bias <= 1:
+def check_options(options: DataOptions) -> None:
+    """Raise UsageError for data options that cannot be meant, as far as no image has to be read for it."""
+    if not 0 <= options.data_seed < DATA_SEED_LIMIT:
+        raise UsageError(f"--data-seed {options.data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
+    if options.spec != "scenes":
+        if options.context_bias is not None:
+            raise UsageError("--context-bias belongs to --data scenes; drop it, or use --data scenes")
+        if options.spec != "sports":
+            _split_folders(Path(options.spec))
+        return
+    scenes = SceneOptions.of(options)
+    if not 0 <= scenes.context_bias <= 1:
         raise UsageError(
-            f"--context-bias {options.context_bias} is no probability; give 0 to 1 "
+            f"--context-bias {scenes.context_bias} is not a probability; give 0 to 1 "
             f"({CHANCE_BIAS:.3f} makes the surface independent of the class)"
         )
-    if classes is not None:
+    if options.classes is not None:
         raise UsageError(f"--classes chooses folders; drawn scenes always have all {len(SPORTS)} sports: drop it")
-    counts = {"train": options.train_images, "val": options.val_images, "val_shuffled": options.val_images}
-    for split, count in counts.items():
+    for split, count in scenes.counts().items():
         if count < 2 * len(SPORTS):
             raise UsageError(
                 f"{count} scenes in {split} are too few for {len(SPORTS)} sports; "
                 f"give at least {2 * len(SPORTS)} (--train-images, --val-images)"
             )
+
+
+def _scenes(options: DataOptions, size: int) -> ImageData:
+    scenes = SceneOptions.of(options)
     splits = {
-        split: SceneSplit(split, size, data_seed, options.context_bias, tuple(range(count)))
-        for split, count in counts.items()
+        split: SceneSplit(split, size, options.data_seed, scenes.context_bias, tuple(range(count)))
+        for split, count in scenes.counts().items()
     }
     # a few drawn pixels stand for the drawing code itself: a changed scene must not look like the same data
     sample = b"".join(splits[s].image(i).tobytes() for s in splits for i in range(4))
-    text = f"scenes {options} {size} {data_seed} {hashlib.sha256(sample).hexdigest()}"
-    return ImageData("scenes", SPORTS, splits, hashlib.sha256(text.encode()).hexdigest())
+    text = f"scenes {scenes} {size} {options.data_seed} {hashlib.sha256(sample).hexdigest()}"
+    return ImageData("scenes", SPORTS, dict(splits), hashlib.sha256(text.encode()).hexdigest())
 
 
 def download_sports() -> Path:
@@ -251,12 +260,6 @@ def _chosen_classes(found: list[str], wanted: Sequence[str] | None, root: Path) 
     return tuple(chosen)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return a phrase that offers the known names closest to a misspelt one."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {some(list(known))}"
-
-
 def _check_classes_present(name: str, folder: Path, split: FolderSplit, class_names, warnings: list[str]) -> None:
     counts = Counter(split.labels.tolist())
     empty = [c for i, c in enumerate(class_names) if not counts[i]]
@@ -304,22 +307,3 @@ def _limited(data: ImageData, train_images: int | None, val_images: int | None, 
         return data
     mark = hashlib.sha256(f"{data.fingerprint} {sizes} {data_seed}".encode()).hexdigest()
     return replace(data, splits=splits, fingerprint=mark)
-
-
-def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose `count` indices so that classes keep their shares as nearly as whole images allow; sorted.
-
-    Images are ranked within their class in random order and dealt class by class, so that a smaller choice
-    is always part of a larger one of the same seed.
-    """
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(labels))
-    size = Counter(labels.tolist())
-    seen: Counter = Counter()
-    position = np.empty(len(labels))
-    for index in order:
-        label = int(labels[index])
-        position[index] = (seen[label] + 0.5) / size[label]  # in (0, 1): the share of its class dealt before it
-        seen[label] += 1
-    tie_break = generator.permutation(len(labels))
-    return np.sort(np.lexsort((tie_break, position))[:count])

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.names import some
 from data.images import EXTENSIONS, open_image, open_mask
 from data.scan_cache import Findings
 
@@ -131,9 +132,3 @@ def _skipped(folder: Path, broken: list[Path]) -> tuple[str, ...]:
         return ()
     named = some([path.relative_to(folder).as_posix() for path in broken])
     return (f"{len(broken)} unreadable file(s) in {folder} skipped: {named}",)
-
-
-def some(names: Sequence[str], most: int = 10) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

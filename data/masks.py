@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from data.folder import FolderSplit, MaskFile, in_threads, looks_like_image, some
+from common.names import some
+from data.folder import FolderSplit, MaskFile, in_threads, looks_like_image
 from data.images import BROKEN_IMAGE, MaskFormatError, open_image, open_mask, orientation_of
 
 FOLDER = "masks"

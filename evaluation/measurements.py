@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from cli.commandline import batch_of
 from common.files import atomic
-from data.datasets import ImageData, Split, stratified
+from data.datasets import ImageData, Split
+from data.sampling import stratified
 from evaluation.comparison import regions_of
 from evaluation.explained import Images, layer_shares, probabilities_of
 from evaluation.metrics.depth import measure_depth

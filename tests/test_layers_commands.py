@@ -14,8 +14,10 @@ from torch import nn
 
 import compare
 import visualize
-from data.datasets import load_data, stratified
+from data.datasets import load_data
 from data.images import open_image
+from data.options import DataOptions
+from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform
 from evaluation.comparison import heads_add_up, layer_names
 from evaluation.explained import layer_shares
@@ -167,7 +169,7 @@ def test_compare_writes_shares_of_every_block_and_head(shop, compared):
 
 
 def test_the_table_holds_the_shares_of_the_images_compared(shop, compared):
-    data = load_data(str(shop.colours), image_size=32)
+    data = load_data(DataOptions(str(shop.colours)), image_size=32)
     split = data.splits["val"]
     maps = np.load(compared / "maps.npz")
     indices = stratified(split.labels, 6, 0)

@@ -18,6 +18,7 @@ from tiny import colour_folder
 
 import study
 from data.datasets import load_data
+from data.options import DataOptions
 from evaluation.measurement_cache import folder_of
 from evaluation.measurements import MEASUREMENTS, Maps, Subject, targets_of
 from evaluation.observations import Results, read_results
@@ -517,7 +518,7 @@ def test_a_study_of_other_settings_needs_overwrite(shop, tmp_path, no_pictures, 
 
 
 def test_random_classes_are_the_same_for_every_run_and_never_the_true_one(shop):
-    data = load_data("scenes", image_size=32, train_images=24, val_images=24)
+    data = load_data(DataOptions(train_images=24, val_images=24), image_size=32)
     args = study.build_parser().parse_args(["--others", "3"])
     subject = Subject(load_run(shop.linear), "linear", data, "val", args, torch.device("cpu"))
     images, probability = subject.images(None), np.random.default_rng(0).random((24, 12))

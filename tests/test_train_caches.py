@@ -13,7 +13,9 @@ from timm.layers import PatchEmbed
 from tiny import SIZE
 
 import train
-from data.datasets import load_data, stratified
+from data.datasets import load_data
+from data.options import DataOptions
+from data.sampling import stratified
 from models.training.sampling import Batches
 
 LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
@@ -122,7 +124,7 @@ def test_a_loss_that_is_no_number_names_the_files_of_its_step(shop, tmp_path, ca
     argv = [*shop.options, *LATE, "--batch-size", 10, "--learning-rate", 1e30, *augment, "--out", tmp_path / "run"]
     assert command(train, *argv) == 1
     epoch, step, named = re.search(r"in epoch (\d+), step (\d+) \(images: (.*?)\)", capsys.readouterr().err).groups()
-    split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
+    split = load_data(DataOptions(str(shop.colours)), image_size=SIZE).splits["train"]
     kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 0))
     images = Batches(len(kept), 10, None, seed=0).steps(int(epoch))[int(step) - 1]
     assert named.split(", ") == [split.name(kept[index]) for index in images]

@@ -19,7 +19,9 @@ from tiny import COLOURS, SIZE, colour_image, write_weights
 import train
 from cli import commandline
 from commands import training
-from data.datasets import load_data, stratified
+from data.datasets import load_data
+from data.options import DataOptions
+from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
 from models.runs import load_run, state_of
 from models.training import loop as fit_module
@@ -225,7 +227,7 @@ def test_views_are_the_same_images_whatever_trains(shop, tmp_path, parts):
     assert command(train, *argv, "--out", tmp_path / "run") == 0
     seen = [part["loaded"].flatten(1)[part["loaded"].sum((1, 2, 3)).argsort()] for part in parts]
     assert torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3]) and not torch.allclose(seen[0], seen[1])
-    split = load_data(str(shop.colours), image_size=SIZE).splits["train"]
+    split = load_data(DataOptions(str(shop.colours)), image_size=SIZE).splits["train"]
     kept = np.setdiff1d(np.arange(36), stratified(split.labels, 4, 5))
     for view in (0, 1):  # those that a cache would hold: by the data's seed and the image's place among all
         config = json.loads((tmp_path / "run" / "config.json").read_text())["data_config"]
@@ -263,7 +265,7 @@ def test_a_distilled_model_trains_both_of_its_heads(shop, tmp_path, method):
     one, other = run.model.head, run.model.head_dist
     assert torch.equal(one.weight, other.weight) == (method == ["linear"]) and one.weight.any() and other.weight.any()
     rows = [row for row in csv.DictReader((tmp_path / "run" / "predictions.csv").open()) if row["split"] == "val"]
-    data = load_data(str(shop.colours), image_size=SIZE)
+    data = load_data(DataOptions(str(shop.colours)), image_size=SIZE)
     images = Prepared(data.splits["val"], evaluation_transform(run.config["data_config"]))
     with torch.no_grad():
         logits = run.model(torch.stack([image for image, _ in images]))

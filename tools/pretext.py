@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data.options import DATA_SEED_LIMIT
 from data.scenes.drawing import SUPERSAMPLING, SURFACE, Canvas, Frame, Light
 from data.scenes.people import Figure, Outfit, Pose
-from data.scenes.scene import DATA_SEED_LIMIT
 from data.scenes.surfaces import GRAIN, SURFACES, View, draw_clutter, draw_place, shadow
 from tools.drawn_objects import box, bulb, disc, make_thing, maker_for, ring
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data.options import DATA_SEED_LIMIT
 from data.scenes.drawing import DISTRACTOR, ROLES, SURFACE, Canvas, Frame, Light, role_of_pixels
 from data.scenes.people import Figure, Outfit, Pose
 from data.scenes.sports import KINDS, draw_lying, draw_player_at_work
@@ -20,7 +21,6 @@ SPORTS = tuple(sorted(KINDS))
 USUAL_SURFACE = {sport: KINDS[sport].surface for sport in SPORTS}
 MASKS = ("evidence", "distractor", "players", "surface")
 SPLITS = ("train", "val", "val_shuffled")
-DATA_SEED_LIMIT = 1_000_000  # data seeds from here on belong to pretraining
 CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of the class
 
 

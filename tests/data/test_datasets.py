@@ -8,8 +8,11 @@ from PIL import Image
 from tiny import colour_folder
 
 from common.errors import ExplainedError, UsageError
-from data.datasets import load_data, nearest, stratified
-from data.scenes.scene import DATA_SEED_LIMIT, SPORTS
+from common.names import nearest
+from data.datasets import load_data
+from data.options import DATA_SEED_LIMIT, DataOptions
+from data.sampling import stratified
+from data.scenes.scene import SPORTS
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def folder(tmp_path):
 
 
 def load(folder, **options):
-    return load_data(str(folder), image_size=32, **options)
+    return load_data(DataOptions(str(folder), **options), image_size=32)
 
 
 def refusal(folder, **options) -> str:
@@ -240,7 +243,7 @@ def test_the_fingerprint_knows_which_images_were_chosen(folder):
 
 
 def scenes(**options):
-    return load_data("scenes", image_size=24, train_images=2 * len(SPORTS), val_images=2 * len(SPORTS), **options)
+    return load_data(DataOptions(train_images=2 * len(SPORTS), val_images=2 * len(SPORTS), **options), image_size=24)
 
 
 def test_scenes_have_two_validation_splits_and_know_their_masks():
@@ -258,7 +261,7 @@ def test_the_scenes_fingerprint_follows_what_is_drawn():
 
 
 @pytest.mark.parametrize(
-    "options, words", [({"train_images": 5}, "too few"), ({"context_bias": 1.2}, "no probability")]
+    "options, words", [({"train_images": 5}, "too few"), ({"context_bias": 1.2}, "not a probability")]
 )
 def test_scenes_that_cannot_be_meant_are_refused(options, words):
     assert words in refusal("scenes", **options)

@@ -10,6 +10,7 @@ from tiny import colour_folder
 
 from data.datasets import SceneSplit, load_data
 from data.images import MaskFormatError, open_image, open_mask
+from data.options import DataOptions
 from data.scenes.scene import MASKS, SPORTS
 from data.transforms import mask_transform, prepared_masks
 
@@ -37,7 +38,7 @@ def scenes(tmp_path_factory):
 
 
 def load(folder, **options):
-    return load_data(str(folder), image_size=32, **options)
+    return load_data(DataOptions(str(folder), **options), image_size=32)
 
 
 def mark(path, mask: np.ndarray = MARK, **options) -> None:

@@ -10,6 +10,7 @@ from tiny import colour_folder
 
 from data import scan_cache as scan
 from data.datasets import ImageData, load_data
+from data.options import DataOptions
 
 
 @pytest.fixture
@@ -17,8 +18,8 @@ def folder(tmp_path):
     return colour_folder(tmp_path / "photos", train=4, val=2)
 
 
-def load(folder, **options):
-    return load_data(str(folder), image_size=32, **options)
+def load(folder, cache=None, **options):
+    return load_data(DataOptions(str(folder), **options), image_size=32, cache=cache)
 
 
 @pytest.fixture

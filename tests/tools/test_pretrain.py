@@ -9,7 +9,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from data.scenes.scene import DATA_SEED_LIMIT, SPORTS, SURFACES
+from data.options import DATA_SEED_LIMIT
+from data.scenes.scene import SPORTS, SURFACES
 from tools import drawn_objects as things
 from tools import pretext, pretrain
 

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from data.options import DATA_SEED_LIMIT
 from data.scenes import scene as scenes
 from data.scenes.drawing import EVIDENCE, PLAYERS, SURFACE, Canvas, role_of_pixels
-from data.scenes.scene import CHANCE_BIAS, DATA_SEED_LIMIT, MASKS, SPLITS, SPORTS, SURFACES, USUAL_SURFACE, draw_scene
+from data.scenes.scene import CHANCE_BIAS, MASKS, SPLITS, SPORTS, SURFACES, USUAL_SURFACE, draw_scene
 
 COUNT = 240
 
