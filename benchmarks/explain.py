@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from cli import commandline
 from common.tables import markdown_table, number, percent, write_text
 from explain import METHODS, relevance
-from explain.precision import NOT_IN_HALF, HalfProducts
+from explain.precision import HalfProducts
+from explain.registry import NOT_IN_HALF
 
 PHOTOS = 16
 BESIDE = "\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS} "

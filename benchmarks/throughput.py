@@ -11,8 +11,9 @@ from torch import nn
 
 from common.errors import out_of_memory
 from common.tables import ABSENT, markdown_table, number
-from explain import METHODS
-from explain.precision import NOT_IN_HALF, HalfProducts
+from explain.methods import FUNCTIONS
+from explain.precision import HalfProducts
+from explain.registry import NOT_IN_HALF
 from explain.trace import Network
 
 PRECISIONS = {"float32": None, "float16": "float16"}
@@ -66,7 +67,7 @@ def explanation(
 
     def explain() -> None:  # all of the batch, where `relevance` would try halves of what does not fit
         with torch.no_grad(), products():
-            METHODS[method].compute(Network(model), images, chosen)
+            FUNCTIONS[method](Network(model), images, chosen)
 
     return explain
 

@@ -1,166 +1,60 @@
 """Relevance maps for plain vision transformers: `relevance(model, images, targets)`.
 
-Letters: B images, K targets, H x W pixels, grid_h x grid_w patches.
+The names below that need torch are imported at their first use, so that command lines answer --help and usage errors
+from the registry alone. `relevance` is defined in explain/compute.py.
 """
 
-import difflib
-import inspect
-from contextlib import nullcontext
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from explain.registry import (
+    COMPARISON_METHOD,
+    CONTRASTS,
+    DEFAULT_METHOD,
+    METHODS,
+    RelevanceMethod,
+    RelevanceOptions,
+    find_method,
+    refuse_more_than_maps,
+)
 
-from explain.batching import images_at_once, in_parts
-from explain.methods import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, Method
-from explain.precision import HalfProducts, check_images_of, check_method
-from explain.support import UnsupportedModel, check_explainable
-from explain.trace import Network
+if TYPE_CHECKING:
+    from explain.compute import check_images, conservation_gap, relevance
+    from explain.support import UnsupportedModel, check_explainable
 
 __all__ = [
     "COMPARISON_METHOD",
+    "CONTRASTS",
     "DEFAULT_METHOD",
     "METHODS",
-    "Method",
+    "RelevanceMethod",
+    "RelevanceOptions",
     "UnsupportedModel",
     "check_explainable",
+    "check_images",
     "conservation_gap",
     "find_method",
+    "refuse_more_than_maps",
     "relevance",
 ]
 
-
-def relevance(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    method: str = DEFAULT_METHOD,
-    precision: str | None = None,
-    **options,
-) -> Tensor | tuple[Tensor, ...]:
-    """Relevance of each patch for each target class.
-
-    model: a plain timm VisionTransformer (see `check_explainable`), in train or eval mode, frozen
-        or not; dropout is never applied, and the model is left as it was.
-    images: (B, 3, H, W) as the model takes them (normalised), float32 or float64 as its weights.
-    targets: (B, K) int64, the classes to explain; all K come from one forward pass.
-    method: a name in METHODS; the default is the most faithful to the class's probability, a contrast with its
-        competitors. To ask what the maps of several classes share, take COMPARISON_METHOD.
-    options: that method's own, named by its docstring; a method for which an option makes no sense lacks it, and says
-        which it has:
-        contrast ("none", "mean", "softmax", "log_p"), centre_head (bool): what is explained, for
-            every method that knows a class (see start.class_weights); "none" but for lrp_contrast and lrp_blend;
-        start_block (int): the first block that is aggregated;
-        layers (bool): also return (B, K, L, h, grid_h, grid_w), by block and head;
-        gap (bool): also return (B, K), what relevance was lost on the way (see `conservation_gap`).
-    precision: None, the images' own throughout, or "float16": matrix products take float16 factors. For float32 on
-        GPUs with tensor cores, and for methods whose maps stay within 2 % (see precision.py).
-    On an accelerator all images go through together; where its memory is full they are tried again by halves, which
-    costs the attempt: give smaller batches, then. On a CPU as many go through at once as its cache holds.
-    Returns maps (B, K, grid_h, grid_w), images' dtype and device, no gradient; with layers or gap a
-    tuple of maps and these, in that order. Each method's scale is its own: compare shapes, or
-    normalise.
-
-    Around a torch.autocast the result is the same: it is switched off inside, as it would round sums
-    and divisions too, and bfloat16's three digits are too few for the smaller differences that maps
-    are compared for. Cast model and images to float64 to check a map.
-
-    Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
-    """
-    chosen, network = find_method(method, {**options, "precision": precision}), Network(model)
-    _check_inputs(model, images, targets)
-    check_images_of(precision, images)
-    products = HalfProducts() if precision == "float16" else nullcontext()
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
-        maps = in_parts(
-            lambda part: chosen.compute(network, images[part], targets[part], **options),
-            len(images),
-            images_at_once(network, images, targets.shape[1]),
-        )
-    if torch.is_tensor(maps[0]):
-        return torch.cat(maps)
-    return tuple(torch.cat(parts) for parts in zip(*maps))
+_MODULE_OF = {  # no module of this package has the name of one of these: importing it would replace the function
+    "UnsupportedModel": "explain.support",
+    "check_explainable": "explain.support",
+    "check_images": "explain.compute",
+    "conservation_gap": "explain.compute",
+    "relevance": "explain.compute",
+}
 
 
-def conservation_gap(
-    model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD, **options
-) -> Tensor:
-    """What entered less what arrived of a relevance method's relevance, (B, K).
-
-    lrp, lrp_magnitude: of the 1 that enters at the logit, at the first block's input. Others: of the
-    explained quantity (a logit, a contrast; integrated_gradients: its change), in the map. Each
-    method's docstring says what absorbs it. Arguments as for `relevance`; raises ValueError for a
-    method that conserves nothing and so has no gap.
-    """
-    return relevance(model, images, targets, method, gap=True, **options)[-1]
+def __getattr__(name: str) -> object:
+    """Import a public name that needs torch (PEP 562)."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
 
 
-def find_method(name: str, options: dict | None = None) -> Method:
-    """Return a method by name; raises ValueError for an unknown name, an option that it lacks, or a precision."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"all: {', '.join(METHODS)}."
-        raise ValueError(f"unknown relevance method {name!r}; {hint}")
-    parameters = inspect.signature(METHODS[name].compute).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for option, value in (options or {}).items():
-        if option == "precision":
-            check_method(value, name)
-        elif option not in known:
-            raise ValueError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}.")
-    return METHODS[name]
-
-
-def refuse_more_than_maps(options: dict) -> None:
-    """Raise ValueError where options of `relevance` ask for more than maps, for callers that take maps alone."""
-    if beside := [name for name in ("layers", "gap") if options.get(name)]:
-        raise ValueError(
-            f"{', '.join(beside)} would return more than maps, which alone are taken here: leave it out, or call "
-            f"relevance."
-        )
-
-
-def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
-    check_images(model, images)
-    if targets.dim() != 2 or len(targets) != len(images):
-        raise ValueError(
-            f"targets have shape {tuple(targets.shape)}; expected (B, K) with "
-            f"B = {len(images)} images. One target an image: targets.unsqueeze(1)."
-        )
-    if targets.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"targets are {targets.dtype}; expected torch.int64 class indices.")
-    if targets.device != images.device:
-        raise ValueError(f"targets are on {targets.device}, images on {images.device}; move one.")
-    if not targets.shape[1]:
-        raise ValueError("targets have shape (B, 0): name at least one class an image.")
-    classes = model.head.out_features
-    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise ValueError(
-            f"targets go from {int(targets.min())} to {int(targets.max())}; the model's classes are 0 to {classes - 1}."
-        )
-
-
-def check_images(model: nn.Module, images: Tensor) -> None:
-    """Raise ValueError unless images (B, 3, H, W) are what the model, an explainable one, takes."""
-    embed, weight = model.patch_embed, model.head.weight
-    channels = embed.proj.in_channels
-    if images.dim() != 4 or images.shape[1] != channels or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, {channels}, H, W), B > 0.")
-    if images.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"images are {images.dtype}; expected torch.float32 or torch.float64.")
-    if (images.dtype, images.device) != (weight.dtype, weight.device):
-        raise ValueError(
-            f"images are {images.dtype} on {images.device}, the model {weight.dtype} on "
-            f"{weight.device}; convert one to the other."
-        )
-    size = tuple(images.shape[-2:])
-    if embed.strict_img_size and embed.img_size is not None and size != tuple(embed.img_size):
-        raise ValueError(
-            f"images are {size[0]} x {size[1]} pixels; the model takes "
-            f"{embed.img_size[0]} x {embed.img_size[1]}. Resize them, or call "
-            f"model.set_input_size({size})."
-        )
-    patch = embed.patch_size
-    if not embed.dynamic_img_pad and (size[0] % patch[0] or size[1] % patch[1]):
-        raise ValueError(
-            f"images are {size[0]} x {size[1]} pixels, which patches of {patch[0]} x {patch[1]} do not divide."
-        )
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

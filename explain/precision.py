@@ -14,23 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Methods that float16 changes by more than 2 %, and why.
-NOT_IN_HALF = {
-    "lrp": "its residual rule has poles, which any rounding moves",
-    "gradcam": "it weighs heads by means of gradients that nearly cancel",
-    "input_x_gradient": "the plain gradient's parts nearly cancel",
-    "integrated_gradients": "the plain gradients that it sums nearly cancel",
-}
 PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
 COMPOSED = (torch.ops.aten.matmul.default, torch.ops.aten.linear.default)  # arrive whole in inference mode
-
-
-def check_method(precision: str | None, method: str) -> None:
-    """Raise ValueError for an unknown precision, or for one that a method is not offered in."""
-    if precision not in (None, "float16"):
-        raise ValueError(f"precision is {precision!r}; expected None (the images' own) or 'float16'.")
-    if precision and method in NOT_IN_HALF:
-        raise ValueError(f"{method} differs by more than 2 % in float16: {NOT_IN_HALF[method]}. Leave precision out.")
 
 
 def check_images_of(precision: str | None, images: Tensor) -> None:

@@ -8,8 +8,9 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from common.files import atomic
-from explain import check_explainable, refuse_more_than_maps, relevance
-from explain.methods import DEFAULT_METHOD
+from explain.compute import relevance
+from explain.registry import DEFAULT_METHOD, refuse_more_than_maps
+from explain.support import check_explainable
 
 
 def save_relevance(

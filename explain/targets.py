@@ -7,9 +7,8 @@ D model width.
 import torch
 from torch import Tensor
 
+from explain.registry import CONTRASTS
 from explain.trace import Network
-
-CONTRASTS = ("none", "mean", "softmax", "log_p")
 
 
 def class_weights(logits: Tensor, targets: Tensor, contrast: str = "none", centre_head: bool = False) -> Tensor:

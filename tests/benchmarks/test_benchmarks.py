@@ -29,6 +29,7 @@ import throughput
 import timing
 
 from explain import METHODS, relevance
+from explain.methods import FUNCTIONS
 from explain.targets import class_weights, explained_value, head_rows
 from explain.trace import Network
 
@@ -462,14 +463,14 @@ def test_the_sweep_ends_where_memory_or_the_gain_does(seconds, batches):
 
 
 def test_a_batch_that_does_not_fit_is_not_measured_by_halves(monkeypatch):
-    model, whole = timm.create_model(NAME).eval(), METHODS["rollout"]
+    model, whole = timm.create_model(NAME).eval(), FUNCTIONS["rollout"]
 
     def full_beyond_two(network, images, targets):
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole.compute(network, images, targets)
+        return whole(network, images, targets)
 
-    monkeypatch.setitem(METHODS, "rollout", replace(whole, compute=full_beyond_two))
+    monkeypatch.setitem(FUNCTIONS, "rollout", full_beyond_two)
     points = throughput.sweep(
         lambda batch: throughput.explanation(model, "rollout", None, batch, 1, CPU), 1, 1, CPU, timing.clock_of(CPU)
     )

@@ -4,19 +4,17 @@ So code that asks for a number, for which a GPU would have to be waited for, or 
 CPU's, fails here; and the branches that are not a CPU's are taken.
 """
 
-from dataclasses import replace
-from inspect import signature
-
 import pytest
 import torch
 from changed_vits import STRUCTURES, make_structure
 from small_vits import make_vit
 
-import explain
-from explain import METHODS, relevance, rules
-from explain import batching as parts
+from explain import METHODS, batching, relevance, rules
+from explain import compute as computing
 from explain.batching import images_at_once, in_parts
-from explain.precision import NOT_IN_HALF, HalfProducts, half_product
+from explain.methods import FUNCTIONS
+from explain.precision import HalfProducts, half_product
+from explain.registry import NOT_IN_HALF
 from explain.trace import Network
 
 # `random` reads the pixels, on purpose: its maps are the same on every device.
@@ -31,7 +29,7 @@ def empty(*shape, dtype=torch.float32):
 def compute(model, method, **options):
     """A method's maps of 3 images and 2 targets without numbers."""
     with torch.no_grad():
-        return METHODS[method].compute(
+        return FUNCTIONS[method](
             Network(model.to("meta")), empty(3, 3, 24, 24), empty(3, 2, dtype=torch.int64), **options
         )
 
@@ -54,7 +52,7 @@ def test_no_structure_waits_for_the_device(structure):
 @pytest.mark.parametrize("method", METHODS_THERE)
 def test_no_method_and_none_of_its_options_waits_for_the_device(method):
     assert compute(make_vit().float(), method).shape == (3, 2, 3, 3)
-    known = signature(METHODS[method].compute).parameters
+    known = METHODS[method].options
     every = dict(layers=True, gap=True, contrast="softmax", centre_head=True, gamma=0.1, at="depth", start_block=1)
     found = compute(make_vit().float(), method, **{name: value for name, value in every.items() if name in known})
     parts = (found,) if torch.is_tensor(found) else found
@@ -73,10 +71,10 @@ def test_float16_does_not_wait_for_the_device(method):
 @pytest.mark.parametrize("batch", [1, 500])
 def test_an_accelerator_takes_all_images_at_once_and_a_cpu_what_its_cache_holds(vit, batch, monkeypatch):
     widest, targets = 10 * 48, 2  # tokens times the hidden layer
-    monkeypatch.setattr(parts, "CACHE_ELEMENTS", 7 * widest * targets)
+    monkeypatch.setattr(batching, "CACHE_ELEMENTS", 7 * widest * targets)
     assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 7
     assert images_at_once(Network(vit.to("meta")), empty(batch, 3, 24, 24), targets) == batch
-    monkeypatch.setattr(parts, "CACHE_ELEMENTS", 1)
+    monkeypatch.setattr(batching, "CACHE_ELEMENTS", 1)
     assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 1
 
 
@@ -119,17 +117,16 @@ def test_what_halving_cannot_mend_is_raised(error):
 def test_maps_of_halves_are_those_of_the_whole(vit, monkeypatch):
     images, targets = torch.randn(5, 3, 24, 24), torch.tensor([[0, 1]] * 5)
     expected = relevance(vit.float(), images, targets, "lrp_depth", gap=True)
-    whole, sizes = METHODS["lrp_depth"], []
+    whole, sizes = FUNCTIONS["lrp_depth"], []
 
     def full_beyond_two(network, images, targets, **options):
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(images))
-        return whole.compute(network, images, targets, **options)
+        return whole(network, images, targets, **options)
 
-    full_beyond_two.__signature__ = signature(whole.compute)
-    monkeypatch.setitem(METHODS, "lrp_depth", replace(whole, compute=full_beyond_two))
-    monkeypatch.setattr(explain, "images_at_once", lambda network, images, targets: len(images))
+    monkeypatch.setitem(FUNCTIONS, "lrp_depth", full_beyond_two)
+    monkeypatch.setattr(computing, "images_at_once", lambda network, images, targets: len(images))
     for found, wanted in zip(relevance(vit, images, targets, "lrp_depth", gap=True), expected, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6 * wanted.abs().max())
     assert sizes == [2, 2, 1]

@@ -1,7 +1,5 @@
 """What is explained (contrast, centred head), and what comes back beside the maps (layers, gap)."""
 
-from inspect import signature
-
 import pytest
 import torch
 from changed_vits import attnlrp_way, input_times_gradient, make_structure
@@ -12,7 +10,7 @@ from explain import METHODS, conservation_gap, relevance
 from explain.targets import CONTRASTS, class_weights, explained_value, head_rows
 from explain.trace import Network
 
-FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in signature(method.compute).parameters]
+FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in method.options]
 OF_ITSELF = ("lrp_contrast", "lrp_blend")  # a contrast
 POOLINGS = ("class token", "mean", "attention pooling", "attention pooling without prefix", "two heads")
 

@@ -6,7 +6,8 @@ from small_vits import make_vit
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from explain import METHODS, gradients, precision, relevance, rules
-from explain.precision import NOT_IN_HALF, half_product
+from explain.precision import half_product
+from explain.registry import NOT_IN_HALF
 from explain.targets import class_weights, head_rows
 from explain.trace import Network
 

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, V
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from explain import DEFAULT_METHOD, METHODS, UnsupportedModel, check_explainable, relevance
+from explain import METHODS, UnsupportedModel, check_explainable, relevance
 from explain.trace import Network
 
 FOREIGN = {
@@ -318,13 +318,6 @@ def test_wrong_method_names_get_near_ones(vit, images, targets):
         relevance(vit, images, targets, "lrp", gamma=1)
     with pytest.raises(ValueError, match="count from 0 to 2"):
         relevance(vit, images, targets, "lrp", start_block=3)
-
-
-def test_methods_say_what_they_are():
-    assert DEFAULT_METHOD in METHODS
-    for name, method in METHODS.items():
-        assert method.name == name and method.source and method.description and callable(method.compute)
-        assert method.passes >= 0 and method.compute.__doc__
 
 
 @pytest.mark.parametrize(
