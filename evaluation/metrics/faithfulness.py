@@ -1,6 +1,7 @@
-"""How a model's probability falls as patches are removed in the order of a map: MoRF, LeRF, SRG and kin.
+"""Faithfulness by perturbation: how a model's probability falls as patches are imputed in the order of a map.
 
-Shapes: B images, K targets, H x W pixels, gh x gw patches, S steps.
+Metrics: MoRF, LeRF, their difference SRG, insertion, deletion. A perturbed patch's content is replaced (imputed), as a
+ViT has to be given all its patches. Shapes: B images, K targets, H x W pixels, gh x gw patches, S steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +17,20 @@ from torch import Tensor, nn
 
 from explain.methods import generator_for
 
-REMOVALS = ("mean", "blur", "linear")
+IMPUTATIONS = ("mean", "blur", "linear")
 BLUR = 10.0  # standard deviation of the blur, pixels of a 224-pixel side (RISE: 11 x 11, sigma 5 to 10)
 IMPUTATION_NOISE = 0.01  # standard deviation added to imputed pixels of the normalised image (ROAD's own)
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Softmax probability of each target as patches are removed, the most or the least relevant first.
+    """Softmax probability of each target as patches are imputed, the most or the least relevant first.
 
-    fractions: (S + 1,) share of patches removed, from 0 to 1 in S equal steps.
-    morf, lerf: (B, K, S + 1) float64, in [0, 1]. They meet at both ends.
-    The figures below are (B, K). Means over 0 to 1 - 1/S leave out the last point, where nothing is left.
+    fractions: (S + 1,) share of patches imputed, from 0 to 1 in S equal steps.
+    morf: (B, K, S + 1) float64 in [0, 1], the most relevant patches first.
+    lerf: (B, K, S + 1) float64 in [0, 1], the least relevant patches first. Both curves meet at both ends.
+
+    The properties are (B, K) float64. Means over 0 to 1 - 1/S leave out the last point, where no patch is left.
     """
 
     fractions: np.ndarray
@@ -36,7 +39,7 @@ class Curves:
 
     @property
     def srg(self) -> np.ndarray:
-        """Symmetric relevance gain: mean over steps of LeRF less MoRF. -1 to 1, higher is better, chance 0.
+        """Compute the symmetric relevance gain: mean of LeRF minus mean of MoRF. -1 to 1, higher is better, chance 0.
 
         Source: Bluecher, Vielhaben, Strodthoff, TMLR 2024.
         """
@@ -44,7 +47,7 @@ class Curves:
 
     @property
     def morf_mean(self) -> np.ndarray:
-        """Mean of MoRF (positive perturbation). 0 to 1, lower is better; chance is a random map's.
+        """Compute the mean of MoRF (positive perturbation). 0 to 1, lower is better; chance: a random map's value.
 
         Source: Samek et al., TNNLS 2017; Chefer et al., CVPR 2021 (0 to 90 %).
         """
@@ -52,12 +55,12 @@ class Curves:
 
     @property
     def lerf_mean(self) -> np.ndarray:
-        """Mean of LeRF (negative perturbation). 0 to 1, higher is better; chance is a random map's."""
+        """Compute the mean of LeRF (negative perturbation). 0 to 1, higher is better; chance: a random map's value."""
         return self.lerf[..., :-1].mean(-1)
 
     @property
     def deletion(self) -> np.ndarray:
-        """Area under MoRF from 0 to 1. 0 to 1, lower is better; chance is a random map's.
+        """Compute the area under MoRF. 0 to 1, lower is better; chance: a random map's value.
 
         Source: RISE, Petsiuk et al., BMVC 2018.
         """
@@ -65,11 +68,11 @@ class Curves:
 
     @property
     def insertion(self) -> np.ndarray:
-        """Area under the curve of adding the most relevant patches first to an image without any.
+        """Compute the area under the curve of inserting the most relevant patches first into a fully imputed image.
 
-        0 to 1, higher is better; chance is a random map's. Adding the first k of N leaves the N - k
-        least relevant removed, so the curve is LeRF read backwards, with the same area. Source: RISE, BMVC 2018 (who
-        start from a blur).
+        0 to 1, higher is better; chance: a random map's value. Inserting the first k of N patches leaves the N - k
+        least relevant ones imputed, so the curve is LeRF read backwards, with the same area.
+        Source: RISE, Petsiuk et al., BMVC 2018 (who start from a blur).
         """
         return trapezoid(self.lerf, self.fractions, axis=-1)
 
@@ -82,28 +85,32 @@ def perturbation_curves(
     maps: Tensor,
     *,
     steps: int = 10,
-    removal: str = "mean",
+    imputation: str = "mean",
     batch_size: int = 24,
     seed: int = 0,
 ) -> Curves:
-    """Remove patches by relevance, most and least relevant first, and watch each target's probability.
+    """Impute patches in order of relevance, most and least relevant first, and record each target's probability.
 
-    model: anything that maps images to logits (B, C); called in the mode that it is in. images (B, 3, H, W)
-    normalised, so that the data mean is 0; targets (B, K) int64; maps (B, K, gh, gw), with H and W multiples
-    of gh and gw. Patches that tie are ordered at random, fixed by seed and the image's pixels.
-    removal: "mean", removed patches become the data mean; "blur", what a wide Gaussian blur leaves of them;
-        "linear", noisy linear imputation: each removed pixel is the weighted mean of its eight neighbours,
-        plus a little noise (ROAD, Rong et al., ICML 2022), which leaves less of the mask's shape to see but
-        takes seconds an image.
-    batch_size: perturbed images that go through the model together, whichever image, target and step they
-        belong to; memory grows with it alone. 32 take 4 % longer on a CPU (DeiT-Tiny 224, one thread).
-    Costs 2 K (S - 1) + 2 forward passes an image. Raises ValueError for shapes that do not fit, for negative
-    targets and for maps that are not finite, whose patches have no order.
+    Costs 2 K (S - 1) + 2 forward passes per image.
+
+    model: anything that maps images to logits (B, C); called in the mode that it is in.
+    images: (B, 3, H, W) normalised, so that the data mean is 0.
+    targets: (B, K) int64.
+    maps: (B, K, gh, gw), with H and W multiples of gh and gw.
+    steps: S, the number of equal steps from no to all patches.
+    imputation: what replaces a patch. "mean": the data mean; "blur": a wide Gaussian blur of the image; "linear": noisy
+        linear imputation, each pixel the weighted mean of its eight neighbours plus a little noise (ROAD, Rong et al.,
+        ICML 2022), which shows less of the mask's shape to the model but takes seconds per image.
+    batch_size: perturbed images that go through the model together, whichever image, target and step they belong to;
+        memory grows with it alone. 32 take 4 % longer on a CPU (DeiT-Tiny 224, one thread).
+    seed: fixes, with the image's pixels, the order of patches that tie and the noise of linear imputation.
+    Raises ValueError for shapes that do not fit, for negative targets and for maps that are not finite, whose patches
+        have no order.
     """
-    grid = _check(images, targets, maps, steps, removal, batch_size)
+    grid = _check(images, targets, maps, steps, imputation, batch_size)
     fractions, classes = np.arange(steps + 1) / steps, targets.cpu().numpy()
     curves = np.empty((*classes.shape, 2, steps + 1))
-    perturbed = _perturbed(images, maps, fractions, grid, removal, seed)
+    perturbed = _perturbed(images, maps, fractions, grid, imputation, seed)
     while batch := list(islice(perturbed, batch_size)):
         probabilities = _probabilities(model, [image for _, image in batch])
         for (place, _), found in zip(batch, probabilities):
@@ -112,27 +119,27 @@ def perturbation_curves(
 
 
 def _perturbed(
-    images: Tensor, maps: Tensor, fractions: np.ndarray, grid: tuple[int, int], removal: str, seed: int
+    images: Tensor, maps: Tensor, fractions: np.ndarray, grid: tuple[int, int], imputation: str, seed: int
 ) -> Iterator[tuple[tuple, Tensor]]:
-    """Yield every perturbed image (3, H, W), made when it is asked for, and its place in curves (B, K, 2, S + 1).
+    """Yield the place in curves (B, K, 2, S + 1) of every perturbed image (3, H, W), and the image, made on demand.
 
     At both ends one image serves every target and both orders.
     """
     count, whole = grid[0] * grid[1], slice(None)
     for index, image in enumerate(images):
-        remove = _remover(image, grid, removal, seed)
+        impute = _imputer(image, grid, imputation, seed)
         yield (index, whole, whole, 0), image
-        yield (index, whole, whole, -1), remove(torch.ones(grid, dtype=torch.bool, device=image.device))
+        yield (index, whole, whole, -1), impute(torch.ones(grid, dtype=torch.bool, device=image.device))
         for target, relevance in enumerate(maps[index]):
-            most_first = removal_order(relevance, generator_for(image, seed)).to(image.device)
+            most_first = perturbation_order(relevance, generator_for(image, seed)).to(image.device)
             for side, order in enumerate((most_first, most_first.flip(0))):
                 for step, fraction in enumerate(fractions[1:-1].tolist(), start=1):
                     place = index, slice(target, target + 1), slice(side, side + 1), step
-                    yield place, remove(_mask(order, round(fraction * count), grid))
+                    yield place, impute(_mask(order, round(fraction * count), grid))
 
 
-def removal_order(relevance: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices of patches (gh gw,) from the most to the least relevant; ties in random order."""
+def perturbation_order(relevance: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the indices of patches (gh * gw,) from the most to the least relevant; ties in random order."""
     values = relevance.detach().flatten().cpu()
     shuffled = torch.randperm(len(values), generator=generator)
     return shuffled[values[shuffled].argsort(descending=True, stable=True)]
@@ -145,18 +152,18 @@ def _mask(order: Tensor, count: int, grid: tuple[int, int]) -> Tensor:
 
 
 def _probabilities(model: nn.Module, images: list[Tensor]) -> np.ndarray:
-    """Softmax probabilities of images (3, H, W), (N, C)."""
-    return model(torch.stack(images)).cpu().double().softmax(-1).numpy()  # mps has no float64
+    """Return the softmax probabilities (N, C) of N images (3, H, W)."""
+    return model(torch.stack(images)).cpu().double().softmax(-1).numpy()  # on the CPU: Apple GPUs have no float64
 
 
-# ---- what takes the place of removed patches
+# ---- imputation
 
 
-def _remover(image: Tensor, grid: tuple[int, int], removal: str, seed: int) -> Callable[[Tensor], Tensor]:
-    """Return a function: mask (gh, gw) bool -> the image (3, H, W) without these patches."""
-    if removal == "linear":
-        return lambda mask: _impute(image, _to_pixels(mask, image), seed)
-    fill = torch.zeros_like(image) if removal == "mean" else _blurred(image)
+def _imputer(image: Tensor, grid: tuple[int, int], imputation: str, seed: int) -> Callable[[Tensor], Tensor]:
+    """Return a function: mask (gh, gw) bool -> the image (3, H, W) with these patches imputed."""
+    if imputation == "linear":
+        return lambda mask: _impute_linearly(image, _to_pixels(mask, image), seed)
+    fill = torch.zeros_like(image) if imputation == "mean" else _blurred(image)
     return lambda mask: torch.where(_to_pixels(mask, image), fill, image)
 
 
@@ -171,9 +178,9 @@ def _blurred(image: Tensor) -> Tensor:
     return torch.from_numpy(blurred).to(image)
 
 
-def _impute(image: Tensor, removed: Tensor, seed: int) -> Tensor:
-    """Solve for the removed pixels (H, W): each the mean of its neighbours, side 2 to corner 1, plus noise."""
-    hole, pixels = removed.cpu().numpy(), image.cpu().double().numpy()
+def _impute_linearly(image: Tensor, masked: Tensor, seed: int) -> Tensor:
+    """Solve for the masked pixels (H, W): each the mean of its neighbours, side 2 to corner 1, plus noise."""
+    hole, pixels = masked.cpu().numpy(), image.cpu().double().numpy()
     count = int(hole.sum())
     if not count:
         return image
@@ -191,7 +198,7 @@ def _impute(image: Tensor, removed: Tensor, seed: int) -> Tensor:
 
 
 def _neighbourhood(hole: np.ndarray, number: np.ndarray, pixels: np.ndarray) -> tuple[sparse.csc_matrix, np.ndarray]:
-    """The system (n, n) and right-hand side (n, 3) of n removed pixels: weight sum * x - neighbours = known."""
+    """The system (n, n) and right-hand side (n, 3) of n masked pixels: weight sum * x - neighbours = known."""
     rows, columns, weights = [], [], []
     diagonal, known = np.zeros(len(number[hole])), np.zeros((len(number[hole]), len(pixels)))
     padded = [
@@ -214,9 +221,11 @@ def _neighbourhood(hole: np.ndarray, number: np.ndarray, pixels: np.ndarray) -> 
     return sparse.csc_matrix((entries, places), shape=(len(diagonal),) * 2), known
 
 
-def _check(images: Tensor, targets: Tensor, maps: Tensor, steps: int, removal: str, batch_size: int) -> tuple[int, int]:
-    if removal not in REMOVALS:
-        raise ValueError(f"removal is {removal!r}; expected one of {', '.join(REMOVALS)}.")
+def _check(
+    images: Tensor, targets: Tensor, maps: Tensor, steps: int, imputation: str, batch_size: int
+) -> tuple[int, int]:
+    if imputation not in IMPUTATIONS:
+        raise ValueError(f"imputation is {imputation!r}; expected one of {', '.join(IMPUTATIONS)}.")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} is {value}; expected at least 1.")
@@ -227,7 +236,7 @@ def _check(images: Tensor, targets: Tensor, maps: Tensor, steps: int, removal: s
         )
     if targets.numel() and int(targets.min()) < 0:  # which would count from the last class
         raise ValueError(f"targets go down to {int(targets.min())}; classes count from 0.")
-    grid = tuple(maps.shape[-2:])
+    grid = maps.shape[-2], maps.shape[-1]
     if any(side % patches for side, patches in zip(images.shape[-2:], grid)):
         raise ValueError(
             f"images of {images.shape[-2]} x {images.shape[-1]} pixels; expected multiples of the "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluation.metrics.maps import mass
+from evaluation.metrics.localisation import mass
 
 
 def make_mosaics(

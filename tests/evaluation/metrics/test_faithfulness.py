@@ -1,4 +1,4 @@
-"""Perturbation curves of models whose patches' contributions are known exactly, and what replaces removed patches."""
+"""Perturbation curves of models whose patches' contributions are known exactly, and what imputed patches hold."""
 
 import weakref
 
@@ -10,7 +10,7 @@ from small_vits import make_vit
 from torch import nn
 
 from evaluation.metrics import faithfulness as perturbation
-from evaluation.metrics.faithfulness import REMOVALS, perturbation_curves, removal_order
+from evaluation.metrics.faithfulness import IMPUTATIONS, perturbation_curves, perturbation_order
 
 GRID, PATCH = (4, 3), (2, 4)
 SIZE = (GRID[0] * PATCH[0], GRID[1] * PATCH[1])
@@ -104,7 +104,7 @@ def test_ties_are_broken_at_random_and_reproducibly(images, targets):
     assert np.allclose(alone.morf, first.morf[1:], atol=1e-12), "other images do not matter"
     orders = torch.stack(
         [
-            removal_order(torch.tensor([[5.0, 1, 1], [1, 9, 0]]), torch.Generator().manual_seed(seed))
+            perturbation_order(torch.tensor([[5.0, 1, 1], [1, 9, 0]]), torch.Generator().manual_seed(seed))
             for seed in range(60)
         ]
     )
@@ -112,51 +112,53 @@ def test_ties_are_broken_at_random_and_reproducibly(images, targets):
     assert len(orders[:, 2:5].unique(dim=0)) == 6, "each order of three patches that tie comes up"
 
 
-@pytest.mark.parametrize("removal", REMOVALS)
-def test_targets_one_by_one_and_any_batch_size_give_the_same(images, targets, maps, removal):
+@pytest.mark.parametrize("imputation", IMPUTATIONS)
+def test_targets_one_by_one_and_any_batch_size_give_the_same(images, targets, maps, imputation):
     model = Linear()
-    together = perturbation_curves(model, images, targets, maps, steps=3, removal=removal)
+    together = perturbation_curves(model, images, targets, maps, steps=3, imputation=imputation)
     assert model.calls == [20], "2 K (S - 1) + 2 passes an image"
     for k in range(2):
-        alone = perturbation_curves(model, images, targets[:, [k]], maps[:, [k]], steps=3, removal=removal)
+        alone = perturbation_curves(model, images, targets[:, [k]], maps[:, [k]], steps=3, imputation=imputation)
         assert np.allclose(alone.morf, together.morf[:, [k]], atol=1e-12)
         assert np.allclose(alone.lerf, together.lerf[:, [k]], atol=1e-12)
     for size, calls in ((1, [1] * 20), (7, [7, 7, 6]), (10, [10, 10]), (19, [19, 1]), (10**6, [20])):
         model.calls.clear()
-        again = perturbation_curves(model, images, targets, maps, steps=3, removal=removal, batch_size=size)
+        again = perturbation_curves(model, images, targets, maps, steps=3, imputation=imputation, batch_size=size)
         assert model.calls == calls, "batches are full whatever image, target and step their images belong to"
         assert np.allclose(again.morf, together.morf, atol=1e-12)
         assert np.allclose(again.lerf, together.lerf, atol=1e-12)
 
 
-@pytest.mark.parametrize("removal", ["mean", "blur"])
-def test_a_vits_curves_in_float32_are_those_of_its_images_one_by_one(removal):
+@pytest.mark.parametrize("imputation", ["mean", "blur"])
+def test_a_vits_curves_in_float32_are_those_of_its_images_one_by_one(imputation):
     model, images, maps = make_vit().float(), draw(5, size=(24, 24)).float(), draw(5, 3, (3, 3), seed=2)
     targets = torch.arange(15).view(5, 3) % 7
-    together = perturbation_curves(model, images, targets, maps, steps=4, removal=removal, batch_size=32)
+    together = perturbation_curves(model, images, targets, maps, steps=4, imputation=imputation, batch_size=32)
     for b in range(5):
-        alone = perturbation_curves(model, images[[b]], targets[[b]], maps[[b]], steps=4, removal=removal, batch_size=1)
+        alone = perturbation_curves(
+            model, images[[b]], targets[[b]], maps[[b]], steps=4, imputation=imputation, batch_size=1
+        )
         assert np.allclose(alone.morf, together.morf[[b]], atol=1e-6)
         assert np.allclose(alone.lerf, together.lerf[[b]], atol=1e-6)
 
 
 def test_memory_grows_with_the_batch_and_not_with_images_targets_or_steps(monkeypatch):
-    made, alive, remover = [], [], perturbation._remover
+    made, alive, imputer = [], [], perturbation._imputer
 
     def watched(*arguments):
-        def remove(mask):
-            made.append(weakref.ref(found := remove_plainly(mask)))
+        def impute(mask):
+            made.append(weakref.ref(found := impute_plainly(mask)))
             return found
 
-        remove_plainly = remover(*arguments)
-        return remove
+        impute_plainly = imputer(*arguments)
+        return impute
 
     class Watching(Linear):
         def forward(self, x):
             alive.append(sum(one() is not None for one in made))
             return super().forward(x)
 
-    monkeypatch.setattr(perturbation, "_remover", watched)
+    monkeypatch.setattr(perturbation, "_imputer", watched)
     perturbation_curves(Watching(), draw(6), torch.zeros(6, 3, dtype=torch.int64), draw(6, 3, GRID), batch_size=8)
     assert len(made) == 6 * (2 * 3 * 9 + 1) and max(alive) <= 2 * 8
 
@@ -166,53 +168,53 @@ def test_one_step_has_both_ends_only(images, targets, maps):
     assert curves.morf.shape == (2, 2, 2) and np.array_equal(curves.morf, curves.lerf) and not curves.srg.any()
 
 
-# ---- what takes the place of removed patches
+# ---- imputation
 
 
-def removed(image, removal, patches=((1, 1),), grid=GRID, seed=0):
+def imputed(image, imputation, patches=((1, 1),), grid=GRID, seed=0):
     mask = torch.zeros(grid, dtype=torch.bool)
     for patch in patches:
         mask[patch] = True
-    return perturbation._remover(image, grid, removal, seed)(mask), perturbation._to_pixels(mask, image)
+    return perturbation._imputer(image, grid, imputation, seed)(mask), perturbation._to_pixels(mask, image)
 
 
-@pytest.mark.parametrize("removal", REMOVALS)
-def test_only_removed_patches_change(removal):
+@pytest.mark.parametrize("imputation", IMPUTATIONS)
+def test_only_imputed_patches_change(imputation):
     image = draw(1)[0]
-    found, where = removed(image, removal, [(0, 1), (3, 2)])
+    found, where = imputed(image, imputation, [(0, 1), (3, 2)])
     assert where.sum() == 2 * PATCH[0] * PATCH[1] and bool(where[0:2, 4:8].all()) and bool(where[6:, 8:].all())
     assert torch.equal(found[:, ~where], image[:, ~where])
     assert bool((found[:, where] != image[:, where]).all()) and found.dtype == image.dtype
-    if removal == "mean":
+    if imputation == "mean":
         assert not found[:, where].any()
 
 
 def test_blur_at_known_answers():
     constant = torch.full((3, *SIZE), 0.7, dtype=torch.float64)
-    assert torch.allclose(removed(constant, "blur")[0], constant)
+    assert torch.allclose(imputed(constant, "blur")[0], constant)
     edge = (torch.arange(112) >= 56).double().expand(3, 112, 112)
-    found, _ = removed(edge, "blur", [(0, 0)], grid=(1, 1))
+    found, _ = imputed(edge, "blur", [(0, 0)], grid=(1, 1))
     distance = np.arange(112) - 55.5
     assert np.allclose(found[0, 56], norm.cdf(distance / 5), atol=2e-3), "10 pixels of 224 are 5 of 112"
     colours = torch.stack([constant[0] * 0, constant[0], -constant[0]])
-    assert torch.allclose(removed(colours, "blur")[0], colours), "channels do not mix"
+    assert torch.allclose(imputed(colours, "blur")[0], colours), "channels do not mix"
 
 
 def test_linear_imputation_of_a_gradient_is_the_gradient(monkeypatch):
     monkeypatch.setattr(perturbation, "IMPUTATION_NOISE", 0.0)
     down, right = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
     image = torch.stack([0.1 * right, 0.3 * down - 2, down - right]).double()
-    found, _ = removed(image, "linear", [(2, 2), (2, 3)], grid=(5, 6))
+    found, _ = imputed(image, "linear", [(2, 2), (2, 3)], grid=(5, 6))
     assert torch.allclose(found, image, atol=1e-10)
     constant = torch.full((3, 20, 24), -1.5, dtype=torch.float64)
     for patches in ([(0, 0)], [(0, 0), (4, 5), (2, 2)], [(i, j) for i in range(5) for j in range(6) if i or j]):
-        assert torch.allclose(removed(constant, "linear", patches, grid=(5, 6))[0], constant, atol=1e-10), "borders too"
+        assert torch.allclose(imputed(constant, "linear", patches, grid=(5, 6))[0], constant, atol=1e-10), "borders too"
 
 
 def test_linear_imputation_is_the_weighted_mean_of_neighbours(monkeypatch):
     monkeypatch.setattr(perturbation, "IMPUTATION_NOISE", 0.0)
     image = draw(1, size=(6, 6))[0]
-    found, where = removed(image, "linear", [(0, 0), (1, 1), (1, 2)], grid=(3, 3))
+    found, where = imputed(image, "linear", [(0, 0), (1, 1), (1, 2)], grid=(3, 3))
     for y, x in where.nonzero().tolist():
         near = [
             (2 if 0 in (dy, dx) else 1, found[:, y + dy, x + dx])
@@ -227,15 +229,15 @@ def test_linear_imputation_is_the_weighted_mean_of_neighbours(monkeypatch):
 def test_imputation_adds_a_little_noise():
     constant = torch.full((3, 32, 32), 2.0, dtype=torch.float64)
     patches = [(i, j) for i in range(8) for j in range(8)][:-1]
-    noise = (removed(constant, "linear", patches, grid=(8, 8))[0] - constant)[:, :-4]
+    noise = (imputed(constant, "linear", patches, grid=(8, 8))[0] - constant)[:, :-4]
     assert noise.std() == pytest.approx(0.01, rel=0.05) and abs(noise.mean()) < 0.001
     assert abs(np.corrcoef(noise[0].flatten(), noise[1].flatten())[0, 1]) < 0.1, "each channel its own"
-    again = removed(constant, "linear", patches, grid=(8, 8))[0]
+    again = imputed(constant, "linear", patches, grid=(8, 8))[0]
     assert torch.equal(again[:, :-4] - constant[:, :-4], noise)
-    assert not torch.equal(removed(constant, "linear", patches, grid=(8, 8), seed=1)[0], again)
-    everything, _ = removed(constant, "linear", [(0, 0)], grid=(1, 1))
+    assert not torch.equal(imputed(constant, "linear", patches, grid=(8, 8), seed=1)[0], again)
+    everything, _ = imputed(constant, "linear", [(0, 0)], grid=(1, 1))
     assert everything.std() == pytest.approx(0.01, rel=0.05) and abs(everything.mean()) < 0.002, "nothing to go by"
-    untouched, _ = removed(constant, "linear", [], grid=(8, 8))
+    untouched, _ = imputed(constant, "linear", [], grid=(8, 8))
     assert torch.equal(untouched, constant)
 
 
@@ -245,7 +247,7 @@ def test_imputation_adds_a_little_noise():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(removal="grey"), "expected one of mean, blur, linear"),
+        (dict(imputation="grey"), "expected one of mean, blur, linear"),
         (dict(steps=0), "steps is 0"),
         (dict(batch_size=0), "batch_size is 0"),
         (dict(steps=13), "13 steps for 12 patches"),

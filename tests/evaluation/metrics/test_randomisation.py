@@ -7,9 +7,9 @@ from changed_vits import STRUCTURES, make_structure
 from scipy import stats
 from small_vits import make_vit
 
-from evaluation.metrics import maps as metrics
 from evaluation.metrics import randomisation as sanity
 from evaluation.metrics.randomisation import cascading_randomisation, emprt, random_logit, randomised
+from evaluation.metrics.similarity import spearman
 from explain import UnsupportedModel, relevance
 
 STAGES = ("head", "blocks.2", "blocks.1", "blocks.0", "embedding")
@@ -175,7 +175,7 @@ def test_random_logit_compares_with_another_class(vit, images, targets):
         [sanity._other(image, target, 7, seed=5) for target in row] for image, row in zip(images, targets.tolist())
     ]
     maps, second = (relevance(vit, images, t, "lrp_magnitude") for t in (targets, torch.tensor(others)))
-    assert np.allclose(random_logit(vit, images, targets, "lrp_magnitude", seed=5), metrics.spearman(maps, second))
+    assert np.allclose(random_logit(vit, images, targets, "lrp_magnitude", seed=5), spearman(maps, second))
     drawn = [sanity._other(images[0], 3, 7, seed) for seed in range(700)]
     counts = np.bincount(drawn, minlength=7)
     assert counts[3] == 0 and counts.sum() == 700 and (np.delete(counts, 3) > 75).all(), "any but the target"
