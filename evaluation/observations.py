@@ -1,7 +1,7 @@
-"""results.csv: every figure of a study as one row an observation, and paired vectors picked out of it.
+"""results.csv: every value of a study as one row per observation, and paired vectors selected from it.
 
-Tidy (Wickham 2014, Journal of Statistical Software 59): what is compared later is chosen by values in columns, so that
-any two methods, metric by metric and seed by seed, can be set against each other without another file.
+Tidy data (Wickham 2014, Journal of Statistical Software 59): rows are selected by the values of their columns, so that
+any two methods can be compared, metric by metric and seed by seed, without another file.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ import numpy as np
 from common.errors import UsageError
 from common.files import atomic
 from common.tables import csv_field
+from evaluation.metrics.registry import info_of
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One figure of one image. Texts are '' where they do not apply: a probability has no relevance method, ...
+    """One value of one metric for one image. Texts are "" where they do not apply.
 
-    seed: the training seed; None for a model that was not trained here. removal: what takes the place of removed
-    patches. place: where in the image, the model or a curve: a region, a block, a share removed. value: NaN where it
-    does not exist.
+    data: name of the data set.
+    split: name of the split.
+    method: label of the way to adapt, such as "dora".
+    seed: the training seed; None for a model that was not trained here.
+    image: name of the image; "" for a value of all images together.
+    relevance: name of the relevance method.
+    target: which class the map is for, such as "true" or "random".
+    metric: a name in metrics.registry.METRICS.
+    imputation: what replaces perturbed patches, such as "mean".
+    place: where in the image, the model or a curve: a region, a block, the share of patches imputed.
+    value: NaN where it does not exist.
     """
 
     data: str
@@ -36,38 +45,47 @@ class Observation:
     relevance: str
     target: str
     metric: str
-    removal: str
+    imputation: str
     place: str
     value: float
 
 
 COLUMNS = tuple(column.name for column in fields(Observation))
+EARLIER_COLUMNS = tuple("removal" if name == "imputation" else name for name in COLUMNS)  # of files of version 1
 # what two paired observations share, besides metric and image
-CONDITIONS = ("data", "split", "relevance", "target", "removal", "place")
+CONDITIONS = ("data", "split", "relevance", "target", "imputation", "place")
 KEY = (*CONDITIONS, "metric", "method", "seed")
 METHOD, SEED = KEY.index("method"), KEY.index("seed")
 
 
 def write_results(path: str | Path, observations: Iterable[Observation]) -> int:
-    """Write observations as they come, never all in memory; return their number. Values have six significant digits,
-    and NaN is an empty field. The file takes its name when it is whole."""
+    """Write observations one by one, never all in memory; the file gets its name when it is complete.
+
+    path: the CSV file.
+    observations: values are written with six significant digits, NaN as an empty field.
+    Returns the number of observations.
+    Raises ValueError for a metric that is not in metrics.registry.METRICS: readers would find no title or direction.
+    """
     count, others = 0, attrgetter(*COLUMNS[:-1])
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for count, observation in enumerate(observations, 1):
+        for observation in observations:
+            info_of(observation.metric)
             writer.writerow((*others(observation), csv_field(observation.value)))
+            count += 1
     return count
 
 
 def read_results(path: str | Path) -> Iterator[Observation]:
     """Yield the observations of a file that `write_results` wrote, one by one.
 
-    Raises UsageError, naming the line, for other columns and for a seed or value that is no number.
+    path: the CSV file; one of version 1, whose column `imputation` was called `removal`, is read too.
+    Raises UsageError, naming the line, for other columns and for a seed or value that is not a number.
     """
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.reader(stream)
-        if (found := tuple(next(reader, ()))) != COLUMNS:
+        if (found := tuple(next(reader, ()))) not in (COLUMNS, EARLIER_COLUMNS):
             raise UsageError(
                 f"{path}: expected the columns {','.join(COLUMNS)}, got {','.join(found) or 'none'}; "
                 f"give a results.csv of this version"
@@ -83,18 +101,22 @@ def read_results(path: str | Path) -> Iterator[Observation]:
             yield observation
 
 
-def _observation(data, split, method, seed, *texts) -> Observation:
-    *texts, value = texts
+def _observation(data: str, split: str, method: str, seed: str, *texts: str) -> Observation:
+    image, relevance, target, metric, imputation, place, value = texts
+    about = (data, split, method, int(seed) if seed else None)
     return Observation(
-        data, split, method, int(seed) if seed else None, *texts, float(value) if value else float("nan")
+        *about, image, relevance, target, metric, imputation, place, float(value) if value else float("nan")
     )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two methods' figures of the images that every seed of both has, in the same order.
+    """Two methods' values for the images that every seed of both has, in the same order.
 
-    images: N names; seeds: S training seeds; first, second: (S, N) float64, NaN where a value does not exist.
+    images: N names.
+    seeds: S training seeds.
+    first: (S, N) float64 of the first method; NaN where a value does not exist.
+    second: (S, N) float64 of the second method.
     n_missing: images left out because a seed of either method has no row for them.
     """
 
@@ -106,7 +128,11 @@ class Pairs:
 
 
 class Results:
-    """Observations in memory, by what they are about. Raises UsageError when one is there twice."""
+    """Observations in memory, grouped by condition, metric, method and seed.
+
+    observations: any number of them.
+    Raises UsageError when one is there twice.
+    """
 
     def __init__(self, observations: Iterable[Observation]) -> None:
         self._values: dict[tuple, dict[str, float]] = {}
@@ -114,22 +140,31 @@ class Results:
         for o in observations:
             images = self._values.setdefault(key(o), {})
             if o.image in images:
-                raise UsageError(f"results: {o} is there twice; expected one row for each of {', '.join(COLUMNS[:-1])}")
+                raise UsageError(f"results: {o} is there twice; expected one row for each {', '.join(COLUMNS[:-1])}")
             images[o.image] = o.value
 
     def known(self, column: str, metric: str | None = None) -> list:
-        """Return the different values of a column other than image and value, of one metric or of all, in order of
-        first appearance."""
+        """Return the different values of a column, in order of first appearance.
+
+        column: any but image and value.
+        metric: only rows of this metric; None: all rows.
+        """
         wanted, place = KEY.index(column), KEY.index("metric")
         return list(dict.fromkeys(key[wanted] for key in self._values if metric in (None, key[place])))
 
     def pairs(self, first: str, second: str, metric: str, seed: int | None = None, **conditions: str) -> Pairs:
-        """Pick a metric of two methods: of `seed`, or of all seeds that both have.
+        """Select the values of one metric for two methods, paired by image and seed.
 
-        conditions: names of CONDITIONS; what is left out has to be the same in all rows of this metric and
-        these methods. A method without training seeds (not trained here) is paired with every seed of the other.
-        Images stand in the order of the first method's first rows. Raises UsageError, naming what there is, when no
-        row fits, no seed is in common, or a condition that was left out has several values; TypeError for another one.
+        A method without training seeds (not trained here) is paired with every seed of the other. Images are in the
+        order of the first method's rows.
+
+        first, second: labels of the methods.
+        metric: name of the metric.
+        seed: one training seed; None: all seeds that both methods have.
+        conditions: values of columns in CONDITIONS. A column that is not given must have one value in all rows of this
+            metric and these methods.
+        Raises UsageError, naming what exists, when no row fits, there is no common seed, or a condition that was not
+            given has several values; TypeError for another condition.
         """
         by_seed = self._by_seed((first, second), metric, conditions)
         seeds = _common_seeds(*by_seed) if seed is None else [seed]
@@ -152,7 +187,7 @@ class Results:
         return Pairs(images, tuple(seeds), a, b, len(set().union(*everywhere)) - len(images))
 
     def _by_seed(self, methods: tuple[str, str], metric: str, conditions: dict[str, str]) -> list[dict]:
-        """Of each method, seed -> image -> value, under conditions that leave nothing open."""
+        """Return, for each method, seed -> image -> value, under conditions that select one group of rows."""
         if unknown := conditions.keys() - set(CONDITIONS):
             raise TypeError(f"pairs: expected conditions among {', '.join(CONDITIONS)}, got {', '.join(unknown)}")
         wanted = {"metric": metric, **conditions}
@@ -173,7 +208,7 @@ class Results:
             if len(values := {key[column]: None for found in by_method for key in found}) > 1:
                 raise UsageError(
                     f"results: {metric} of {' and '.join(methods)} has several values of {name} "
-                    f"({', '.join(values)}); say which"
+                    f"({', '.join(values)}); give one of them"
                 )
         return [{key[SEED]: images for key, images in found.items()} for found in by_method]
 

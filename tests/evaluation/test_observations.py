@@ -19,10 +19,10 @@ def row(
     target="other",
     split="val",
     relevance="lrp",
-    removal="",
+    imputation="",
     place="",
 ) -> Observation:
-    return Observation("scenes", split, method, seed, image, relevance, target, metric, removal, place, value)
+    return Observation("scenes", split, method, seed, image, relevance, target, metric, imputation, place, value)
 
 
 def rows_of(method: str, values: dict[str, float], **columns) -> list[Observation]:
@@ -81,6 +81,20 @@ def test_a_file_of_another_kind_is_refused(tmp_path, text, message):
     (tmp_path / "results.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         list(read_results(tmp_path / "results.csv"))
+
+
+def test_a_metric_without_a_title_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="metric 'likeness' is not known"):
+        write_results(tmp_path / "results.csv", [row(metric="likeness")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_the_earlier_version_is_read(tmp_path):
+    """Its column `removal` is `imputation` now."""
+    header = ",".join(COLUMNS).replace("imputation", "removal")
+    (tmp_path / "results.csv").write_text(header + "\nscenes,val,dora,1,a.png,lrp,true,srg,blur,,0.5\n")
+    (found,) = read_results(tmp_path / "results.csv")
+    assert found == row("dora", seed=1, target="true", metric="srg", imputation="blur")
 
 
 # Pairs
@@ -148,7 +162,7 @@ def test_what_is_left_open_has_to_be_the_same_everywhere():
         + rows_of("linear", {"a": 3.0}, split="val_shuffled")
         + rows_of("full", {"a": 4.0}, split="val_shuffled")
     )
-    with pytest.raises(UsageError, match="several values of split .val, val_shuffled.; say which"):
+    with pytest.raises(UsageError, match="several values of split .val, val_shuffled.; give one of them"):
         results.pairs("linear", "dora", "entropy")
     with pytest.raises(UsageError, match="several values of split"):  # one each, and not the same
         results.pairs("dora", "full", "entropy")

@@ -27,6 +27,12 @@ def test_similarity_at_known_answers():
     assert metrics.spearman([[1, 1, 2]], [[1, 2, 3]]) == pytest.approx(3**0.5 / 2), "ties share ranks"
 
 
+def test_maps_in_bfloat16_are_measured():
+    """NumPy has no such type."""
+    a, b = torch.from_numpy(draw(2, 3, 4)).bfloat16()
+    assert metrics.spearman(a, b) == pytest.approx(metrics.spearman(a.float(), b.float()))
+
+
 def slow_ssim(a, b):
     """One pair of maps by loops: Wang et al. 2004, equation 13, windows mirrored at the border."""
     a, b = ((one - one.min()) / (one.max() - one.min()) for one in (a, b))
