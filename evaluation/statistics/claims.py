@@ -24,7 +24,7 @@ READING = (
     "explained images; (e): training images that were not held out, without augmentation. Intervals over images: BCa "
     "bootstrap (a, b, c, and d with several seeds), Tango's score interval (d with one seed), percentile bootstrap "
     "(e). With several seeds, (d) compares, image by image, the share of seeds that predict it rightly, "
-    "by Wilcoxon's test; beside it stand McNemar's exact p-values, one a seed. Intervals speak about other images, not about other training seeds; the interval over seeds, where there are "
+    "by the sign-flip test; beside it stand McNemar's exact p-values, one a seed. Intervals speak about other images, not about other training seeds; the interval over seeds, where there are "
     "several, is Student's t, and seeds are never counted as images. One family of p-values is all claims (a) to (e) of "
     "a data set that are judged; likeness measured otherwise (b', b'', ...) and pairs of methods that the claims are not "
     "about are another."

@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from common.tables import estimate, number
+from evaluation.statistics.layers import ALL
 from evaluation.statistics.paired import Paired, holm, paired, single
+from evaluation.statistics.permutation import sign_flip_p
 from evaluation.statistics.verdicts import FEWEST_IMAGES, SIGNIFICANT
-from report.figures.layers import ALL
 
 Verdict = Literal["changed", "same", "undecided"]
 
@@ -24,7 +25,7 @@ POOL = "pool"
 
 RULE = (
     "Measures are compared image by image, after minus before: a block's, or, where heads are shown, a head's. One has "
-    "*changed* when the 95 % interval of the mean difference excludes zero, the Wilcoxon signed-rank p-value is below "
+    "*changed* when the 95 % interval of the mean difference excludes zero, the p-value of a sign-flip test of the mean is below "
     f"{SIGNIFICANT} after Holm's correction for all measures of all blocks (or of all heads), and the difference is at "
     f"least {SMALLEST:g} of the measure's scale, which is 1, or 100 %, and for distance that of even attention. It is "
     "*the same* when the whole interval is nearer to zero than that, and otherwise, or with fewer than "
@@ -171,16 +172,21 @@ def depth_changes(before: DepthRun, after: DepthRun, by_head: bool = False) -> l
         for name in names
         for layer, head in np.ndindex(len(before.blocks), before.measures[name].shape[2] if by_head else 1)
     ]
-    found = []
-    for name, layer, head in tqdm(cells, desc=f"changes {after.label}", delay=2, leave=False, disable=None):
-        values = [run.measures[name][..., head] if by_head else run.by_block(name) for run in (after, before)]
-        found.append(paired(*(one[:, layer] for one in values)))
+    values = [[_cell(run, *cell, by_head) for cell in cells] for run in (after, before)]
+    p_values = sign_flip_p(np.stack(values[0], 1) - np.stack(values[1], 1))
+    tests = tqdm(zip(*values, p_values), f"changes {after.label}", len(cells), delay=2, leave=False, disable=None)
+    found = [paired(a, b, p_value=p) for a, b, p in tests]
     defined = [(cell, one) for cell, one in zip(cells, found) if one.n]
     corrected = holm([one.p_value for _, one in defined])
     return [
         Change(name, before.blocks[layer], head if by_head else None, one, p, after.smallest(name))
         for ((name, layer, head), one), p in zip(defined, corrected)
     ]
+
+
+def _cell(run: DepthRun, name: str, layer: int, head: int, by_head: bool) -> np.ndarray:
+    """Return a measure of one head, or of all heads of a block: (N,)."""
+    return run.measures[name][:, layer, head] if by_head else run.by_block(name)[:, layer]
 
 
 def check_pair(before: DepthRun, after: DepthRun) -> None:

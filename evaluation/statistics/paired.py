@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+from evaluation.statistics.permutation import sign_flip_p
+
 # 1.96 + 0.84: the effect that a two-sided 5 % test finds with 80 % power, in standard errors.
 DETECTABLE_STANDARD_ERRORS = 2.8
 
@@ -34,11 +36,19 @@ class Mean:
 
 @dataclass(frozen=True)
 class Paired:
-    """Mean difference a - b over `n` images, in the unit of the values.
+    """Mean difference a - b, in the unit of the values.
 
-    [low, high]: BCa bootstrap interval. p_value: Wilcoxon signed-rank, two-sided. effect: matched rank-biserial
-    correlation, from -1 (b larger everywhere) to 1 (a larger everywhere), 0 by chance. smallest_detectable: 2.8
-    standard errors. n_dropped: pairs left out because a value was not finite.
+    n: number of images.
+    mean_a, mean_b: means of the values.
+    difference: mean of a - b.
+    low, high: ends of its BCa bootstrap interval.
+    p_value: of a sign-flip permutation test of the mean, two-sided. It tests what `difference` and the interval are
+        about; Wilcoxon's test is about ranks and may point the other way.
+    effect: matched rank-biserial correlation, from -1 (b larger everywhere) to 1 (a larger everywhere), 0 by chance. It
+        describes the typical image, and has the other sign than `difference` where few images differ much.
+    standard_error: of the mean difference.
+    smallest_detectable: 2.8 standard errors.
+    n_dropped: pairs left out because a value was not finite.
     """
 
     n: int
@@ -101,11 +111,19 @@ def over_seeds(differences: Sequence[float], confidence: float = 0.95) -> Seeds:
     return Seeds(tuple(differences.tolist()), len(kept), mean, float(low), float(high))
 
 
-def paired(a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999) -> Paired:
-    """Compare `a` and `b`, both `(n_images,)` and paired by image.
+def paired(
+    a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999, p_value: float | None = None
+) -> Paired:
+    """Compare the means of two methods on the same images.
 
-    Raises ValueError when the shapes differ. Sources: BCa, Efron 1987 (J. Am. Stat. Assoc. 82); signed rank,
-    Wilcoxon 1945; rank-biserial, Kerby 2014 (Comprehensive Psychology 3).
+    a, b: (n_images,) values, paired by image.
+    seed: fixes the bootstrap's resamples and the random signs.
+    confidence: of the interval.
+    resamples: of the bootstrap.
+    p_value: of `sign_flip_p`, where it was computed for many tests at once.
+    Raises ValueError when the shapes differ.
+    Source: BCa, Efron 1987 (J. Am. Stat. Assoc. 82); sign flips, see `sign_flip_p`; rank-biserial, Kerby 2014
+        (Comprehensive Psychology 3).
     """
     a, b, dropped = _finite_pairs(a, b)
     difference = a - b
@@ -119,7 +137,7 @@ def paired(a, b, seed: int = 0, confidence: float = 0.95, resamples: int = 9999)
         difference=_mean(difference),
         low=low,
         high=high,
-        p_value=_signed_rank(difference),
+        p_value=float(sign_flip_p(difference, seed=seed)) if p_value is None else float(p_value),
         effect=rank_biserial(difference),
         standard_error=standard_error,
         smallest_detectable=DETECTABLE_STANDARD_ERRORS * standard_error,
@@ -241,8 +259,8 @@ def tango(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[f
         if observed == end:
             return end
         inside = end * (1 - 1e-9)
-        statistic = lambda difference: _tango_statistic(difference, only_a, only_b, n) - threshold
-        return float(optimize.brentq(statistic, min(inside, observed), max(inside, observed), xtol=1e-12))
+        ends = min(inside, observed), max(inside, observed)
+        return float(optimize.brentq(lambda d: _tango_statistic(d, only_a, only_b, n) - threshold, *ends, xtol=1e-12))
 
     return bound(-1.0, z), bound(1.0, -z)
 
@@ -269,14 +287,6 @@ def rank_biserial(difference) -> float:
         return 0.0
     ranks = stats.rankdata(np.abs(moved))
     return float((ranks * np.sign(moved)).sum() / ranks.sum())
-
-
-def _signed_rank(difference: np.ndarray) -> float:
-    if len(difference) == 0:
-        return float("nan")
-    if not difference.any():
-        return 1.0
-    return float(stats.wilcoxon(difference, zero_method="wilcox").pvalue)
 
 
 def _bootstrap(values: np.ndarray, seed: int, confidence: float, resamples: int) -> tuple[float, float]:

@@ -1,6 +1,5 @@
-"""Give the tests of this folder a small random ViT, images, targets, and every figure that was drawn."""
+"""Give the tests of this folder a small random ViT, images and targets."""
 
-from drawn_figures import drawn
 from vit_fixtures import images, targets, vit
 
-__all__ = ["drawn", "images", "targets", "vit"]
+__all__ = ["images", "targets", "vit"]

@@ -1,5 +1,6 @@
 """Claims about runs whose answers are known, and claims.md as a reader meets it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_seeds_are_paired_by_their_number():
 # Markdown
 
 
-def markdown(first: list[Evidence], second: list[Evidence], sections: list[str] = []) -> str:
+def markdown(first: list[Evidence], second: list[Evidence], sections: Sequence[str] = ()) -> str:
     return claims_markdown(
         {("linear", "dora"): claims_of(first, second)},
         ["data: photos, 3 classes"],

@@ -1,14 +1,10 @@
-"""evaluation.statistics.depth, report.depth_figures: what counts as a change, words that the numbers support, figures that show it."""
+"""What counts as a change of attention or relevance at one depth, and sentences that the numbers support."""
 
 import re
 from dataclasses import replace
 
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgba
-from PIL import Image
-from texts import check_texts
 
 from evaluation.statistics.depth import (
     MEASURES,
@@ -21,11 +17,9 @@ from evaluation.statistics.depth import (
     which_blocks,
 )
 from evaluation.statistics.paired import holm, paired
-from report.figures.depth_profiles import depth_heads, depth_profiles
 
 IMAGES, LAYERS, HEADS = 24, 4, 3
 UNIFORM = {"entropy": 1.0, "distance": 6.0, "on_patches": 0.9, "on_prefix": 0.05, "on_itself": 0.05}
-VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
 
 
 def run(label="linear", seed=0, images=IMAGES, layers=LAYERS, heads=HEADS, registers=False, pool=False) -> DepthRun:
@@ -205,68 +199,8 @@ def test_block_names():
     assert block_names(["10", "11", "pool"]) == "blocks 10, 11 and attention pooling"
 
 
-# ---- figures
-
-
-@pytest.mark.parametrize("size", [dict(layers=1, heads=1), dict(layers=13, heads=12, pool=True), dict(registers=True)])
-def test_figures_clip_nothing_and_overlap_nothing(tmp_path, drawn, size):
-    runs = [run("linear", **size), tuned(VARIANT, **size)]
-    depth_profiles(tmp_path / "depth.png", runs, [[]], "What changed at which depth " * 4, "More words.")
-    depth_heads(tmp_path / "heads.png", *runs[:2], [], "Attention by block and head")
-    for figure in drawn:
-        words = " ".join(text.get_text() for text in check_texts(figure)).replace("\n", " ")
-        assert "Holm" in words and "*" not in words and "linear" in words
-        assert ("attention on prefix tokens" in words) == ("registers" in size)
-    assert Image.open(tmp_path / "depth.png").size[0] == 1100
-
-
-def test_profiles_show_means_and_mark_what_changed(tmp_path, drawn):
-    before, after = run(), moved(tuned(), "on_itself", 2, 0.08)
-    depth_profiles(tmp_path / "depth.png", [before, after], [depth_changes(before, after)], "t")
-    entropy, distance, itself, relevance, divergence, cka = drawn[0].axes
-    assert np.allclose(itself.lines[2].get_ydata(), 100 * after.measures["on_itself"].mean((0, 2)))
-    assert np.allclose(relevance.lines[0].get_ydata(), 100 * before.measures["relevance"].sum(2).mean(0))
-    assert itself.lines[3].get_xdata().tolist() == [2], "filled where it changed"
-    assert to_rgba(itself.lines[3].get_markerfacecolor()) != to_rgba(itself.lines[2].get_markerfacecolor())
-    assert not len(itself.lines[1].get_xdata()) and not len(entropy.lines[3].get_xdata())
-    assert distance.lines[4].get_ydata() == [6, 6], "even attention"
-    assert np.allclose(divergence.lines[0].get_ydata(), after.divergence.mean((0, 2))) and divergence.get_ylim()[0] == 0
-    assert np.allclose(cka.lines[0].get_ydata(), after.cka) and cka.get_xlim() == (-0.5, LAYERS + 0.5)
-    dots = entropy.collections[2].get_offsets()
-    assert np.allclose(np.sort(dots[:, 1]), np.sort(before.measures["entropy"].mean(0).ravel()))
-
-
-def test_matrices_share_a_scale_and_their_difference_is_centred(tmp_path, drawn):
-    before, after = run(), moved(tuned(), "entropy", 1, 0.3, head=2)
-    depth_heads(tmp_path / "heads.png", before, after, depth_changes(before, after, by_head=True), "t")
-    images = [axes.images[0] for axes in drawn[0].axes if axes.get_ylabel() == "block"]
-    first, second, difference, *others = images
-    assert len(others) == 7, "three measures and the divergence"
-    assert first.get_clim() == second.get_clim() and first.get_clim()[1] == second.get_array().max()
-    assert np.allclose(difference.get_array(), second.get_array() - first.get_array())
-    assert difference.get_clim() == pytest.approx((-0.3, 0.3), abs=0.01)
-    assert difference.axes.collections[0].get_offsets().tolist() == [[2, 1]], "column, row"
-    distance = others[2]
-    assert distance.get_clim() == pytest.approx((-SMALLEST * 6, SMALLEST * 6)), "what is too small to count stays pale"
-    assert np.allclose(others[-1].get_array(), after.divergence.mean(0))
-
-
-def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
-    before, after = run(layers=2), tuned(layers=2)
-
-    def draw(folder):
-        folder.mkdir()
-        depth_profiles(folder / "depth.png", [before, after], [depth_changes(before, after)], "t")
-        depth_heads(folder / "heads.png", before, after, [], "t")
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    first = draw(tmp_path / "a")
-    with matplotlib.rc_context({"font.size": 20, "image.cmap": "jet", "savefig.dpi": 50}):
-        assert draw(tmp_path / "b") == first and len(first) == 2
-
-
-def test_what_does_not_fit_is_refused(tmp_path):
-    good, path = run(), tmp_path / "x.png"
+def test_what_does_not_fit_is_refused():
+    good = run()
     for wrong, message in (
         (lambda: replace(good, measures={}), "measures are missing"),
         (lambda: replace(good, measures={"focus": np.zeros((1, 4, 1))}), "measures focus; expected some of entropy"),
@@ -274,9 +208,6 @@ def test_what_does_not_fit_is_refused(tmp_path):
         (lambda: replace(good, divergence=np.zeros((2, 2))), "expected one .images, 4, heads."),
         (lambda: replace(good, cka=np.ones(LAYERS)), r"cka has shape .4,.; expected .5,."),
         (lambda: depth_changes(good, run(images=30)), "expected the same images and checkpoints of one backbone"),
-        (lambda: depth_profiles(path, [good, tuned()], [], "t"), "2 runs and changes of 0"),
-        (lambda: depth_heads(path, good, run(layers=2), [], "t"), "expected the same images"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
-    assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ def test_paired_swaps_sign_with_its_arguments():
     assert (other.low, other.high) == (pytest.approx(-one.high, abs=0.03), pytest.approx(-one.low, abs=0.03))
 
 
-def test_signed_rank_equals_the_exact_count_of_signs():
+def test_the_p_value_of_few_images_is_the_exact_count_of_signs():
     """Six differences of one sign: only 2 of the 2^6 sign patterns are as extreme."""
     assert paired([1.0, 2, 3, 4, 5, 6], np.zeros(6)).p_value == pytest.approx(2 / 2**6)
 

@@ -1,11 +1,12 @@
-"""evaluation.statistics.verdicts: what a claim needs over images, over seeds and after correction, on data whose answers are known."""
+"""What a claim needs over images, over seeds and after correction, on data whose answers are known."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
-from evaluation.statistics.paired import mcnemar, over_seeds, paired
+from evaluation.statistics.paired import holm, mcnemar, over_seeds, paired
 from evaluation.statistics.verdicts import (
     FEWEST_IMAGES,
     RULE,
@@ -78,7 +79,9 @@ def test_accuracy_of_one_seed_is_mcnemars_and_of_several_the_share_of_seeds():
     assert one.test == "McNemar exact"
     assert one.standard_error == pytest.approx(np.std([0] * 90 + [1] * 10, ddof=1) / 10)
     several = measure_accuracy(np.repeat(a, 3, 0), np.concatenate([b, b, a]))
-    assert several.test == "Wilcoxon" and (several.mean_a, several.difference) == pytest.approx((0.8, 0.2 / 3))
+    assert several.test == "sign-flip permutation" and (several.mean_a, several.difference) == pytest.approx(
+        (0.8, 0.2 / 3)
+    )
     assert several.seeds.differences == pytest.approx((0.1, 0.1, 0.0))
 
 
@@ -104,6 +107,30 @@ def test_other_shapes_are_refused(a, b, message):
     for measured in (measure, measure_accuracy):
         with pytest.raises(ValueError, match=message):
             measured(a, b)
+
+
+def opposed(typical: int, others: int, by: float) -> tuple[np.ndarray, np.ndarray]:
+    """Many images near +0.01, some far on the other side, over three seeds."""
+    generator = np.random.default_rng(0)
+    shifts = np.concatenate([generator.normal(0.01, 0.002, typical), generator.normal(-by, 0.02, others)])
+    base = generator.uniform(0.3, 0.6, (3, len(shifts)))
+    return base + shifts + generator.normal(0, 0.001, base.shape), base
+
+
+def test_the_test_is_about_the_mean_as_the_interval_is_and_says_where_ranks_point_the_other_way():
+    """400 images near +0.01 and 100 near -0.2: the mean is negative, the typical image positive."""
+    found = measure(*opposed(400, 100, 0.2))
+    assert found.high < 0 and found.p_value < 1e-6
+    assert "rank-biserial +0.28, n = 500; ranks point the other way than the mean" in found.detail
+    assert "other way" not in measure(*differing(0.1)).detail
+
+
+def test_certain_ranks_on_one_side_do_not_support_a_mean_on_the_other():
+    """Wilcoxon's p is below 1e-20, for the other side; corrected for five claims the mean is undecided."""
+    a, b = opposed(480, 20, 0.45)
+    found = measure(a, b)
+    assert found.high < 0 and wilcoxon((a - b).mean(0)).pvalue < 1e-20 and 0.01 < found.p_value < 0.05
+    assert judge(found, -1, holm([found.p_value] * 5)[0]).word == "undecided"
 
 
 # Verdicts
