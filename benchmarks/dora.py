@@ -27,9 +27,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from cli import commandline
 from common.tables import markdown_table, number, percent, write_text
-from models.adapters import Settings, target_pattern
-from models.backbone import BackboneSpec, architecture, model_data_config
+from models.adapters import target_pattern
+from models.backbone import architecture, model_data_config
 from models.dora import speed_up_dora
+from models.methods import MethodSettings
+from models.options import BackboneSpec
 
 LORA, PEFT, OURS = "LoRA, peft", "DoRA, peft", "DoRA, ours"
 ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
@@ -57,7 +59,7 @@ def adapted(args: argparse.Namespace, dora: bool) -> nn.Module:
     """Return peft's model in training mode, with the head trainable; the same weights in every call."""
     torch.manual_seed(args.seed)
     model = timm.create_model(args.model)
-    pattern = target_pattern(model, Settings("dora" if dora else "lora"))
+    pattern = target_pattern(model, MethodSettings("dora" if dora else "lora"))
     config = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, use_dora=dora, target_modules=pattern)
     wrapped = peft.get_peft_model(model, config).train()
     model.get_classifier().requires_grad_(True)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
+AUGMENTATIONS = ("none", "flip", "crop", "rand")  # see data.transforms.training_transform
 DATA_SEED_LIMIT = 1_000_000  # data seeds from here on are those of the bundled backbone's pretraining
 
 

@@ -16,7 +16,6 @@ from torchvision.transforms import v2
 
 from data.datasets import Split
 
-AUGMENTATIONS = ("none", "flip", "crop", "rand")
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # two operations an image, each half of the time, magnitude about 9 of 10
 
 
@@ -38,7 +37,7 @@ def mask_transform(config: dict) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def training_transform(config: dict, augmentation: str, smallest_crop: float = 0.5):
-    """Return the transform of training images, one of AUGMENTATIONS: image -> float32 (3, H, W), normalised.
+    """Return the transform of training images: image -> float32 (3, H, W), normalised.
 
     `none`: as in evaluation. `flip`: that of the image or of its mirror image. `crop` cuts a random rectangle of
     `smallest_crop` to 1 of the area, aspect 3/4 to 4/3, resizes it, and flips. `rand` goes on with timm's RandAugment

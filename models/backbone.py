@@ -1,40 +1,32 @@
-"""timm name and weights -> a pretrained model with a new head."""
+"""Create pretrained timm models from a name and weights, with a new head or their own."""
 
 import difflib
 import hashlib
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
 from timm.data import resolve_input_data_config
 from timm.models import load_state_dict
-from torch import nn
 
 from common.errors import ExplainedError, UsageError
+from models.options import BUNDLED, BackboneSpec
+from models.types import TimmModel
 
-BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-HUB_PATIENCE = 5.0  # seconds; the hub's own client would retry for most of a minute
+HUB_TIMEOUT = 5.0  # seconds; the hub's own client would retry for most of a minute
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """What names a pretrained model: a timm name or `bundled`, a local weights file, another image size."""
+def create_backbone(spec: BackboneSpec, num_classes: int, drop_path: float = 0.0) -> TimmModel:
+    """Return the pretrained model in float32 with a freshly initialised head, in evaluation mode.
 
-    name: str = BUNDLED
-    weights: str | None = None
-    image_size: int | None = None
-
-
-def create_backbone(spec: BackboneSpec, num_classes: int, drop_path: float = 0.0) -> nn.Module:
-    """Return the pretrained model in float32 with a fresh head for `num_classes` (0: the model's own classes).
-
+    spec: the timm name (or `bundled`), weights and image size.
+    num_classes: outputs of the head; 0 keeps the model's own classes.
     drop_path: rate of stochastic depth in the last block while training, growing linearly with depth.
-    Raises UsageError for unknown names and missing files, ExplainedError for weights that do not fit and for a
-    hub that cannot be reached.
+    Raises UsageError for unknown names and missing files, ExplainedError for weights that do not fit and where the
+    model hub is unreachable.
     """
     dropping = {"drop_path_rate": drop_path} if drop_path else {}
     if spec.name == BUNDLED and spec.weights is None:
@@ -44,16 +36,16 @@ def create_backbone(spec: BackboneSpec, num_classes: int, drop_path: float = 0.0
     return _with_head(_from_hub(spec, **dropping), num_classes)
 
 
-def create_with_head(spec: BackboneSpec) -> nn.Module:
-    """Return the pretrained model in float32 with the head that its weights hold, however many classes it has.
+def create_with_head(spec: BackboneSpec) -> TimmModel:
+    """Return the pretrained model in float32 with the head that its weights hold, of any number of classes.
 
-    Raises UsageError where no trained head is to be had or a file's positions are of another image size, and what
-    `create_backbone` raises.
+    Raises UsageError where the weights hold no head, or position embeddings of another image size; otherwise as
+    `create_backbone`.
     """
     if spec.weights is None:
         if spec.name == BUNDLED or not architecture(spec).num_classes:
             raise UsageError(
-                f"{spec.name!r} has no head of its own, so it knows no classes; give a timm name with a "
+                f"{spec.name!r} has no head of its own, so it cannot classify; give a timm name with a "
                 f"classifier, or a run: `python train.py --model {spec.name} --out RUN`"
             )
         return _from_hub(spec)
@@ -69,19 +61,19 @@ def create_with_head(spec: BackboneSpec) -> nn.Module:
     return _fill(model, state, path, head=True)
 
 
-def architecture(spec: BackboneSpec) -> nn.Module:
-    """Return the model without weights (on the meta device): its structure and data config, at no cost."""
+def architecture(spec: BackboneSpec) -> TimmModel:
+    """Return the model without weights, on the meta device: its structure and data config."""
     with torch.device("meta"):
         return _build(spec)
 
 
 def data_config(spec: BackboneSpec) -> dict:
-    """Return input_size, interpolation, mean, std, crop_pct and crop_mode without making or loading weights."""
+    """Return input_size, interpolation, mean, std, crop_pct and crop_mode, without weights."""
     return model_data_config(architecture(spec))
 
 
-def model_data_config(model: nn.Module) -> dict:
-    """Return a model's data config with the image size that it was built for."""
+def model_data_config(model: TimmModel) -> dict:
+    """Return a model's data config, as plain JSON, with the image size that it was built for."""
     config = resolve_input_data_config(model)
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if built_for is not None:  # timm keeps the recommended size of models that take any size
@@ -94,18 +86,18 @@ def is_timm_name(name: str) -> bool:
     return timm.is_model(name.split(".")[0])
 
 
-def head_names(model: nn.Module) -> tuple[str, ...]:
+def head_names(model: TimmModel) -> tuple[str, ...]:
     """Return the name of the classifier's module, or of both in distilled models."""
     heads = model.pretrained_cfg["classifier"]
     return (heads,) if isinstance(heads, str) else tuple(heads)
 
 
-def is_head(model: nn.Module, key: str) -> bool:
+def is_head(model: TimmModel, key: str) -> bool:
     """Tell whether a parameter name belongs to the classifier (or to one of two, in distilled models)."""
     return key.startswith(tuple(f"{name}." for name in head_names(model)))
 
 
-def head_classes(model: nn.Module, state: dict) -> int | None:
+def head_classes(model: TimmModel, state: dict) -> int | None:
     """Return the number of classes of the head in a state dict with the model's names, or None where it holds none."""
     weight = state.get(f"{head_names(model)[0]}.weight")
     return None if weight is None else len(weight)
@@ -119,8 +111,11 @@ def near_names(name: str) -> str:
     return "python -c 'import timm; print(timm.list_models())' lists them"
 
 
-def content_hash(model: nn.Module, head: bool = False) -> str:
-    """Return the SHA-256 over names, shapes and values of all but the head, or of all; files make no difference."""
+def content_hash(model: TimmModel, head: bool = False) -> str:
+    """Return the SHA-256 over the names, shapes and values of a model's state; the file format makes no difference.
+
+    head: whether the head's parameters count too.
+    """
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         if head or not is_head(model, key):
@@ -129,8 +124,8 @@ def content_hash(model: nn.Module, head: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _build(spec: BackboneSpec, **options) -> nn.Module:
-    """Return the architecture with random weights; a weights file that is not there is refused at once."""
+def _build(spec: BackboneSpec, **options) -> TimmModel:
+    """Return the architecture with random weights, in evaluation mode; a missing weights file is refused first."""
     name, overrides, overlay = spec.name, {}, None
     if name == BUNDLED:
         card = json.loads((BUNDLED_FOLDER / "config.json").read_text())
@@ -139,7 +134,9 @@ def _build(spec: BackboneSpec, **options) -> nn.Module:
     elif not is_timm_name(name):
         raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {near_names(name)}")
     if spec.weights is not None and not Path(spec.weights).is_file():
-        raise UsageError(f"--weights {spec.weights} is no file; expected a .safetensors (or .pth) file for {spec.name}")
+        raise UsageError(
+            f"--weights {spec.weights} is not a file; expected a .safetensors (or .pth) file for {spec.name}"
+        )
     overrides |= options
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size
@@ -153,7 +150,7 @@ def _build(spec: BackboneSpec, **options) -> nn.Module:
     return model
 
 
-def _check_patches_divide(model: nn.Module, spec: BackboneSpec) -> None:
+def _check_patches_divide(model: TimmModel, spec: BackboneSpec) -> None:
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if spec.image_size is not None and patch is not None and any(spec.image_size % side for side in patch):
         raise UsageError(
@@ -162,32 +159,32 @@ def _check_patches_divide(model: nn.Module, spec: BackboneSpec) -> None:
         )
 
 
-def _with_head(model: nn.Module, num_classes: int) -> nn.Module:
+def _with_head(model: TimmModel, num_classes: int) -> TimmModel:
     if num_classes:
         model.reset_classifier(num_classes)
     return model
 
 
-def _load_file(model: nn.Module, path: Path) -> nn.Module:
+def _load_file(model: TimmModel, path: Path) -> TimmModel:
     """Load a local file, head included where it fits."""
     return _fill(model, _convert(_read(path), model, path), path)
 
 
 def _read(path: Path) -> dict:
-    """Return what a weights file holds, under the names that it has there."""
+    """Return the content of a weights file, under its own names."""
     try:
         return load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle each raise their own kind
         raise _unreadable(path, error) from error
 
 
-def _convert(state: dict, model: nn.Module, path: Path) -> dict:
-    """Apply timm's own renaming and resampling of positions where the model is a VisionTransformer."""
+def _convert(state: dict, model: TimmModel, path: Path) -> dict:
+    """Apply timm's renaming and resampling of position embeddings where the model is a VisionTransformer."""
     try:
         if isinstance(model, timm.models.VisionTransformer):
             state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
         if odd := [key for key, value in state.items() if not isinstance(value, torch.Tensor)]:
-            raise ValueError(f"{', '.join(map(str, odd[:3]))}: no tensor")
+            raise ValueError(f"{', '.join(map(str, odd[:3]))}: not a tensor")
         return dict(state)
     except Exception as error:  # the file may hold anything
         raise _unreadable(path, error) from error
@@ -200,8 +197,8 @@ def _unreadable(path: Path, error: Exception) -> ExplainedError:
     )
 
 
-def _fill(model: nn.Module, state: dict, path: Path, head: bool = False) -> nn.Module:
-    """Load a state dict, its names compared both ways first; the head's may be missing unless `head` asks for them."""
+def _fill(model: TimmModel, state: dict, path: Path, head: bool = False) -> TimmModel:
+    """Load a state dict, names compared both ways first; the head may be missing or differ unless `head` is set."""
     own = model.state_dict()
     misfits = [k for k in own if (head or not is_head(model, k)) and (k not in state or state[k].shape != own[k].shape)]
     unknown = [k for k in state if k not in own and not is_head(model, k)]
@@ -216,8 +213,8 @@ def _fill(model: nn.Module, state: dict, path: Path, head: bool = False) -> nn.M
     return model
 
 
-def _check_image_size(model: nn.Module, state: dict, path: Path) -> None:
-    """Refuse positions of another image size: resampled unasked, they would give another model than the saved one."""
+def _check_image_size(model: TimmModel, state: dict, path: Path) -> None:
+    """Refuse position embeddings of another image size: resampled, they would give another model than the saved one."""
     found, own = state.get("pos_embed"), getattr(model, "pos_embed", None)
     if not isinstance(found, torch.Tensor) or own is None or found.shape[1:2] == own.shape[1:2]:
         return
@@ -230,22 +227,22 @@ def _check_image_size(model: nn.Module, state: dict, path: Path) -> None:
     )
 
 
-def _from_hub(spec: BackboneSpec, **options) -> nn.Module:
+def _from_hub(spec: BackboneSpec, **options) -> TimmModel:
     model = _build(spec, **options)  # refuses unknown names before the network is asked
     overrides = options | ({} if spec.image_size is None else {"img_size": spec.image_size})
     try:
-        with _short_patience():
+        with _short_timeout():
             return timm.create_model(spec.name, pretrained=True, **overrides).eval()
     except Exception as error:  # the hub's client, urllib and timm raise many kinds
-        source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url") or "no known place"
+        source = model.pretrained_cfg.get("hf_hub_id") or model.pretrained_cfg.get("url") or "unknown"
         raise ExplainedError(
-            f"the weights of {spec.name!r} could not be had ({type(error).__name__}; they live at {source}); "
+            f"the weights of {spec.name!r} could not be downloaded ({type(error).__name__}; source: {source}); "
             f"connect to the network, or download them elsewhere and give --weights FILE, or train with --model bundled"
         ) from error
 
 
-class _short_patience:
-    """Within the block, an unreachable hub is taken as offline at once; what is cached still loads."""
+class _short_timeout:
+    """Within the block, an unreachable hub counts as offline at once; what is cached still loads."""
 
     def __enter__(self) -> None:
         from huggingface_hub import constants
@@ -263,7 +260,7 @@ def _reachable(url: str) -> bool:
     import urllib.request
 
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_PATIENCE)
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT)
     except urllib.error.HTTPError:
         return True  # it answered
     except (OSError, ValueError):

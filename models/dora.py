@@ -1,4 +1,4 @@
-"""A faster forward and backward pass of peft's DoRA layers: the same function, fewer passes over the tokens.
+"""A faster forward and backward pass of peft's DoRA layers: the same function with fewer passes over the tokens.
 
 DoRA (Liu et al., ICML 2024, equation 5) computes y = x W'^T + bias with W' = g (W + s B A), s = alpha / rank. The gain
 g = m / ||W + s B A|| belongs to a row (an output neuron); its norm is a constant in the backward pass (section 4.3).
@@ -8,6 +8,8 @@ through the rank and never forms the gradient of W': it costs what LoRA's costs,
 
 Shapes: x (..., in), W (out, in), A (rank, in), B (out, rank), m and g (out,). benchmarks/dora.py measures it.
 """
+
+from typing import Any
 
 import torch
 from peft.tuners import lora
@@ -21,28 +23,32 @@ from torch.nn import functional as F
 def speed_up_dora(model: nn.Module) -> nn.Module:
     """Give each DoRA layer on an `nn.Linear` the faster passes, in place; return the model.
 
-    Only these layers' own classes change: parameters, names, saved files and merging are peft's, but for rows of W that
-    are all zero, where peft divides 0 by 0. Layers of other kinds are left alone.
+    Only the classes of these layers change: parameters, names, saved files and merging are peft's, except for rows of W
+    that are all zero, where peft divides 0 by 0. Layers of other kinds are left unchanged.
     """
     for layer in model.modules():
         if type(layer) is DoraLinearLayer:
             layer.__class__ = Magnitude
-        elif type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear and len(layer.lora_magnitude_vector):
+        elif _is_dora_linear(layer):
             layer.__class__ = FasterDoraLinear
     return model
 
 
+def _is_dora_linear(layer: Any) -> bool:
+    return type(layer) is lora.Linear and type(layer.base_layer) is nn.Linear and len(layer.lora_magnitude_vector) > 0
+
+
 class Magnitude(DoraLinearLayer):
-    """peft's magnitude vector; a row without direction counts as one of norm 1, and stays zero."""
+    """peft's magnitude vector; a row of zeros counts as one of norm 1, and stays zero."""
 
     def get_weight_norm(self, *args, **kwargs) -> Tensor:
         return _without_zeros(super().get_weight_norm(*args, **kwargs))
 
 
 class FasterDoraLinear(lora.Linear):
-    """peft's LoRA layer, which is `dora_linear` where one DoRA adapter without dropout is active and not merged.
+    """peft's LoRA layer; runs `dora_linear` where one DoRA adapter without dropout is active and not merged.
 
-    That reads the base layer and the adapter's layers without calling them: hooks on them stay silent.
+    `dora_linear` reads the base layer and the adapter's layers without calling them, so hooks on them are not called.
     """
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
@@ -71,10 +77,16 @@ class FasterDoraLinear(lora.Linear):
 def dora_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, magnitude: Tensor, scaling: float
 ) -> Tensor:
-    """Return x (..., in) through a linear layer with DoRA on it (..., out), in x's dtype or that of autocast.
+    """Return the output (..., out) of a linear layer with DoRA, in x's dtype or that of autocast.
 
-    W' is merged in the adapter's dtype before it is rounded to that of x. `weight` and `bias` get no gradient, and a
-    magnitude that is exactly 0 gets the gradient 0.
+    x: input (..., in).
+    weight: W (out, in) of the base layer; it gets no gradient.
+    bias: (out,) of the base layer or None; it gets no gradient.
+    a: A (rank, in).
+    b: B (out, rank).
+    magnitude: m (out,); an entry that is exactly 0 gets the gradient 0.
+    scaling: s.
+    W' is merged in the adapter's dtype before it is rounded to that of x.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -87,7 +99,7 @@ class _DoraLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, a, b, magnitude, scaling):
         merged, _ = _merge(weight, a, b, magnitude, scaling)
         y = F.linear(x, merged.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        # W' is merged again in the backward pass: kept for every layer, it would double the backbone's memory
+        # W' is merged again in the backward pass: keeping it for every layer would double the backbone's memory
         ctx.save_for_backward(x, y, weight, bias, a, b, magnitude)
         ctx.scaling = scaling
         return y

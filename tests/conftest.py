@@ -7,7 +7,7 @@ import torch
 from running import Shop, command, files
 from tiny import NAME, SIZE, colour_folder, write_weights
 
-from models.backbone import BackboneSpec
+from models.options import BackboneSpec
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
 

@@ -4,9 +4,10 @@ import hashlib
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from common.files import atomic, remove_leftovers
 
 CHUNK_ROWS = 256
 CARD = "card.json"
-LEFT_FOR = 3600.0  # seconds after which a half-written chunk is nobody's: writing one takes a few
+LEFT_FOR = 3600.0  # seconds after which a half-written chunk is abandoned: writing one takes a few
 Span = tuple[int, int]  # the rows start:stop of a chunk
 Compute = Callable[[list[Span]], Iterable[dict[str, np.ndarray]]]
 
@@ -31,6 +32,7 @@ class ChunkFile:
     dtype: np.dtype
 
     def array(self) -> np.ndarray:
+        """Map the array into memory."""
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
@@ -74,32 +76,41 @@ class Rows:
 
 
 class Cache:
-    """Arrays of `rows` rows each that belong to a key: chunks below `folder`, or in memory where that is None.
+    """Arrays of several rows each, stored under a key: in chunks on disk, or in memory.
 
     On disk they are `<folder>/<kind>-<digest of the key>/<array>-<start>-<stop>-<CRC-32>.npy`, beside `card.json`,
-    which spells the key out. The checksum covers the key, the rows' numbers, type, shape and values, so that a chunk
-    proves by itself that it is whole and belongs here, whichever process wrote it and whatever lies beside it. `key` is
-    JSON and must name all that the arrays depend on.
+    which holds the key. The checksum covers the key, the numbers of the rows, type, shape and values, so each chunk
+    proves by itself that it is complete and belongs here, whichever process wrote it.
     """
 
-    def __init__(self, folder: Path | None, kind: str, key: dict, rows: int, arrays: Sequence[str]) -> None:
+    def __init__(self, folder: Path | None, kind: str, key: dict[str, Any], rows: int, arrays: Sequence[str]) -> None:
+        """Describe the arrays; nothing is read or written yet.
+
+        folder: of all caches; None keeps the arrays in memory.
+        kind: what the arrays are, for names and messages.
+        key: JSON that names everything that the arrays depend on.
+        rows: number of rows of each array.
+        arrays: their names.
+        """
         card = {"kind": kind, "key": key, "rows": rows, "arrays": list(arrays), "chunk_rows": CHUNK_ROWS}
         self.text = json.dumps(card, indent=1, sort_keys=True) + "\n"
         self.digest = hashlib.sha256(self.text.encode()).hexdigest()[:24]
         self.kind, self.arrays = kind, tuple(arrays)
-        self.path = None if folder is None else folder / f"{kind}-{self.digest}"
+        self.in_memory = folder is None
+        self.path = (folder or Path()) / f"{kind}-{self.digest}"
         self.spans = [(start, min(start + CHUNK_ROWS, rows)) for start in range(0, rows, CHUNK_ROWS)]
-        self.whole: dict[Span, dict[str, np.ndarray | ChunkFile]] = {}
+        self.whole: dict[Span, Mapping[str, np.ndarray | ChunkFile]] = {}
 
     def fill(self, compute: Compute, rank: int = 0, count: int = 1) -> None:
-        """Compute the chunks that are missing or damaged; of `count` processes, each does every `count`-th chunk.
+        """Compute the chunks that are missing or damaged; rank 0 prints a line about damage.
 
-        compute: takes the spans to compute and yields the arrays of each, in order; a chunk is written before the next
-        is asked for, so that an interrupted computation goes on where it stopped. In memory, every process computes
-        all. What killed processes left is removed. Damage is told in one line, by rank 0. Raises ExplainedError for
-        values that are not finite, OSError as the file system does.
+        compute: takes the spans to compute and yields the arrays of each, in order. A chunk is written before the next
+            is asked for, so an interrupted computation continues where it stopped.
+        rank: number of this process; of those that share a folder, each computes every `count`-th chunk.
+        count: number of processes. In memory, each computes all chunks.
+        Raises ExplainedError for values that are not finite, and OSError.
         """
-        if self.path is None:
+        if self.in_memory:
             self.whole = dict(zip(self.spans, map(self._finite, compute(self.spans)), strict=True))
             return
         self.whole = {}
@@ -114,7 +125,7 @@ class Cache:
             self._write(span, self._finite(arrays))
 
     def keep(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
-        """Write one chunk that was computed along with something else, unless it is there. Raises as `fill`."""
+        """Write one chunk that was computed along with something else, unless it exists; raises as `fill`."""
         for path in self._check([span]).get(span, ()):
             path.unlink(missing_ok=True)
         if span not in self.whole:
@@ -122,7 +133,7 @@ class Cache:
             self._write(span, self._finite(arrays))
 
     def open(self) -> dict[str, Rows]:
-        """Return the arrays by name, once all processes have filled; raises ExplainedError where a chunk is missing."""
+        """Return the arrays by name, after all processes have filled; raises ExplainedError for a missing chunk."""
         missing = self._check([span for span in self.spans if span not in self.whole])
         if missing:
             raise ExplainedError(
@@ -132,8 +143,9 @@ class Cache:
         return {name: Rows(tuple(self.whole[span][name] for span in self.spans), CHUNK_ROWS) for name in self.arrays}
 
     def _check(self, spans: list[Span]) -> dict[Span, list[Path]]:
-        """Note the whole chunks among `spans`; return the others, each with its damaged files, if any."""
-        listing, others = defaultdict(list), {}
+        """Note the complete chunks among `spans`; return the others, each with its damaged files, if any."""
+        listing: dict[str, list[Path]] = defaultdict(list)
+        others: dict[Span, list[Path]] = {}
         for path in sorted(self.path.glob("*.npy")) if spans else ():
             listing[path.name.rpartition("-")[0]].append(path)
         for span in spans:
@@ -151,7 +163,7 @@ class Cache:
         return others
 
     def _check_card(self, damaged: list[Span], say: bool) -> None:
-        """Tell what is damaged; write the card where it is missing or says something else than was asked for."""
+        """Print what is damaged; write the card where it is missing or differs from this cache's."""
         found, asked = self._read_card(), json.loads(self.text)
         if say and (damaged or found not in (None, asked)):
             rewritten = "" if found in (None, asked) else f", and its {CARD} is written anew"
@@ -164,7 +176,7 @@ class Cache:
                 temporary.write_text(self.text)
 
     def _read_card(self) -> dict | None:
-        """Return what the card says: None where there is none, {} where it cannot be read."""
+        """Return the content of the card: None where there is none, {} where it cannot be read."""
         try:
             return json.loads((self.path / CARD).read_text())
         except (FileNotFoundError, NotADirectoryError):
@@ -190,17 +202,17 @@ class Cache:
             array = np.lib.format.open_memmap(path, mode="r")
             size_fits = array.offset + array.nbytes == path.stat().st_size
             checksum = f"{self._checksum(array, name, span):08x}"
-        except Exception:  # of a damaged header, numpy makes errors of many kinds
+        except Exception:  # numpy raises many kinds for a damaged header
             return None
         whole = size_fits and path.stem.endswith(f"-{checksum}") and _all_finite(array)
         return ChunkFile(path, array.offset, array.shape, array.dtype) if whole else None
 
     def _checksum(self, array: np.ndarray, name: str, span: Span) -> int:
         about = f"{self.digest} {name} {span} {array.dtype.str} {array.shape}"
-        return zlib.crc32(array, zlib.crc32(about.encode()))
+        return zlib.crc32(array.data, zlib.crc32(about.encode()))
 
     def _finite(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for name, array in arrays.items():
+        for array in arrays.values():
             if not _all_finite(array):
                 raise ExplainedError(
                     f"the frozen part of the model gives {self.kind} that are not finite; its "

@@ -1,4 +1,4 @@
-"""What the optimiser is told: which parameters decay, how fast each layer learns, and when."""
+"""Parameter groups (weight decay, learning rate of each layer) and the learning-rate schedule."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,22 @@ from timm.models import group_parameters
 from torch import nn
 
 from models.adapters import timm_model, trainable_parameters
+from models.types import TimmModel
 
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+    model: TimmModel, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict]:
-    """Return what trains as an optimiser's groups, each with `params`, `weight_decay` and `lr`.
+    """Return the trainable parameters as an optimiser's groups, each with `params`, `weight_decay` and `lr`.
 
-    Weight decay is for matrices; biases, norms, DoRA's magnitudes, and what timm's model names (positions, class and
-    register tokens) have a scale of their own. A layer learns at `learning_rate` times `layer_decay` to the power of
-    its distance from the head (Clark et al., ELECTRA, ICLR 2020; Bao et al., BEiT, ICLR 2022). Layers are counted as
-    timm does: embedding, each block (the last one with the final norm), head; with `layer_decay` 1 all are one.
-    Groups go from first to last layer, undecayed before decayed, parameters in the model's order, at whatever rates.
+    model: a timm model, with or without adapters, or any module.
+    learning_rate: of the head.
+    weight_decay: of matrices; biases, norms, DoRA's magnitudes, and the parameters that timm's model exempts (position
+        embeddings, class and register tokens) have none.
+    layer_decay: factor of the learning rate from each layer to the one before it (Clark et al., ELECTRA, ICLR 2020; Bao
+        et al., BEiT, ICLR 2022). Layers are counted as in timm: embedding, each block (the last one with the final
+        norm), head.
+    Groups go from first to last layer, without decay before with decay, parameters in the model's order.
     """
     inner = timm_model(model)
     layers = _layers(inner) if layer_decay != 1 else {}
@@ -38,7 +42,11 @@ def parameter_groups(
 
 
 def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], float]:
-    """Return step (from 0) -> factor of the learning rate: a line up over a share of all steps, a cosine to zero."""
+    """Return a schedule: step (from 0) -> factor of the learning rate.
+
+    total_steps: after which the factor is zero.
+    warmup_share: fraction of the steps in which the factor rises linearly to 1; a cosine follows.
+    """
     total = max(1, total_steps)
     warm = max(1, round(warmup_share * total))
 
@@ -50,17 +58,17 @@ def warmup_cosine(total_steps: int, warmup_share: float) -> Callable[[int], floa
     return factor
 
 
-def _layers(inner: nn.Module) -> dict[str, int]:
-    """Return each parameter's layer, counted from the images, frozen ones too; a module that is no timm model has none.
+def _layers(inner: TimmModel) -> dict[str, int]:
+    """Return the number of each parameter's layer, from the input, frozen ones too; {} for a module not of timm.
 
-    An adapter's names begin with those of its block, so that timm's patterns find them.
+    An adapter's names begin with those of its block, so timm's patterns match them.
     """
     if not hasattr(inner, "group_matcher"):
         return {}
     return group_parameters(inner, inner.group_matcher(coarse=False), reverse=True)
 
 
-def _decays(inner: nn.Module, name: str) -> bool:
+def _decays(inner: TimmModel, name: str) -> bool:
     # a magnitude is a vector on a linear layer, but has four dimensions on a convolution
     exempt = [*getattr(inner, "no_weight_decay", set)(), "*lora_magnitude_vector*"]
     return inner.get_parameter(name).ndim > 1 and not any(fnmatch(name, pattern) for pattern in exempt)

@@ -1,4 +1,4 @@
-"""What a model predicts for images, by one process or several."""
+"""Predict the classes of images, with one process or several."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.training.process_group import ALONE, Share
-from models.training.sampling import Batches, deal
+from models.training.process_group import SINGLE_PROCESS, ProcessGroup
+from models.training.sampling import Batches
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Per image, shape (N,): true class, predicted class (int64), probability of the true class, cross-entropy,
-    probability of the predicted class, and how many classes are more probable than the true one (int64)."""
+    """Predictions for N images, each field of shape (N,).
+
+    labels: true class, int64.
+    predicted: most probable class, int64.
+    probability: of the true class.
+    loss: cross-entropy.
+    confidence: probability of the predicted class.
+    rank: number of classes that are more probable than the true one, int64.
+    """
 
     labels: np.ndarray
     predicted: np.ndarray
@@ -26,26 +33,31 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray:
+        """Whether each image is classified correctly, bool."""
         return self.predicted == self.labels
 
     @property
     def accuracy(self) -> float:
+        """The fraction of images that are classified correctly."""
         return float(self.correct.mean())
 
 
 def predict(
-    model: nn.Module, batches: Batches, device: torch.device, epoch: int = 1, share: Share = ALONE
+    model: nn.Module, batches: Batches, device: torch.device, epoch: int = 1, group: ProcessGroup = SINGLE_PROCESS
 ) -> Predictions:
-    """Evaluate a model in float32 without changing it but for its mode, which becomes evaluation.
+    """Return a model's predictions in float32, in the order of `batches`; the model is put into evaluation mode.
 
-    Every process takes every `count`-th batch, and all get all predictions, each image's once, in the order of
-    `batches`.
+    model: inputs (B, ...) -> logits (B, C).
+    batches: the images.
+    device: where the model is.
+    epoch: passed on to `batches`.
+    group: processes that share the batches; all get all predictions.
     """
     model.eval()
     steps = batches.steps(epoch)
-    mine = list(_columns(model, batches.make(deal(steps, share.rank, share.count), epoch), device))
-    found = share.exchange(mine)
-    ordered = [found[number % share.count][number // share.count] for number in range(len(steps))]
+    mine = list(_columns(model, batches.make(steps[group.rank :: group.count], epoch), device))
+    found = group.exchange(mine)
+    ordered = [found[number % group.count][number // group.count] for number in range(len(steps))]
     return Predictions(*map(np.concatenate, zip(*ordered)))
 
 

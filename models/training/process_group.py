@@ -1,5 +1,4 @@
-"""Which of several processes this is, and how they tell one another: the work of a fit or a cache is dealt out by
-it."""
+"""The processes that share a training or a computation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +6,13 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Share:
-    """This process's number among `count`, and how it sends all a value (that pickles) and gets everyone's, in order.
+class ProcessGroup:
+    """This process among those that share the work.
 
-    All processes call `exchange` the same number of times. Alone, a process gets back what it sends.
+    rank: number of this process, from 0.
+    count: number of processes.
+    exchange: sends a value (that pickles) to all processes and returns everyone's, in the order of ranks. All processes
+        call it the same number of times; alone, a process gets back what it sends.
     """
 
     rank: int = 0
@@ -23,4 +25,4 @@ class Share:
         return self.rank == 0
 
 
-ALONE = Share()
+SINGLE_PROCESS = ProcessGroup()

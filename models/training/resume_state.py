@@ -1,26 +1,27 @@
-"""All that the rest of a fit depends on, as tensors and JSON in one safetensors file: no pickles."""
+"""The state of a training, saved as tensors and JSON in one safetensors file: no pickles."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import ExplainedError, out_of_memory
-from common.files import atomic
+from models.tensor_files import write_tensors
 
 KINDS = ("now", "best", "ema")
 
 
 @dataclass
 class Position:
-    """Where a fit stands: `step` steps of epoch `epoch` (counted from 1) are taken, with the sums of their losses,
-    right predictions and images."""
+    """Where a training stands.
+
+    epoch: the epoch, from 1.
+    step: number of its steps that were taken.
+    loss, correct, images: sums over these steps of losses, correct predictions and images.
+    """
 
     epoch: int = 1
     step: int = 0
@@ -31,9 +32,18 @@ class Position:
 
 @dataclass
 class State:
-    """trained: the parameters that train, by name; best: their values in the chosen epoch; ema: their running means, if
-    asked for. history: a row an epoch; chosen: the number of the one to keep; right: of each held-out image, whether it
-    was in the most accurate epoch."""
+    """All that the rest of a training depends on.
+
+    trained: the parameters that train, by name.
+    optimizer: theirs.
+    best: their values in the chosen epoch.
+    ema: their exponential moving averages, if asked for.
+    history: a row per epoch.
+    chosen: number of the epoch to keep, from 1.
+    right: whether each held-out image was classified correctly in the most accurate epoch.
+    position: where the training stands.
+    scaler: of gradients in float16, or None.
+    """
 
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -46,7 +56,7 @@ class State:
     scaler: torch.amp.GradScaler | None = None
 
     def save(self, path: Path) -> None:
-        """Write everything; what stood there before is replaced when the new file is whole. Raises OSError."""
+        """Write everything; an earlier file is replaced once the new one is complete. Raises OSError."""
         now = {name: p.detach() for name, p in self.trained.items()}
         tensors = {
             f"{kind}/{name}": value
@@ -66,7 +76,7 @@ class State:
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Read what `save` wrote; raises ExplainedError where the file is damaged or of another fit."""
+        """Read what `save` wrote; raises ExplainedError where the file is damaged or of another training."""
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads(file.metadata()["fit"])
@@ -81,7 +91,7 @@ class State:
             self.history, self.chosen, self.position = about["history"], about["chosen"], Position(**about["position"])
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if out_of_memory(error):
-                raise  # the file is whole, and nobody should remove it
+                raise  # the file is complete, and should not be removed
             raise ExplainedError(
                 f"{path} is damaged and cannot be continued from; remove it to train from the start"
             ) from error
@@ -101,26 +111,8 @@ class State:
 
     @torch.no_grad()
     def put(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put values in the parameters' place; return those that stood there."""
+        """Set parameters by name; return their previous values."""
         before = {name: self.trained[name].detach().clone() for name in values}
         for name, value in values.items():
             self.trained[name].copy_(value)
         return before
-
-
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all; raises OSError."""
-    with whole(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """`atomic` for safetensors: what the disk refuses it becomes an OSError, as it is everywhere else."""
-    try:
-        with atomic(path) as temporary:
-            yield temporary
-    except SafetensorError as error:
-        if "I/O error" in str(error) or "IoError" in str(error):
-            raise OSError(None, str(error).split(":", 1)[-1].strip(), str(path)) from error
-        raise

@@ -1,4 +1,4 @@
-"""The order in which images are trained on and evaluated, dealt out to processes: the same whatever their number."""
+"""The order of images in training and evaluation, independent of the number of processes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +13,14 @@ from models.training.loading import Batch
 
 @dataclass(frozen=True)
 class Batches:
-    """Steps of `batch_size` images in a random order that depends on (seed, epoch) alone, or in the given order where
-    `seed` is None.
+    """Steps of images in an order that depends on (seed, epoch) alone.
 
-    make: (lists of indices, epoch) -> an iterable of (inputs, labels), one for each list. chances (count,): how often
-    an image is drawn, with replacement; None: each once. name: an index's image, for messages.
+    count: number of images.
+    batch_size: images per step.
+    make: (lists of indices, epoch) -> an iterable of (inputs, labels), one for each list.
+    seed: of the random order; None keeps the given order.
+    chances: probability (count,) of each image to be drawn, with replacement; None takes each image once.
+    name: index -> name of the image, for messages.
     """
 
     count: int
@@ -49,13 +52,16 @@ class Batches:
 
 
 def deal(step: Sequence[int], part: int, parts: int) -> list[int]:
-    """Return one part's images of a step, every `parts`-th; empty where a step has fewer images than parts."""
+    """Return the images of one of `parts` parts of a step: every `parts`-th, possibly none."""
     return list(step[part::parts])
 
 
 def stored_batches(views: Sequence[Features], batch_size: int, seed: int | None = None, **options) -> Batches:
-    """Return batches of features or tokens that lie in a cache, read as they are needed: one view after another of the
-    same images, an epoch each. options: of Batches."""
+    """Return batches of cached features or tokens, read when they are needed.
+
+    views: the same images in several augmentations, one after another, one per epoch.
+    batch_size, seed, options: of Batches.
+    """
 
     def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
         view = views[(epoch - 1) % len(views)]
@@ -65,7 +71,7 @@ def stored_batches(views: Sequence[Features], batch_size: int, seed: int | None 
 
 
 def feature_batches(inputs: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int | None = None) -> Batches:
-    """Return batches of tensors that lie in memory, as for a linear probe on cached features."""
+    """Return batches of tensors in memory, such as the features of a linear probe; see Batches."""
 
     def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:
         return ((inputs[indices], labels[indices]) for indices in batches)

@@ -12,8 +12,8 @@ from timm.data.auto_augment import rand_augment_transform
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from data.options import AUGMENTATIONS
 from data.transforms import (
-    AUGMENTATIONS,
     Prepared,
     drawing_size,
     evaluation_transform,
