@@ -1,4 +1,4 @@
-"""What every figure shares: colours, letters, measured text, saving the same bytes for the same content.
+"""Colours, fonts, text measurement and saving, shared by all figures: the same content gives the same bytes.
 
 Figures are matplotlib `Figure` objects on the Agg canvas, never pyplot, whose global state would be the caller's.
 Sizes are in pixels of the PNG; DOTS_PER_INCH turns letter sizes (points) into pixels.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,7 @@ CORRECT, WRONG = "#0072B2", "#D55E00"
 INK, QUIET = "#1a1a1a", "#5c5c5c"
 
 # The user's matplotlibrc must not change figures that are promised to be the same bytes everywhere.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": QUIET,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -68,8 +69,11 @@ STYLE = {
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Put STYLE in the place of all the user's settings; also a decorator, for what is made before its picture is."""
+def figure_style() -> Iterator[None]:
+    """Replace all of the user's matplotlib settings by STYLE.
+
+    Also a decorator: for functions that make artists before their picture exists.
+    """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -78,7 +82,10 @@ def house_style() -> Iterator[None]:
 
 @contextmanager
 def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of `width` x `height` pixels and save it to `path` (PNG) when the block ends well.
+    """Yield an empty figure, and save it as a PNG when the block ends without an error.
+
+    path: the file to write.
+    width, height: of the picture, pixels.
 
     Raises ValueError, before anything is drawn, when a side is over MOST_PIXELS.
     """
@@ -88,7 +95,7 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
             f"{Path(path).name}: a picture of {width} x {height} pixels cannot be drawn, a side has at most "
             f"{MOST_PIXELS}; draw fewer rows or smaller cells"
         )
-    with house_style():
+    with figure_style():
         figure = Figure(figsize=(width / DOTS_PER_INCH, height / DOTS_PER_INCH), dpi=DOTS_PER_INCH)
         FigureCanvasAgg(figure)
         yield figure
@@ -98,9 +105,9 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
 
 
 class Pen:
-    """Draws in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
+    """Draw in pixels from the top left corner, where matplotlib counts fractions from the bottom left."""
 
-    def __init__(self, figure: Figure, width: int, height: int):
+    def __init__(self, figure: Figure, width: float, height: float) -> None:
         self.figure, self.width, self.height = figure, width, height
 
     def lines(
@@ -112,6 +119,7 @@ class Pen:
         align: str = "left",
         colour: str = INK,
     ) -> None:
+        """Write lines of text, one below the other; `align`: which part of a line stands at `x`."""
         for index, line in enumerate(lines):
             y = top + (index + 0.5) * line_height(properties)
             self.figure.text(
@@ -126,29 +134,33 @@ class Pen:
             )
 
     def rule(self, left: float, right: float, y: float) -> None:
+        """Draw a horizontal line."""
         level = 1 - y / self.height
         self.figure.add_artist(Line2D([left / self.width, right / self.width], [level] * 2, color=QUIET, linewidth=1))
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes."""
         return self.figure.add_axes(self._box(left, top, width, height))
 
     def image(
         self, left: float, top: float, width: float, height: float, image: np.ndarray, interpolation: str
     ) -> None:
+        """Draw an image `(H, W, 3)`, stretched to the given size."""
         axes = self.axes(left, top, width, height)
         axes.imshow(image, interpolation=interpolation, aspect="auto")
         axes.set_axis_off()
 
     def bar(self, left: float, top: float, width: float, height: float, colour: str) -> None:
-        *corner, across, up = self._box(left, top, width, height)
-        self.figure.add_artist(Rectangle(corner, across, up, facecolor=colour, linewidth=0))
+        """Draw a filled rectangle."""
+        x, y, across, up = self._box(left, top, width, height)
+        self.figure.add_artist(Rectangle((x, y), across, up, facecolor=colour, linewidth=0))
 
     def frame(self, left: float, top: float, width: float, height: float, colour: str, thick: float) -> None:
-        """Its inner edge, `thick` pixels from the outer one, touches the image."""
-        *corner, across, up = self._box(left - thick / 2, top - thick / 2, width + thick, height + thick)
+        """Draw a frame around a box: its inner edge, `thick` pixels from the outer one, touches the box."""
+        x, y, across, up = self._box(left - thick / 2, top - thick / 2, width + thick, height + thick)
         points = thick * 72 / self.figure.dpi
         self.figure.add_artist(
-            Rectangle(corner, across, up, fill=False, edgecolor=colour, linewidth=points, joinstyle="miter")
+            Rectangle((x, y), across, up, fill=False, edgecolor=colour, linewidth=points, joinstyle="miter")
         )
 
     def _box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -156,6 +168,7 @@ class Pen:
 
 
 def font(size: float, bold: bool = False) -> FontProperties:
+    """Return the font of all figures at a size in points."""
     return FontProperties(family=["DejaVu Sans"], size=size, weight="bold" if bold else "normal")
 
 
@@ -165,20 +178,20 @@ def _measure() -> RendererAgg:
 
 
 def text_width(text: str, properties: FontProperties) -> float:
-    """Pixels from the first to the last letter of one line."""
+    """Return the pixels from the first to the last letter of one line."""
     return _measure().get_text_width_height_descent(text, properties, False)[0]
 
 
 def line_height(properties: FontProperties) -> float:
-    """Pixels from one line to the next, as matplotlib sets several lines."""
+    """Return the pixels from one line to the next, as matplotlib sets several lines."""
     return 1.35 * properties.get_size_in_points() * DOTS_PER_INCH / 72
 
 
 def wrap(text: str, width: float, properties: FontProperties) -> list[str]:
-    """Break `text` into lines of at most `width` pixels: at its own line breaks, at spaces, and within a word
-    only where the word alone is too wide. Nothing is left out; '' gives no line.
+    """Break `text` into lines of at most `width` pixels; nothing is left out, and '' gives no line.
 
-    A number stays with its percent sign, as do words joined by no-break spaces.
+    Breaks stand at its own line breaks, at spaces, and within a word only where the word alone is too wide. A number
+    stays with its percent sign, as do words joined by no-break spaces.
     """
     text = text.replace(" %", "\N{NO-BREAK SPACE}%")
     lines: list[str] = []
@@ -208,5 +221,5 @@ def _pieces(word: str, width: float, properties: FontProperties) -> list[str]:
 
 
 def literal(text: str) -> str:
-    """`text` for places where matplotlib always reads $...$ as a formula, such as legends."""
+    """Escape `text` for places where matplotlib always reads $...$ as a formula, such as legends."""
     return str(text).replace("$", r"\$")

@@ -1,19 +1,19 @@
-"""Pairs of classes that models take for one another, where two methods' maps differ most."""
+"""Confused classes: pairs of classes that models take for one another, with a value per method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.tables import number
-from report.figures.canvas import INK, MARKERS, PALETTE, QUIET, Pen, house_style, line_height, literal, wrap
-from report.figures.grid import CAPTION, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
-from report.figures.text_blocks import Block, key, paragraph
+from report.figures.blocks import CAPTION, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Block, key, paragraph, stack
+from report.figures.canvas import INK, MARKERS, PALETTE, QUIET, Pen, figure_style, line_height, literal, wrap
 
 WIDTH, NAMES, FIGURES = 1100, 330, 176  # pixels: the figure, the pairs left of the axes, the numbers right of them
 ROW, AXIS = 44, 46  # pixels of one pair, and below the axes for numbers and label
@@ -21,8 +21,13 @@ ROW, AXIS = 44, 46  # pixels of one pair, and below the axes for numbers and lab
 
 @dataclass(frozen=True)
 class Confusion:
-    """A true class and the one it is taken for: how many images, how often confused (by any method), and method ->
-    (mean, low, high) over these images, NaN bounds where there is no interval."""
+    """A true class and the one it is taken for.
+
+    true, predicted: the two classes.
+    images: how many images the values are about.
+    confused: how often any method takes the one for the other.
+    values: method -> (mean, low, high) over these images; NaN bounds where there is no interval.
+    """
 
     true: str
     predicted: str
@@ -32,28 +37,37 @@ class Confusion:
 
     @property
     def spread(self) -> float:
-        """The largest difference between two methods' means; NaN where fewer than two have one."""
+        """Return the largest difference between two methods' means; NaN where fewer than two have one."""
         means = [mean for mean, *_ in self.values.values() if np.isfinite(mean)]
         return float(np.ptp(means)) if len(means) > 1 else float("nan")
 
 
 def most_different(pairs: Sequence[Confusion], most: int = 12, fewest_images: int = 3) -> list[Confusion]:
-    """The `most` pairs whose spread is largest, largest first, among those with at least `fewest_images` images: a
-    single image's maps say little about a pair of classes. Pairs without a spread are left out."""
+    """Return the pairs whose spread is largest, largest first; pairs without a spread are left out.
+
+    pairs: to choose from.
+    most: how many to return.
+    fewest_images: leave out pairs with fewer, as a single image's maps say little about a pair of classes.
+    """
     seen = [pair for pair in pairs if pair.images >= fewest_images and np.isfinite(pair.spread)]
     return sorted(seen, key=lambda pair: -pair.spread)[:most]
 
 
-@house_style()
+@figure_style()
 def confusion_pairs(path: str | Path, pairs: Sequence[Confusion], measure: str, title: str, note: str = "") -> None:
-    """Draw a row a pair, in the order given (see `most_different`), a marker with its interval a method.
+    """Draw a row per pair and in it a marker with its interval per method.
 
-    measure: what the values are, with their unit: the label of the x axis. Raises ValueError without pairs.
+    path: the file to write.
+    pairs: from the top (see `most_different`).
+    measure: what the values are, with their unit: the label of the x axis.
+    title, note: above and below the rows.
+
+    Raises ValueError without pairs.
     """
     if not pairs:
         raise ValueError("confusion_pairs: expected at least one pair of classes, got none")
     methods = list(dict.fromkeys(method for pair in pairs for method in pair.values))
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         method: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
         for i, method in enumerate(methods)
     }
@@ -77,7 +91,7 @@ def confusion_pairs(path: str | Path, pairs: Sequence[Confusion], measure: str, 
     )
 
 
-def _rows(pairs: Sequence[Confusion], styles: Mapping[str, dict], measure: str) -> Block:
+def _rows(pairs: Sequence[Confusion], styles: Mapping[str, dict[str, Any]], measure: str) -> Block:
     names = [wrap(f"{pair.true}, taken for {pair.predicted}", NAMES - ROW_GAP, CAPTION) for pair in pairs]
     row = max(ROW, 15 * len(styles), *(round(len(name) * line_height(CAPTION)) for name in names)) + PAD
     head = 2 * line_height(SMALL) + PAD

@@ -1,4 +1,4 @@
-"""The confusion matrix of one split as a figure, readable for three classes and for a hundred.
+"""The confusion matrix of one split, readable for three classes and for a hundred.
 
 Letters: N images, C classes of the model, K of them drawn.
 """
@@ -14,10 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.font_manager import FontProperties
 
 from common.tables import percent
-from evaluation.statistics.classification import check_classes
-from report.figures.canvas import INK, QUIET, WRONG, Pen, font, house_style, line_height, text_width, wrap
-from report.figures.grid import BAR, CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
-from report.figures.text_blocks import Block, paragraph
+from report.figures.blocks import BAR, CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Block, paragraph, stack
+from report.figures.canvas import INK, QUIET, WRONG, Pen, figure_style, font, line_height, text_width, wrap
 
 MOST_CLASSES = 200  # beyond, a picture could not be read at full size: only the classes confused most are drawn
 NAMED_ON_BOTH_SIDES = 25  # more classes than these have their names on all four sides, as eyes lose a long row
@@ -36,8 +34,13 @@ NOTHING, NO_IMAGE, LINE, TENTH_LINE = "#ffffff", "#ececec", "#e6e6e6", "#b4b4b4"
 
 @dataclass(frozen=True)
 class Counts:
-    """What is drawn. counts: (K, K) images, a row a true class, a column a predicted one. images: (K,) all images of a
-    true class, also those taken for classes that are not drawn. left_out: confused images that no cell shows."""
+    """The numbers of the drawn classes.
+
+    names: K class names.
+    counts: (K, K) images, a row per true class, a column per predicted one.
+    images: (K,) all images of a true class, also those taken for classes that are not drawn.
+    left_out: confused images that no cell shows.
+    """
 
     names: tuple[str, ...]
     counts: np.ndarray
@@ -46,26 +49,33 @@ class Counts:
 
     @property
     def shares(self) -> np.ndarray:
-        """(K, K) shares of a true class's images; 0 where it has none."""
+        """Return the shares (K, K) of a true class's images; 0 where it has none."""
         return self.counts / np.maximum(self.images, 1)[:, None]
 
     @property
     def largest_error(self) -> float:
+        """Return the largest share off the diagonal."""
         return float(np.where(np.eye(len(self.names), dtype=bool), 0, self.shares).max())
 
 
-@house_style()
+@figure_style()
 def confusion_matrix(
     path: str | Path, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], title: str
 ) -> None:
-    """Draw which class is taken for which, a row a true class and a column a predicted one, in the order of the names.
+    """Draw a row per true class and a column per predicted one, in the order of the names.
 
-    labels, predicted: `(N,)` classes, 0 to C - 1. Colours are shares of a true class's images, on one scale for the
-    diagonal and another for errors; numbers are images. Of more than MOST_CLASSES classes those confused most are
-    drawn, and the figure says so. Raises ValueError without images, or when shapes or classes do not agree.
+    Colours are shares of a true class's images, on one scale for the diagonal and another for errors; numbers are
+    images. Of more than MOST_CLASSES classes those confused most are drawn, and the figure says so.
+
+    path: the file to write.
+    labels, predicted: (N,) classes, 0 to C - 1.
+    class_names: C names.
+    title: above the matrix.
+
+    Raises ValueError without images, or when shapes or classes do not agree.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
-    check_classes("confusion_matrix", labels, predicted, len(class_names))
+    _check(labels, predicted, len(class_names))
     shown = _most_confused(labels, predicted, len(class_names))
     found = _count(labels, predicted, shown, class_names)
     matrix = Matrix(found)
@@ -89,6 +99,21 @@ def confusion_matrix(
     )
 
 
+def _check(labels: np.ndarray, predicted: np.ndarray, classes: int) -> None:
+    """Raise ValueError unless both are (N,) classes of at least one image."""
+    if labels.shape != predicted.shape or labels.ndim != 1 or not len(labels):
+        raise ValueError(
+            "confusion_matrix: expected labels and predicted classes of the same images, (N,) each and at least one, "
+            f"got shapes {labels.shape} and {predicted.shape}"
+        )
+    for values in (labels, predicted):
+        if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= classes:
+            raise ValueError(
+                f"confusion_matrix: expected whole numbers from 0 to {classes - 1} for classes, got {values.dtype} "
+                f"from {values.min()} to {values.max()}"
+            )
+
+
 def _most_confused(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Return the classes to draw, ascending: all, or MOST_CLASSES that take part in most errors; ties by index."""
     wrong = labels != predicted
@@ -109,7 +134,7 @@ def _count(labels: np.ndarray, predicted: np.ndarray, shown: np.ndarray, class_n
 
 
 def _left_out(found: Counts, classes: int) -> str:
-    """What the figure says beyond the usual."""
+    """Return what the figure says about classes without images and classes that are not drawn."""
     said = ""
     if not found.images.all():
         said += " A grey row: no image of that class."
@@ -122,7 +147,7 @@ def _left_out(found: Counts, classes: int) -> str:
 
 
 def _scales(found: Counts) -> Block:
-    """The two colour scales with their ends named."""
+    """Return the two colour scales with their ends named."""
     scales = [("right, share of the true class's images", RIGHT, "0 %", "100 %")]
     if found.largest_error:
         scales.append(
@@ -150,7 +175,7 @@ def _scales(found: Counts) -> Block:
 
 
 class Matrix:
-    """Measures the matrix with its names: cells fit the longest name's lines and the widest number."""
+    """The matrix with its names, measured: cells fit the longest name's lines and the widest number."""
 
     def __init__(self, found: Counts) -> None:
         self.found, self.classes = found, len(found.names)
@@ -163,7 +188,7 @@ class Matrix:
         self.width = max(SMALLEST_WIDTH, 2 * MARGIN + self.side + self.room * (1 + self.both_sides))
 
     def _cell(self) -> tuple[int, FontProperties]:
-        """Side of a cell in pixels, and the letters of its number."""
+        """Return the side of a cell in pixels, and the font of its number."""
         lines = max(map(len, self.names)) * line_height(SMALL)
         side = max(int(np.clip(MATRIX // self.classes, SMALLEST_CELL, LARGEST_CELL)), int(np.ceil(lines)))
         number = font(10.5 if side > 30 else 9 if side > 22 else 7.5)
@@ -171,7 +196,7 @@ class Matrix:
         return max(side, int(np.ceil(widest)) + 4), number
 
     def block(self) -> Block:
-        """The cells, names left and above, and right and below of a large matrix."""
+        """Return the cells, with names left and above, of a large matrix also right and below."""
         left, above = MARGIN + self.room, self.room
         colours = self._colours()
 
@@ -186,7 +211,7 @@ class Matrix:
         return above + self.side + (self.room if self.both_sides else PAD), draw
 
     def _colours(self) -> np.ndarray:
-        """(K, K, 3) colours of the cells, 0 to 1."""
+        """Return the colours (K, K, 3) of the cells, 0 to 1."""
         shares, diagonal = self.found.shares, np.eye(self.classes, dtype=bool)
         colours = ERRORS(shares / (self.found.largest_error or 1))[..., :3]
         colours[shares == 0] = to_rgb(NOTHING)
@@ -195,7 +220,7 @@ class Matrix:
         return colours
 
     def _picture(self, colours: np.ndarray) -> np.ndarray:
-        """Cells with a line around each, (side + 1, side + 1, 3) uint8; of many cells, every tenth line is stronger."""
+        """Return (side + 1, side + 1, 3) uint8, a line around each cell; of many, every tenth line is stronger."""
         pixels = np.full((self.side + 1, self.side + 1, 3), 255, np.uint8)
         pixels[:-1, :-1] = np.round(255 * colours).astype(np.uint8).repeat(self.cell, 0).repeat(self.cell, 1)
         for place in range(self.classes + 1):
@@ -206,7 +231,7 @@ class Matrix:
         return pixels
 
     def _numbers(self, pen: Pen, left: float, top: float, colours: np.ndarray) -> None:
-        """Images in the cells that are not empty, and on the diagonal of every class with images."""
+        """Write counts into the cells that are not empty, and on the diagonal of every class with images."""
         written = self.found.counts > 0
         written |= np.eye(self.classes, dtype=bool) & (self.found.images > 0)[:, None]
         for row, column in np.argwhere(written):
@@ -227,7 +252,7 @@ class Matrix:
 
 
 def _upright(pen: Pen, middle: float, y: float, lines: Sequence[str], align: str) -> None:
-    """Lines that are read upwards, the first at the left; `align`: whether they begin (left) or end (right) at `y`."""
+    """Write lines that are read upwards, the first at the left, beginning (align "left") or ending ("right") at `y`."""
     for index, line in enumerate(lines):
         x = middle + (index + 0.5 - len(lines) / 2) * line_height(SMALL)
         pen.figure.text(

@@ -1,11 +1,11 @@
-"""What fine-tuning changed at which depth, as figures: profiles over the blocks, and matrices of blocks and heads.
+"""What fine-tuning changed at which depth: profiles over the blocks, and matrices of blocks and heads.
 
-Letters: N images, L layers (blocks, and attention pooling where there is one), h heads.
+Letters: L layers (blocks, and attention pooling where there is one), h heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,73 +16,148 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from evaluation.statistics.depth import MEASURES, RULE, Change, DepthRun, check_pair, shared_measures
-from evaluation.statistics.paired import single
-from report.figures.canvas import INK, MARKERS, PALETTE, QUIET, Pen, line_height, text_width, wrap
-from report.figures.grid import BAR, CELL_TITLE, HEADER, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
-from report.figures.layers import DIFFERENCE_COLOURS, SHARE_COLOURS, every, heat
-from report.figures.text_blocks import Block, key, paragraph
+from report.figures.block_matrix import DIFFERENCE_COLOURS, SEQUENTIAL_COLOURS, block_matrix, tick_step
+from report.figures.blocks import (
+    BAR,
+    CELL_TITLE,
+    HEADER,
+    MARGIN,
+    PAD,
+    ROW_GAP,
+    SMALL,
+    TITLE,
+    Block,
+    key,
+    paragraph,
+    stack,
+)
+from report.figures.canvas import INK, MARKERS, PALETTE, QUIET, Pen, figure_style, line_height, text_width, wrap
 
 COLUMNS, WIDTH, PANEL_HEIGHT, BESIDE = 2, 1100, 210, 64  # pixels of depth profiles
 HEAD_WIDTH, BAR_LENGTH = 1000, 130  # pixels of head matrices
 
-READING = (
-    "Reading row: the attention of what the head reads, which is the class token or, where tokens are pooled, the mean "
-    "over those that pooling reads. Attention on itself: of each such token on itself"
-)
+_Panel = tuple[str, Callable[[Axes], None]]  # a heading and what fills the axes
 
 
-# ---- profiles: a line a run over the blocks
+@dataclass(frozen=True)
+class DepthLine:
+    """One run's values of one measure by block, in the unit shown.
 
-
-def depth_profiles(
-    path: str | Path, runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]], title: str, footnote: str = ""
-) -> None:
-    """Every measure by block: mean over images with its 95 % interval as a band, a line a run, a dot a head.
-
-    runs: the first is the one before fine-tuning. changes: `depth_changes` of each further run to the first, by block.
-    Raises ValueError when these do not agree.
+    mean, low, high: (L,) mean over images and its 95 % interval.
+    heads: (L, h) means of single heads, drawn as dots; None draws none.
+    changed: indices of the blocks that changed from the first run, drawn as filled markers.
     """
-    if len(changes) != len(runs) - 1:
-        raise ValueError(
-            f"depth_profiles: {len(runs)} runs and changes of {len(changes)}; expected changes of all "
-            f"runs but the first"
-        )
-    for run in runs[1:]:
-        check_pair(runs[0], run)
-    panels = [_measure_panel(runs, changes, name) for name in shared_measures(runs)]
-    panels += [_divergence_panel(runs)] if any(run.divergence is not None for run in runs) else []
-    panels += [_cka_panel(runs)] if any(run.cka is not None for run in runs) else []
-    note = f"Line and band: mean over images, its 95 % interval. Dots: single heads. {_reading(runs)} {RULE} {footnote}"
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    heads: np.ndarray | None = None
+    changed: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class DepthMeasure:
+    """A panel: one measure of every run.
+
+    title: the measure with its unit.
+    lines: one per run; None where the run lacks it.
+    even: the measure's value for even attention, a dashed line; None where there is none.
+    """
+
+    title: str
+    lines: Sequence[DepthLine | None]
+    even: float | None = None
+
+
+@dataclass(frozen=True)
+class HeadMeasure:
+    """One measure by block and head, before and after fine-tuning: means over images in the unit shown.
+
+    title: the measure with its unit.
+    before, after: (L, h).
+    changed: (L, h) bool, which heads changed.
+    smallest: the smallest difference that counts: the scale of differences never ends before it.
+    """
+
+    title: str
+    before: np.ndarray
+    after: np.ndarray
+    changed: np.ndarray
+    smallest: float
+
+
+# ---- profiles: a line per run over the blocks
+
+
+@figure_style()
+def depth_profiles(
+    path: str | Path,
+    labels: Sequence[str],
+    blocks: Sequence[str],
+    measures: Sequence[DepthMeasure],
+    title: str,
+    note: str = "",
+    divergence: Sequence[DepthLine | None] = (),
+    similarity: Sequence[np.ndarray | None] = (),
+) -> None:
+    """Draw every measure by block: mean over images with its 95 % interval as a band, a line per run, a dot per head.
+
+    path: the file to write.
+    labels: the runs' names; the first is the run before fine-tuning.
+    blocks: L names.
+    measures: a panel each.
+    title, note: above and below the panels.
+    divergence: per run, of the reading row from that of the first run, Jensen-Shannon, 0 to 1; None for the first.
+        () draws no panel.
+    similarity: per run, linear CKA (L + 1,) to the first run of the tokens that enter the first layer and that leave
+        each; None for the first. () draws no panel.
+
+    Raises ValueError unless every panel has an entry per run, and every line a value per block.
+    """
+    for lines in [*(one.lines for one in measures), *([divergence] if divergence else [])]:
+        _check_lines(lines, labels, blocks)
+    if similarity:
+        _check_lines(similarity, labels, ("in", *blocks))
+    panels = [_measure_panel(one, blocks) for one in measures]
+    panels += [_divergence_panel(divergence, labels[0], blocks)] if divergence else []
+    panels += [_similarity_panel(similarity, labels[0], blocks)] if similarity else []
+    text = f"Line and band: mean over images, its 95 % interval. Dots: single heads. {note}"
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     stack(
         path,
         WIDTH,
         [
             paragraph(title, WIDTH, TITLE),
-            key(_samples(runs), WIDTH, ROW_GAP),
+            key(_samples(labels), WIDTH, ROW_GAP),
             *map(_panel_row, rows),
-            _note(note, WIDTH),
+            _note(text, WIDTH),
         ],
     )
 
 
-def _reading(runs: Sequence[DepthRun]) -> str:
-    named = [name for name in shared_measures(runs) if name.startswith("on_")]
-    return f"{READING}{'; the rest is on patches' * (named == ['on_itself'])}."
+def _check_lines(lines: Sequence[DepthLine | np.ndarray | None], labels: Sequence[str], blocks: Sequence[str]) -> None:
+    counts = {len(line.mean if isinstance(line, DepthLine) else line) for line in lines if line is not None}
+    if len(lines) != len(labels) or counts - {len(blocks)}:
+        raise ValueError(
+            f"depth_profiles: a panel has {len(lines)} lines of {sorted(counts)} values; expected a line for each of "
+            f"{len(labels)} runs and a value for each of {', '.join(blocks)}"
+        )
 
 
 def _note(text: str, width: int) -> Block:
     return paragraph(text.replace("*", "").strip(), width, SMALL, QUIET)
 
 
-def _samples(runs: Sequence[DepthRun]) -> dict[str, Artist]:
-    samples = {run.label: Line2D([], [], **_line(index)) for index, run in enumerate(runs)}
-    filled = Line2D([], [], color=QUIET, marker="o", markersize=6, linestyle="none")
-    return samples | {"changed": filled, "even attention": Line2D([], [], color=INK, linestyle="--", linewidth=1)}
+def _samples(labels: Sequence[str]) -> dict[str, Artist]:
+    samples: dict[str, Artist] = {
+        label: Line2D([], [], linewidth=1.5, **_style(index)) for index, label in enumerate(labels)
+    }
+    samples["changed"] = Line2D([], [], color=QUIET, marker="o", markersize=6, linestyle="none")
+    samples["even attention"] = Line2D([], [], color=INK, linestyle="--", linewidth=1)
+    return samples
 
 
-def _line(index: int) -> dict[str, Any]:
+def _style(index: int) -> dict[str, Any]:
     return {
         "color": PALETTE[index % len(PALETTE)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -91,73 +166,66 @@ def _line(index: int) -> dict[str, Any]:
     }
 
 
-def _measure_panel(runs: Sequence[DepthRun], changes: Sequence[Sequence[Change]], name: str):
-    measure = MEASURES[name]
-
+def _measure_panel(measure: DepthMeasure, blocks: Sequence[str]) -> _Panel:
     def draw(axes: Axes) -> None:
-        for index, (run, found) in enumerate(zip(runs, [[], *changes])):
-            heads = None if measure.summed else run.measures[name]
-            means = _profile(axes, index, len(runs), run.by_block(name) * measure.factor, heads, measure.factor)
-            changed = {one.block for one in found if one.measure == name and one.verdict == "changed"}
-            marked = [i for i, block in enumerate(run.blocks) if block in changed]
-            filled = {"markerfacecolor": _line(index)["color"], "linestyle": "none"}
-            axes.plot(marked, means[marked], **_line(index) | filled)
-        if name in runs[0].uniform:
-            axes.axhline(measure.factor * runs[0].uniform[name], color=INK, linestyle="--", linewidth=1, zorder=1)
-        _blocks_below(axes, runs[0].blocks)
+        for index, line in enumerate(measure.lines):
+            if line is None:
+                continue
+            _profile(axes, index, len(measure.lines), line)
+            filled = {"markerfacecolor": _style(index)["color"], "linestyle": "none"}
+            marked = list(line.changed)
+            axes.plot(marked, line.mean[marked], **_style(index) | filled)
+        if measure.even is not None:
+            axes.axhline(measure.even, color=INK, linestyle="--", linewidth=1, zorder=1)
+        _blocks_below(axes, blocks)
 
-    return f"{measure.title} ({measure.unit})", draw
+    return measure.title, draw
 
 
-def _profile(
-    axes: Axes, index: int, runs: int, values: np.ndarray, heads: np.ndarray | None, factor: float = 1
-) -> np.ndarray:
-    """Draw values (N, L) of a run, and the means of its heads (N, L, h) beside its own, which are returned (L,)."""
-    means = [single(column) for column in values.T]
-    mean, low, high = np.array([(one.mean, one.low, one.high) for one in means]).T
-    places, colour = np.arange(len(mean)), PALETTE[index % len(PALETTE)]
-    axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.vlines(places, low, high, color=colour, alpha=0.6, linewidth=1)  # a lone block has no band
-    if heads is not None:
+def _profile(axes: Axes, index: int, runs: int, line: DepthLine) -> None:
+    """Draw the line of a run, and its heads' means as dots beside it."""
+    places, colour = np.arange(len(line.mean)), PALETTE[index % len(PALETTE)]
+    axes.fill_between(places, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+    axes.vlines(places, line.low, line.high, color=colour, alpha=0.6, linewidth=1)  # a lone block has no band
+    if line.heads is not None:
         apart = 0.4 * ((index + 0.5) / runs - 0.5)
-        dots = factor * heads.mean(0)
-        axes.scatter(np.repeat(places + apart, dots.shape[1]), dots, s=6, color=colour, alpha=0.5, linewidths=0)
-    axes.plot(places, mean, **_line(index))
-    return mean
+        heads = line.heads.shape[1]
+        axes.scatter(np.repeat(places + apart, heads), line.heads, s=6, color=colour, alpha=0.5, linewidths=0)
+    axes.plot(places, line.mean, **_style(index))
 
 
-def _divergence_panel(runs: Sequence[DepthRun]):
+def _divergence_panel(lines: Sequence[DepthLine | None], first: str, blocks: Sequence[str]) -> _Panel:
     def draw(axes: Axes) -> None:
-        for index, run in enumerate(runs):
-            if run.divergence is not None:
-                _profile(axes, index, len(runs), run.divergence.mean(-1), run.divergence)
+        for index, line in enumerate(lines):
+            if line is not None:
+                _profile(axes, index, len(lines), line)
         axes.set_ylim(bottom=0)
-        _blocks_below(axes, runs[0].blocks)
+        _blocks_below(axes, blocks)
 
-    return f"Reading row: divergence from {runs[0].label} (Jensen-Shannon, 0 to 1)", draw
+    return f"Reading row: divergence from {first} (Jensen-Shannon, 0 to 1)", draw
 
 
-def _cka_panel(runs: Sequence[DepthRun]):
+def _similarity_panel(values: Sequence[np.ndarray | None], first: str, blocks: Sequence[str]) -> _Panel:
     def draw(axes: Axes) -> None:
-        for index, run in enumerate(runs):
-            if run.cka is not None:
-                axes.plot(run.cka, **_line(index))
+        for index, value in enumerate(values):
+            if value is not None:
+                axes.plot(value, **_style(index))
         axes.axhline(1, color=QUIET, linewidth=1, zorder=1)
-        least = min(np.nanmin(run.cka, initial=1.0) for run in runs if run.cka is not None)
-        axes.set_ylim(min(0.9, least - 0.02), 1.01)  # what hardly differs shall look so
-        _blocks_below(axes, ("in", *runs[0].blocks))
+        least = min(np.nanmin(value, initial=1.0) for value in values if value is not None)
+        axes.set_ylim(min(0.9, least - 0.02), 1.01)  # small differences shall look small
+        _blocks_below(axes, ("in", *blocks))
         axes.set_xlabel("tokens after block (in: before the first)")
 
-    return f"Features: likeness to {runs[0].label} (linear CKA, 1: the same)", draw
+    return f"Features: likeness to {first} (linear CKA, 1: the same)", draw
 
 
 def _blocks_below(axes: Axes, names: Sequence[str]) -> None:
-    step = every(len(names), axes, 24)
+    step = tick_step(len(names), axes, 24)
     axes.set_xticks(range(0, len(names), step), names[::step])
     axes.set(xlim=(-0.5, len(names) - 0.5), xlabel="block")
 
 
-def _panel_row(panels: Sequence[tuple]) -> Block:
+def _panel_row(panels: Sequence[_Panel]) -> Block:
     room = (WIDTH - 2 * MARGIN) // COLUMNS
     heads = [wrap(heading, room - BESIDE, CELL_TITLE) for heading, _ in panels]
     above = max(map(len, heads)) * line_height(CELL_TITLE) + PAD
@@ -171,26 +239,45 @@ def _panel_row(panels: Sequence[tuple]) -> Block:
     return round(above + PANEL_HEIGHT + 62), draw
 
 
-# ---- matrices: a row a block, a column a head
+# ---- matrices: a row per block, a column per head
 
 
+@figure_style()
 def depth_heads(
-    path: str | Path, before: DepthRun, after: DepthRun, changes: Sequence[Change], title: str, footnote: str = ""
+    path: str | Path,
+    labels: tuple[str, str],
+    blocks: Sequence[str],
+    measures: Sequence[HeadMeasure],
+    title: str,
+    note: str = "",
+    divergence: np.ndarray | None = None,
 ) -> None:
-    """Attention by block and head, means over images: before, after, and after minus before. No summed measures.
+    """Draw attention by block and head, means over images: before, after, and after minus before, a row per measure.
 
-    Both runs share a scale; that of their difference is symmetric about zero. A dot marks heads that changed by RULE,
-    with `changes` by head, as `depth_changes(..., by_head=True)` gives them. The last row is the reading row's
-    divergence. Raises ValueError when the runs do not agree.
+    Both runs share a scale; that of their difference is symmetric about zero. A dot marks heads that changed.
+
+    path: the file to write.
+    labels: the names of the runs before and after.
+    blocks: L names.
+    measures: a row of matrices each.
+    title, note: above and below the matrices.
+    divergence: (L, h) of the reading row, Jensen-Shannon, 0 to 1, the last row; None draws none.
+
+    Raises ValueError unless all matrices have the same shape, with a row per block.
     """
-    check_pair(before, after)
+    matrices = [matrix for one in measures for matrix in (one.before, one.after, one.changed)]
+    shapes = {matrix.shape for matrix in [*matrices, *([] if divergence is None else [divergence])]}
+    if len(shapes) != 1 or next(iter(shapes))[:1] != (len(blocks),):
+        raise ValueError(
+            f"depth_heads: matrices have shapes {sorted(shapes)}; expected one, (blocks, heads), with a row for each "
+            f"of {len(blocks)} blocks"
+        )
     room = (HEAD_WIDTH - 2 * MARGIN) // 3
-    names = [name for name in shared_measures([before, after]) if not MEASURES[name].summed]
-    blocks = [_matrix_row(before, after, changes, name, room) for name in names]
-    if after.divergence is not None:
-        blocks.append(_divergence_row(before, after, room))
-    note = f"Dot: the head changed. {_reading([before, after])} {RULE} {footnote}"
-    stack(path, HEAD_WIDTH, [paragraph(title, HEAD_WIDTH, TITLE, below=ROW_GAP), *blocks, _note(note, HEAD_WIDTH)])
+    rows = [_matrix_row(one, labels, blocks, room) for one in measures]
+    if divergence is not None:
+        rows.append(_divergence_row(divergence, labels, blocks, room))
+    text = f"Dot: the head changed. {note}"
+    stack(path, HEAD_WIDTH, [paragraph(title, HEAD_WIDTH, TITLE, below=ROW_GAP), *rows, _note(text, HEAD_WIDTH)])
 
 
 @dataclass(frozen=True)
@@ -204,32 +291,27 @@ class _Matrix:
     marked: np.ndarray | None = None
 
 
-def _matrix_row(before: DepthRun, after: DepthRun, changes: Sequence[Change], name: str, room: int) -> Block:
-    measure = MEASURES[name]
-    means = [measure.factor * run.measures[name].mean(0) for run in (before, after)]
+def _matrix_row(measure: HeadMeasure, labels: tuple[str, str], blocks: Sequence[str], room: int) -> Block:
+    means = [measure.before, measure.after]
     known = np.stack(means)[np.isfinite(means)]
     limits = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    difference = means[1] - means[0]
+    difference = measure.after - measure.before
     # Differences too small to count stay pale, however small all of them are.
-    most = max(np.nanmax(np.abs(difference), initial=0.0), measure.factor * after.smallest(name))
-    marked = np.zeros(difference.shape, dtype=bool)
-    for one in changes:
-        if one.measure == name and one.verdict == "changed":
-            marked[before.blocks.index(one.block), one.head] = True
-    pictures = [_Matrix(run.label, values, SHARE_COLOURS, limits) for run, values in zip((before, after), means)]
-    heading = f"{after.label} minus {before.label}"
-    pictures.append(_Matrix(heading, difference, DIFFERENCE_COLOURS, (-most, most), marked))
-    return _matrices(f"{measure.title} ({measure.unit})", before.blocks, pictures, room)
+    most = max(np.nanmax(np.abs(difference), initial=0.0), measure.smallest)
+    pictures = [_Matrix(label, values, SEQUENTIAL_COLOURS, limits) for label, values in zip(labels, means)]
+    heading = f"{labels[1]} minus {labels[0]}"
+    pictures.append(_Matrix(heading, difference, DIFFERENCE_COLOURS, (-most, most), measure.changed))
+    return _matrices(measure.title, blocks, pictures, room)
 
 
-def _divergence_row(before: DepthRun, after: DepthRun, room: int) -> Block:
-    values = after.divergence.mean(0)
-    picture = _Matrix(f"{after.label} against {before.label}", values, SHARE_COLOURS, (0.0, float(values.max()) or 1.0))
-    return _matrices("Divergence of the reading row (Jensen-Shannon, 0 to 1)", before.blocks, [picture], room)
+def _divergence_row(values: np.ndarray, labels: tuple[str, str], blocks: Sequence[str], room: int) -> Block:
+    limits = (0.0, float(values.max()) or 1.0)
+    picture = _Matrix(f"{labels[1]} against {labels[0]}", values, SEQUENTIAL_COLOURS, limits)
+    return _matrices("Divergence of the reading row (Jensen-Shannon, 0 to 1)", blocks, [picture], room)
 
 
 def _matrices(heading: str, blocks: Sequence[str], pictures: Sequence[_Matrix], room: int) -> Block:
-    """Matrices side by side, each under its heading and its colour bar."""
+    """Return matrices side by side, each under its heading and its colour bar."""
     width, row = room - 76, float(np.clip(240 / len(blocks), 15, 24))
     heads = [wrap(one.heading, room - 30, CELL_TITLE) for one in pictures]
     lines, bar = max(map(len, heads)) * line_height(CELL_TITLE), line_height(SMALL) + PAD
@@ -242,7 +324,7 @@ def _matrices(heading: str, blocks: Sequence[str], pictures: Sequence[_Matrix], 
             pen.lines(left, top + above - bar - len(head) * line_height(CELL_TITLE), head, CELL_TITLE)
             _colour_bar(pen, left, top + above - bar, one)
             axes = pen.axes(left, top + above, width, row * len(blocks))
-            heat(axes, one.values, blocks, one.colours, one.limits, one.marked)
+            block_matrix(axes, one.values, blocks, one.colours, one.limits, one.marked)
 
     return round(above + row * len(blocks) + 58), draw
 

@@ -1,35 +1,46 @@
-"""The picture of a comparison: a row an image, a column a photo or a heatmap, heads above, a colour bar a scale.
+"""A grid of pictures with texts: rows of cells under column headings, with a colour bar per scale.
 
 Rows grow with their captions, so that long class names are wrapped and never clipped or run into a neighbour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-from report.figures.canvas import QUIET, Pen, font, line_height, picture, text_width, wrap
+from report.figures.blocks import (
+    BAR,
+    CAPTION,
+    CELL_TITLE,
+    HEADER,
+    MARGIN,
+    PAD,
+    ROW_GAP,
+    SMALL,
+    SUBHEADER,
+    TITLE,
+    Block,
+    stack,
+)
+from report.figures.canvas import QUIET, Pen, line_height, text_width, wrap
 
-MARGIN = 24  # pixels around the whole picture
-GAP = 14  # between columns of one group
-GROUP_GAP = 34  # between groups of columns
-ROW_GAP = 16
-PAD = 6  # between an image and its text
-FRAME = 4  # width of a coloured frame, drawn around the image and never over it
-BAR = (240, 14)  # the colour bar, pixels
-
-TITLE, HEADER, SUBHEADER = font(15, bold=True), font(12, bold=True), font(10.5)
-CELL_TITLE, CAPTION, SMALL = font(10.5, bold=True), font(10.5), font(9.5)
+GAP = 14  # pixels between columns of one group
+GROUP_GAP = 34  # pixels between groups of columns
+FRAME = 4  # pixels of a coloured frame, drawn around the image and never over it
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of the grid: image `(H, W, 3)` uint8, any size; title above, caption below, both wrapped;
-    colour: a frame around the image, for example for a right or wrong prediction."""
+    """One picture of the grid.
+
+    image: (H, W, 3) uint8, any size.
+    title, caption: texts above and below it, wrapped.
+    colour: of a frame around the image, for example for a right or wrong prediction; None draws none.
+    """
 
     image: np.ndarray
     title: str = ""
@@ -39,7 +50,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scale:
-    """A colour bar: matplotlib's name of its colours, what they measure, and the words at its two ends."""
+    """A colour bar.
+
+    colour_map: matplotlib's name of its colours.
+    label: what they measure.
+    limits: the words at its two ends.
+    """
 
     colour_map: str = "inferno"
     label: str = "relevance, per heatmap: 0 to its maximum"
@@ -58,10 +74,16 @@ def grid(
 ) -> None:
     """Write the grid as a PNG of exactly the size its cells and texts need.
 
-    headers: (text, columns spanned) a group, from the left; subheaders: a text a column; both may be "". scales: a
-    colour bar each, one below the other. An image is scaled to fit `cell_pixels`, keeping its shape: pixel for pixel
-    where it has that size, nearest neighbour at whole multiples, bicubic otherwise. A cell may be None: its place
-    stays empty.
+    path: the file to write.
+    rows: cells from the left; the place of None stays empty.
+    headers: (text, columns spanned) per group, from the left; the text may be "".
+    subheaders: a text per column, may be "".
+    title: above the grid.
+    scales: a colour bar each, one below the other.
+    footnote: below the grid.
+    cell_pixels: the longer side of every image: shown pixel for pixel where it has that size, scaled by nearest
+        neighbour at whole multiples, bicubic otherwise.
+
     Raises ValueError when columns do not agree or an image is not (H, W, 3) uint8.
     """
     columns = len(subheaders)
@@ -78,17 +100,7 @@ def grid(
     stack(path, width, blocks)
 
 
-def stack(path: str | Path, width: int, blocks: Sequence[tuple[float, Callable[[Pen, float], None]]]) -> None:
-    """Write a picture of blocks (height in pixels, draw(pen, top)), one below the other."""
-    height = 2 * MARGIN + sum(block_height for block_height, _ in blocks)
-    with picture(path, width, height) as figure:
-        top = MARGIN
-        for block_height, draw in blocks:
-            draw(Pen(figure, width, round(height)), top)
-            top += block_height
-
-
-def _check(rows, headers, columns: int) -> None:
+def _check(rows: Sequence[Sequence[Cell | None]], headers: Sequence[tuple[str, int]], columns: int) -> None:
     spanned = sum(span for _, span in headers)
     if not rows or not columns:
         raise ValueError("grid: expected at least one row and one column")
@@ -103,7 +115,7 @@ def _check(rows, headers, columns: int) -> None:
 
 
 def _columns(headers: Sequence[tuple[str, int]], cell: int) -> tuple[list[int], int]:
-    """Left edge of each column and the picture's width, pixels."""
+    """Return the left edge of each column and the picture's width, pixels."""
     lefts, x = [], MARGIN
     for _, span in headers:
         lefts += [x + i * (cell + GAP) for i in range(span)]
@@ -112,13 +124,18 @@ def _columns(headers: Sequence[tuple[str, int]], cell: int) -> tuple[list[int], 
 
 
 class Layout:
-    """Measures blocks, stacked from the top. Each method returns (height in pixels, draw(pen, top))."""
+    """Make the blocks of a picture with columns.
 
-    def __init__(self, lefts: Sequence[int], width: int, cell: int):
+    lefts: left edge of each column, pixels.
+    width: of the picture, pixels.
+    cell: the side of a cell, pixels.
+    """
+
+    def __init__(self, lefts: Sequence[int], width: int, cell: int) -> None:
         self.lefts, self.width, self.cell = lefts, width, cell
 
-    def head(self, title: str, scales: Sequence[Scale]):
-        """Title, then the colour bars, their ends named, with what they measure beside them, or below if narrow."""
+    def head(self, title: str, scales: Sequence[Scale]) -> Block:
+        """Return title and colour bars, their ends named, with their labels beside them, or below if narrow."""
         titles = wrap(title, self.width - 2 * MARGIN, TITLE)
         firsts, lasts = ([text_width(str(scale.limits[end]), SMALL) + PAD for scale in scales] for end in (0, 1))
         bar_left = MARGIN + round(max(firsts))
@@ -147,7 +164,8 @@ class Layout:
         pen.image(left, top + round((line_height(SMALL) - BAR[1]) / 2), *BAR, colours, "nearest")
         pen.lines(left + BAR[0] + PAD, top, [last], SMALL)
 
-    def column_heads(self, headers: Sequence[tuple[str, int]], subheaders: Sequence[str]):
+    def column_heads(self, headers: Sequence[tuple[str, int]], subheaders: Sequence[str]) -> Block:
+        """Return headers over groups of columns, and subheaders over columns."""
         spans, column = [], 0
         for text, span in headers:
             left, right = self.lefts[column], self.lefts[column + span - 1] + self.cell
@@ -169,12 +187,13 @@ class Layout:
 
         return round(height), draw
 
-    def row(self, cells: Sequence[Cell | None]):
+    def row(self, cells: Sequence[Cell | None]) -> Block:
+        """Return one row of cells with their texts, as high as the longest text."""
         present = [(left, cell) for left, cell in zip(self.lefts, cells) if cell is not None]
         titles = [wrap(cell.title, self.cell, CELL_TITLE) for _, cell in present]
         captions = [wrap(cell.caption, self.cell, CAPTION) for _, cell in present]
-        above = max(map(len, titles), default=0) * line_height(CELL_TITLE)
-        above = round(above + PAD if above else FRAME)
+        title_lines = max(map(len, titles), default=0)
+        above = round(title_lines * line_height(CELL_TITLE) + PAD if title_lines else FRAME)
         below = max(map(len, captions), default=0) * line_height(CAPTION) + PAD
         height = above + self.cell + below + ROW_GAP
 
@@ -183,7 +202,7 @@ class Layout:
                 middle = left + self.cell / 2
                 start = top + above - PAD - len(title) * line_height(CELL_TITLE)
                 pen.lines(middle, start, title, CELL_TITLE, "center")
-                self._image(pen, cell, left, top + above)
+                self._image(pen, cell, left, round(top) + above)
                 pen.lines(middle, top + above + self.cell + PAD, caption, CAPTION, "center")
 
         return round(height), draw
@@ -198,7 +217,8 @@ class Layout:
         if cell.colour:
             pen.frame(left, top, width, height, cell.colour, FRAME)
 
-    def foot(self, text: str):
+    def foot(self, text: str) -> Block:
+        """Return the footnote."""
         lines = wrap(text, self.width - 2 * MARGIN, SMALL)
         height = round(len(lines) * line_height(SMALL))
         return height, lambda pen, top: pen.lines(MARGIN, top, lines, SMALL, colour=QUIET)

@@ -1,4 +1,4 @@
-"""Perturbation curves as a figure: how probability falls as patches are removed in the order of a map.
+"""Perturbation curves: how probability falls as patches are removed in the order of a relevance map.
 
 Letters: S training seeds, N images, T steps of removal from none to all.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from report.figures.canvas import MARKERS, PALETTE, QUIET, Pen, house_style, line_height, wrap
-from report.figures.grid import CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
-from report.figures.text_blocks import Block, key, paragraph
+from report.figures.blocks import CELL_TITLE, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Block, key, paragraph, stack
+from report.figures.canvas import MARKERS, PALETTE, QUIET, Pen, figure_style, line_height, wrap
 
 WIDTH, PANEL_HEIGHT = 1100, 360  # pixels
 BESIDE, BELOW = 62, 54  # left of a panel for the numbers of its axis, below it for axis and label
@@ -28,8 +28,12 @@ PANELS = (
 
 @dataclass(frozen=True)
 class RunCurves:
-    """One method's probabilities (0 to 1) of the target at each step, `(S, N, T)` each, as `evaluation.metrics.faithfulness` gives
-    them for one target; random: with the same model, patches removed in random order, or None."""
+    """One method's probabilities (0 to 1) of the target at each step, (S, N, T) each.
+
+    label: the method's name.
+    morf, lerf: the most and the least relevant patches removed first.
+    random: with the same model, patches removed in random order; None where this was not measured.
+    """
 
     label: str
     morf: np.ndarray
@@ -37,7 +41,7 @@ class RunCurves:
     random: np.ndarray | None = None
 
 
-@house_style()
+@figure_style()
 def removal_curves(
     path: str | Path,
     fractions: np.ndarray,
@@ -46,12 +50,19 @@ def removal_curves(
     target: str = "the true class",
     note: str = "",
 ) -> None:
-    """Draw mean probability (%) against the share of patches removed (%), a panel an order, a line and band a run;
-    random orders as lines alone, whose bands would hide the others'.
+    """Draw mean probability (%) against the share of patches removed (%).
 
-    fractions: (T,) share removed, ascending. Bands are 95 % intervals of the mean over images at each step (see
-    `mean_band`). note: a sentence for the foot, such as what takes the place of removed patches. Raises ValueError
-    without runs, or when shapes do not agree.
+    A panel per order, a line and band per run; random orders are lines alone, as their bands would hide the others'.
+    Bands are 95 % intervals of the mean over images at each step (see `mean_band`).
+
+    path: the file to write.
+    fractions: (T,) share removed, ascending.
+    runs: the curves, with the same seeds and images.
+    title: above the panels.
+    target: whose probability it is, the label of the y axis.
+    note: a sentence for the foot, such as the imputation of removed patches.
+
+    Raises ValueError without runs, or when shapes do not agree.
     """
     _check(fractions, runs)
     entries = {run.label: Line2D([], [], color=colour, marker=marker) for run, colour, marker in _styled(runs)}
@@ -76,15 +87,19 @@ def removal_curves(
 
 
 def mean_band(curves: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over images and its interval at each step, `(T,)` each, of curves `(S, N, T)`.
+    """Return the mean over images and its interval at each step, (T,) each: mean, low, high.
 
     Seeds are averaged image by image first, and an image with a value that is not finite is left out. Interval:
     Student's t over images, cut to the range of a probability; NaN for fewer than two images.
+
+    curves: (S, N, T).
+    confidence: of the interval.
     """
     curves = np.asarray(curves, dtype=np.float64).mean(0)
     curves = curves[np.isfinite(curves).all(1)]
     if len(curves) < 2:
-        return (curves[0] if len(curves) else np.full(curves.shape[1], np.nan)), *[np.full(curves.shape[1], np.nan)] * 2
+        missing = np.full(curves.shape[1], np.nan)
+        return curves[0] if len(curves) else missing, missing, missing
     mean = curves.mean(0)
     half = stats.t.ppf(0.5 + confidence / 2, len(curves) - 1) * stats.sem(curves)
     return mean, np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
@@ -115,7 +130,7 @@ def _panels(fractions: np.ndarray, runs: Sequence[RunCurves], target: str) -> Bl
     return above + PANEL_HEIGHT + BELOW, draw
 
 
-def _curve(axes: Axes, fractions: np.ndarray, curves: np.ndarray, colour: str, **line) -> None:
+def _curve(axes: Axes, fractions: np.ndarray, curves: np.ndarray, colour: str, **line: Any) -> None:
     mean, low, high = (100 * values for values in mean_band(curves))
     axes.fill_between(100 * fractions, low, high, color=colour, alpha=0.16, linewidth=0)
     axes.plot(100 * fractions, mean, color=colour, **line)

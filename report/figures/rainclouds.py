@@ -1,4 +1,4 @@
-"""Paired differences as raincloud plots: density, quartiles, a dot an image, the mean with its interval at the bottom.
+"""Paired differences as raincloud plots: density, quartiles, a dot per image, and the mean with its interval.
 
 Source: Allen et al. 2019, Raincloud plots, Wellcome Open Research 4. Letters: S training seeds, N images.
 """
@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from common.tables import estimate, number, p_text
-from evaluation.statistics.verdicts import Measured, agreement
-from report.figures.canvas import INK, PALETTE, QUIET, Pen, house_style, line_height, literal, wrap
-from report.figures.grid import CAPTION, HEADER, MARGIN, PAD, ROW_GAP, SMALL, TITLE, stack
-from report.figures.text_blocks import Block, key, paragraph
+from report.figures.blocks import CAPTION, HEADER, MARGIN, PAD, ROW_GAP, SMALL, TITLE, Block, key, paragraph, stack
+from report.figures.canvas import INK, PALETTE, QUIET, Pen, figure_style, line_height, literal, wrap
 
-WIDTH, NAMES, FIGURES = 1100, 210, 236  # pixels: the figure, the names left of the axes, the numbers right of them
+WIDTH, NAMES, FACTS = 1100, 210, 236  # pixels: the figure, the names left of the axes, the facts right of them
 CLOUD = 118  # pixels of one comparison
 AXIS = 46  # pixels below the axes for numbers and label
 # Heights within a comparison, in shares of CLOUD from its middle, upwards.
@@ -31,34 +29,53 @@ DENSITY, BOX, RAIN, MEAN = (0.08, 0.46), 0.02, (-0.24, -0.05), -0.36
 
 @dataclass(frozen=True)
 class Cloud:
-    """One comparison of two methods by one metric: differences `(N,)`, first minus second, averaged over seeds (NaN:
-    no value), and `measured`, as `verdicts.measure` gives it for the same figures."""
+    """One comparison of two methods by one metric, first minus second.
+
+    label: which methods.
+    differences: (N,) averaged over seeds; NaN where an image has no value.
+    mean, low, high: mean over images and its 95 % interval; NaN where there is none.
+    seeds: each training seed's mean difference.
+    facts: texts beside it, so that nobody has to read numbers off an axis; each starts on a line of its own.
+    """
 
     label: str
     differences: np.ndarray
-    measured: Measured
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+    facts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A panel: what is measured, the unit of the differences (the label of the x axis), and its comparisons."""
+    """A panel of comparisons by one metric.
+
+    title: what is measured.
+    unit: of the differences, the label of the x axis.
+    clouds: from the top.
+    """
 
     title: str
     unit: str
     clouds: Sequence[Cloud]
 
 
-@house_style()
+@figure_style()
 def rainclouds(path: str | Path, metrics: Sequence[Metric], title: str, note: str = "") -> None:
     """Draw every metric as a panel with an axis of its own, 1100 pixels wide, its comparisons one below the other.
 
-    A label stands for the same comparison, and has the same colour, in every panel. Raises ValueError without metrics.
+    path: the file to write.
+    metrics: a panel each; a label stands for the same comparison, and has the same colour, in every panel.
+    title, note: above and below the panels.
+
+    Raises ValueError without metrics.
     """
     if not metrics:
         raise ValueError("rainclouds: expected at least one metric, got none")
     labels = list(dict.fromkeys(cloud.label for metric in metrics for cloud in metric.clouds))
     colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
-    several = any(len(cloud.measured.seeds.differences) > 1 for metric in metrics for cloud in metric.clouds)
+    several = any(len(cloud.seeds) > 1 for metric in metrics for cloud in metric.clouds)
     stack(
         path,
         WIDTH,
@@ -71,8 +88,8 @@ def rainclouds(path: str | Path, metrics: Sequence[Metric], title: str, note: st
     )
 
 
-def _entries(several: bool) -> dict:
-    entries = {
+def _entries(several: bool) -> dict[str, Artist]:
+    entries: dict[str, Artist] = {
         "density over images": Patch(facecolor=QUIET, alpha=0.35),
         "quartiles and median": Patch(facecolor="white", edgecolor=QUIET),
         "an image": Line2D([], [], color=QUIET, marker="o", markersize=4, linestyle=""),
@@ -81,7 +98,7 @@ def _entries(several: bool) -> dict:
     return entries | ({"a training seed's mean": _seed_marker([], [])} if several else {})
 
 
-def _seed_marker(x, y) -> Line2D:
+def _seed_marker(x: Sequence[float], y: Sequence[float]) -> Line2D:
     return Line2D(x, y, color=INK, marker="|", markersize=11, markeredgewidth=1.6, linestyle="")
 
 
@@ -89,15 +106,15 @@ def _panel(metric: Metric, colours: dict[str, str]) -> Block:
     heading = wrap(metric.title, WIDTH - 2 * MARGIN, HEADER)
     above = len(heading) * line_height(HEADER) + PAD
     names = [wrap(cloud.label, NAMES - ROW_GAP, CAPTION) for cloud in metric.clouds]
-    figures = [_figures(cloud.measured) for cloud in metric.clouds]
-    lines = max((len(texts) for texts in (*names, *figures)), default=0)
+    facts = [[line for fact in cloud.facts for line in wrap(fact, FACTS - ROW_GAP, SMALL)] for cloud in metric.clouds]
+    lines = max((len(texts) for texts in (*names, *facts)), default=0)
     row = max(CLOUD, round(lines * line_height(CAPTION)) + PAD)
 
     def draw(pen: Pen, top: float) -> None:
         pen.lines(MARGIN, top, heading, HEADER)
-        left, right = MARGIN + NAMES, WIDTH - MARGIN - FIGURES
+        left, right = MARGIN + NAMES, WIDTH - MARGIN - FACTS
         axes = pen.axes(left, top + above, right - left, row * len(metric.clouds))
-        for index, (cloud, name, texts) in enumerate(zip(metric.clouds, names, figures)):
+        for index, (cloud, name, texts) in enumerate(zip(metric.clouds, names, facts)):
             middle = top + above + (index + 0.5) * row
             pen.lines(MARGIN, middle - len(name) * line_height(CAPTION) / 2, name, CAPTION)
             pen.lines(right + ROW_GAP, middle - len(texts) * line_height(SMALL) / 2, texts, SMALL)
@@ -105,18 +122,6 @@ def _panel(metric: Metric, colours: dict[str, str]) -> Block:
         _finish(axes, metric)
 
     return above + row * len(metric.clouds) + AXIS + ROW_GAP, draw
-
-
-def _figures(m: Measured) -> list[str]:
-    """Numbers beside a cloud, so that nobody has to read them off an axis."""
-    dropped = f" ({m.n_dropped} without a value)" if m.n_dropped else ""
-    texts = [
-        f"mean {estimate(m.difference, m.low, m.high)}",
-        f"{m.n} images{dropped}, {m.test} {p_text(m.p_value)}",
-        agreement(m.seeds),
-        f"smallest detectable: {number(m.smallest_detectable)}",
-    ]
-    return [line for text in texts for line in wrap(text, FIGURES - ROW_GAP, SMALL)]
 
 
 def _cloud(axes: Axes, cloud: Cloud, middle: float, colour: str) -> None:
@@ -151,16 +156,15 @@ def _cloud(axes: Axes, cloud: Cloud, middle: float, colour: str) -> None:
             alpha=0.45,
             linewidths=0,
         )
-    m = cloud.measured
-    if np.isfinite(m.difference):
-        axes.plot([m.low, m.high], [middle + MEAN] * 2, color=INK, linewidth=3, solid_capstyle="butt")
-        axes.plot([m.difference], [middle + MEAN], color=INK, marker="D", markersize=5, linestyle="")
-    if len(m.seeds.differences) > 1:
-        axes.add_line(_seed_marker(m.seeds.differences, [middle + MEAN] * len(m.seeds.differences)))
+    if np.isfinite(cloud.mean):
+        axes.plot([cloud.low, cloud.high], [middle + MEAN] * 2, color=INK, linewidth=3, solid_capstyle="butt")
+        axes.plot([cloud.mean], [middle + MEAN], color=INK, marker="D", markersize=5, linestyle="")
+    if len(cloud.seeds) > 1:
+        axes.add_line(_seed_marker(cloud.seeds, [middle + MEAN] * len(cloud.seeds)))
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Heights in [0, 1] that spread neighbours evenly and the same way each time: the golden ratio's sequence."""
+    """Return heights in [0, 1] that spread neighbours evenly and reproducibly: the golden ratio's sequence."""
     heights = np.empty(len(values))
     heights[np.argsort(values, kind="stable")] = (np.arange(len(values)) * 0.6180339887498949) % 1
     return heights
