@@ -19,8 +19,8 @@ from data.datasets import ImageData, load_data
 from data.transforms import drawing_size
 from explain import COMPARISON_METHOD, DEFAULT_METHOD, METHODS, find_method
 from explain.targets import CONTRASTS
-from models.backbone import BackboneSpec, data_config
-from models.external import Hints
+from models.backbone import data_config
+from models.options import BackboneSpec, ExternalOptions
 
 CACHE = Path("results/cache")
 CONTINUES = "the same command continues after the last finished step"
@@ -131,9 +131,9 @@ def add_elsewhere(to: argparse.ArgumentParser) -> None:
     )
 
 
-def hints_of(args: argparse.Namespace) -> Hints:
+def hints_of(args: argparse.Namespace) -> ExternalOptions:
     """Return what the command line says about models trained elsewhere."""
-    return Hints(args.model, args.weights, args.image_size, args.class_names)
+    return ExternalOptions(args.model, args.weights, args.image_size, args.class_names)
 
 
 def add_relevance(

@@ -1,180 +1,218 @@
-"""What runs say about the same images, in numbers: image by image, by block and head, and in short."""
+"""Several runs on the same images: one table from which the wide CSV, the summaries and the pictures are made.
 
-from collections.abc import Callable, Sequence
+Letters: N images, T targets, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from common.tables import columns_of, percent
-from data.datasets import Split
-from data.transforms import prepared_masks
-from evaluation.explained import INPUT_NOISE, OTHER, TRUE, Chosen, Explained
-from evaluation.metrics.maps import cosine, entropy, mass, patch_coverage, rank_accuracy, spearman
-from evaluation.statistics.paired import single
-from explain import METHODS
-from models.runs import Run
-from report.figures.layers import LayerMeans, layer_means
+from evaluation.images import Images
+from evaluation.maps import StoredMaps
+from evaluation.measurement_cache import MeasurementCache, Task
+from evaluation.measurements import CHUNK
+from evaluation.metrics.similarity import cosine, spearman
+from evaluation.observations import Observation
+from evaluation.options import AUTO, DISTRACTOR, RANDOM, RUNNER_UP
+from evaluation.statistics.paired import Mean, single
+from evaluation.subjects import Subject
+from explain.registry import RelevanceOptions
 
-CHUNK = 256  # maps that are measured at a time
-REGIONS = ("evidence", "players", "people and the ball", "surface", "distractor")
-NUMERIC = {"probability", "spearman", "cosine", "entropy", "noise", "share", "area", "ratio", "rank"}  # column prefixes
+TO_FIRST = "to_first_run"
+# What stands before the target in a wide column whose target is the true class, the usual one.
+FEW_TARGETS = ("share", "area", "ratio", "rank_accuracy", "pointing", "outside")
 
 
-def heads_add_up(method: str) -> bool:
-    """Tell whether the relevance of all heads of all blocks (`layers`) is the method's map.
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run's part of a comparison.
 
-    It is where a map is made block by block of what heads add; these maps are unsigned. Signed maps are input times
-    gradient: a head has what it carries away from each patch on the way down, and there are other ways down.
+    subject: the run and its images.
+    stored: its maps, targets and probabilities.
+    observations: what was measured of it on these images.
+    second: (N,) int64, the column of `stored.targets.classes` that the second heatmap shows.
+    second_is: (N,) str, the target's name: random, runner-up or distractor.
     """
-    return not METHODS[method].signed
+
+    subject: Subject
+    stored: StoredMaps
+    observations: tuple[Observation, ...]
+    second: np.ndarray
+    second_is: np.ndarray
+
+    @property
+    def label(self) -> str:
+        """The run's name among those compared."""
+        return self.subject.label
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Whether the true class is predicted, (N,) bool; None where the run's classes are its own."""
+        return None if self.subject.own_classes else self.stored.predicted == self.stored.targets.classes[:, 0]
+
+    def shown(self) -> np.ndarray:
+        """Return the two classes whose heatmaps a picture shows, (N, 2) int64."""
+        classes = self.stored.targets.classes
+        return np.stack([classes[:, 0], np.take_along_axis(classes, self.second[:, None], 1)[:, 0]], axis=1)
+
+    def name(self, index: int) -> str:
+        """Return the name of one of the run's classes."""
+        return self.subject.run.class_names[int(index)]
 
 
-def heads_note(method: str) -> str:
-    """Return what a head's relevance is, by one method, as a figure's footnote says it."""
-    if heads_add_up(method):
-        return (
-            "A head's relevance is what it adds to the map: all heads of all blocks add up to it (where tokens are "
-            "averaged, to the map less their even start)."
-        )
-    return (
-        "A head's relevance is what it carries away from each patch to where it mixes values. It does not add up to "
-        "the map: skip connections and MLPs carry the rest, and what one block carries, another may carry again."
-    )
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs on the same N images.
 
-
-def layer_statistics(runs: Sequence[Run], results: Sequence[Explained]) -> tuple[list[LayerMeans], LayerMeans | None]:
-    """Return every run's mean shares by block and head, and the mean difference of the last run to the first.
-
-    Differences are taken image by image; None where the two runs have other blocks or numbers of heads.
+    runs: the runs; differences are taken from the first.
+    images: the images, as the first run's model takes them.
+    method: the relevance method.
     """
-    names = [layer_names(run.model, result.shares.shape[2]) for run, result in zip(runs, results)]
-    means = [layer_means(result.label, blocks, result.shares) for blocks, result in zip(names, results)]
-    first, last = results[0], results[-1]
-    if names[0] != names[-1] or first.shares.shape != last.shares.shape:
-        return means, None
-    return means, layer_means(f"{last.label} minus {first.label}", names[0], last.shares - first.shares)
+
+    runs: tuple[ComparedRun, ...]
+    images: Images
+    method: RelevanceOptions
+
+    @property
+    def distracted(self) -> np.ndarray:
+        """Whether an image shows a distractor, (N,) bool."""
+        return np.any([one.stored.targets.distracted for one in self.runs], axis=0)
 
 
-def layer_names(model: torch.nn.Module, count: int) -> list[str]:
-    """Return the last `count` layers' names: blocks as timm counts them, then attention pooling, if there is one."""
-    names = [str(i) for i in range(len(model.blocks))] + (["pool"] if model.attn_pool is not None else [])
-    return names[-count:]
+def compare_runs(
+    subjects: Sequence[Subject], cache: MeasurementCache, second: str = AUTO, measurements: Sequence[str] = ("maps",)
+) -> Comparison:
+    """Measure several runs on the same images, or read what is stored.
 
-
-def rows_of(results: Sequence[Explained], runs: Sequence[Run], split: Split, chosen: Chosen) -> list[dict]:
-    """Return one row for each image and run, for comparison.csv; `chosen` holds the data's own targets.
-
-    Columns named after the true class are about the class explained first, `explained`, which is another one only
-    where a model has classes of its own; that model has no probability of the true class.
+    subjects: the runs; all with the same options, images and data.
+    cache: where measurements are stored.
+    second: what the second heatmap shows, a name in `targets.SECOND`.
+    measurements: what is measured, names of MEASURES.
     """
+    method, runs = subjects[0].options.relevance[0], []
+    for subject in subjects:
+        stored = cache.maps(subject, method)
+        rows = [row for name in measurements for row in cache.measured(subject, Task(name, method))]
+        if runs:
+            rows += _to_first(subject, stored, runs[0].stored, method.method)
+        runs.append(ComparedRun(subject, stored, tuple(rows), *stored.targets.second(second)))
+    return Comparison(tuple(runs), subjects[0].images(subjects[0].options.images), method)
+
+
+def _to_first(subject: Subject, stored: StoredMaps, first: StoredMaps, name: str) -> list[Observation]:
+    """Measure the similarity of a run's first map of each image to the first run's; nothing for other grids."""
+    if stored.maps.shape[2:] != first.maps.shape[2:]:
+        return []
+    names, found = subject.images(subject.options.images).names, {}
+    for metric, measure in (("spearman", spearman), ("cosine", cosine)):
+        starts = range(0, len(names), CHUNK)
+        parts = [measure(stored.maps[i : i + CHUNK, 0], first.maps[i : i + CHUNK, 0]) for i in starts]
+        found[metric] = np.concatenate(parts)
+    return list(subject.rows(names, name, TO_FIRST, found))
+
+
+# ---- one row per image and run
+
+
+def wide_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one row for each run and image, for comparison.csv.
+
+    A column is named after metric and target, such as `entropy_random`, or after metric and region, such as
+    `share_evidence`. Columns named `true` are about the class explained first: where a model has classes of its own,
+    that is the predicted class, and the columns `correct` and `probability_true` are empty.
+    """
+    return [row for one in comparison.runs for row in _rows_of(one, comparison)]
+
+
+def _rows_of(one: ComparedRun, comparison: Comparison) -> list[dict[str, Any]]:
+    names, labels = comparison.images.names, comparison.images.labels
+    values: dict[str, dict[str, float]] = {name: {} for name in names}
+    for seen in one.observations:
+        if (column := column_of(seen, one.stored.targets.first)) is not None:
+            values[seen.image][column] = seen.value
+    shown, own = one.shown(), one.subject.own_classes
     rows = []
-    for result, run in zip(results, runs):
-        shares = region_shares(result, run, split, result.chosen)
-        first, true, other = results[0].maps[:, TRUE], result.maps[:, TRUE], result.maps[:, OTHER]
-        comparable = first.shape == true.shape
-        columns = {
-            "spearman_true_other": in_chunks(spearman, true, other),
-            "cosine_true_other": in_chunks(cosine, true, other),
-            "spearman_to_first_run": in_chunks(spearman, true, first) if comparable else None,
-            "cosine_to_first_run": in_chunks(cosine, true, first) if comparable else None,
-            "entropy_true": in_chunks(entropy, true),
-            "entropy_other": in_chunks(entropy, other),
-            "noise_true": result.noise[:, TRUE],
-            "noise_other": result.noise[:, OTHER],
-        }
-        for i, index in enumerate(chosen.indices):
-            first_class, other_class = result.chosen.targets[i]
-            own = result.chosen.own
-            rows.append(
-                {
-                    "image": split.name(int(index)),
-                    "run": result.label,
-                    "true": chosen.names[i, TRUE],
-                    "explained": result.chosen.names[i, TRUE],
-                    "other": result.chosen.names[i, OTHER],
-                    "other_is_distractor": int(result.chosen.distracted[i]),
-                    "predicted": result.chosen.class_names[result.predicted[i]],
-                    "correct": None if own else int(result.correct[i]),
-                    "probability_true": None if own else result.probability[i, first_class],
-                    "probability_other": result.probability[i, other_class],
-                    **{name: None if values is None else values[i] for name, values in columns.items()},
-                    **shares[i],
-                }
-            )
-    return rows
-
-
-def in_chunks(measure: Callable[..., np.ndarray], *maps: np.ndarray) -> np.ndarray:
-    """Return a measure (N,) of maps (N, grid_h, grid_w) that lie in files, of which it reads some at a time."""
-    starts = range(0, len(maps[0]), CHUNK)
-    return np.concatenate([measure(*(one[start : start + CHUNK] for one in maps)) for start in starts])
-
-
-def regions_of(split: Split, index: int, config: dict) -> dict[str, np.ndarray]:
-    """Return an image's REGIONS as a model sees them, name -> bool (H, W), as far as they are known and not empty."""
-    masks = prepared_masks(split.masks(index) or {}, config)
-    if "players" in masks:
-        masks["people and the ball"] = masks["players"] | masks["evidence"]
-    return {region: masks[region] for region in REGIONS if region in masks and masks[region].any()}
-
-
-def region_shares(result: Explained, run: Run, split: Split, chosen: Chosen) -> list[dict]:
-    """Return where the positive relevance of images with masks lies: share, area and their ratio for each region."""
-    rows, grid_size = [], result.maps.shape[-2:]
-    for i, index in enumerate(chosen.indices):
-        row: dict = {}
-        regions = regions_of(split, int(index), run.config["data_config"])
-        for region, mask in regions.items():
-            coverage, key = patch_coverage(mask, grid_size), region.replace(" ", "_")
-            share, area = float(mass(result.maps[i, TRUE], coverage)), float(coverage.mean())
-            row |= {f"share_{key}": share, f"area_{key}": area, f"ratio_{key}": share / area}
-        if "evidence" in regions:
-            heat = result.heatmaps(i, regions["evidence"].shape).numpy()
-            row["rank_accuracy_evidence"] = float(rank_accuracy(heat[TRUE], regions["evidence"]))
-        if chosen.distracted[i]:
-            coverage = patch_coverage(regions["distractor"], grid_size)
-            row["share_distractor_for_its_class"] = float(mass(result.maps[i, OTHER], coverage))
-        rows.append(row)
-    return rows
-
-
-def summaries(runs, results, rows: list[dict]) -> list[dict]:
-    """Return, for each run, its accuracy and the mean of every number over the images, with 95 % intervals."""
-    summary = []
-    for run, result in zip(runs, results):
-        part = [row for row in rows if row["run"] == result.label]
-        numeric = [key for key in columns_of(part) if key.split("_")[0] in NUMERIC]  # some columns only some rows have
-        means = {key: single([np.nan if row.get(key) is None else row[key] for row in part]) for key in numeric}
-        median = {key: finite_median([row[key] for row in part]) for key in ("noise_true", "noise_other")}
-        right = None if result.correct is None else float(result.correct.mean())
-        summary.append(
+    for i, name in enumerate(names):
+        found = values[name]
+        rows.append(
             {
-                "label": result.label,
-                "folder": str(run.folder),
-                "accuracy": run.summary.get("accuracy"),
-                "accuracy_explained": right,
+                "image": name,
+                "run": one.label,
+                "true": one.subject.data.class_names[int(labels[i])],
+                "explained": one.name(shown[i, 0]),
+                "second": one.name(shown[i, 1]),
+                "second_is": str(one.second_is[i]),
+                "predicted": one.name(one.stored.predicted[i]),
+                "correct": None if own else int(found.pop("correct")),
+                "probability_true": None if own else found.pop("probability_true"),
+                "probability_second": one.stored.probability[i, shown[i, 1]],
+                **{key: value for key, value in found.items() if key not in ("correct", "probability_true")},
+            }
+        )
+    return rows
+
+
+def column_of(seen: Observation, first: str) -> str | None:
+    """Return the wide column of an observation, or None for one that has none."""
+    if seen.metric == "correct":
+        return "correct"
+    if seen.place and seen.metric in FEW_TARGETS:
+        region = seen.place.replace(" ", "_")
+        return f"{seen.metric}_{region}" + ("_for_its_class" if seen.target == DISTRACTOR else "")
+    target = {first: "true", RANDOM: "random", RUNNER_UP: "runner_up"}.get(seen.target, seen.target)
+    return None if seen.place else f"{seen.metric}_{target}"
+
+
+# ---- summaries
+
+
+def summaries(comparison: Comparison, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each run its accuracy and the mean of every number over images, with 95 % intervals.
+
+    rows: those of `wide_rows`.
+    """
+    found = []
+    for one in comparison.runs:
+        part = [row for row in rows if row["run"] == one.label]
+        columns = dict.fromkeys(key for row in part for key, value in row.items() if isinstance(value, float))
+        means = {key: single([_number(row.get(key)) for row in part]) for key in columns}
+        median = {
+            key: _finite_median([_number(row.get(key)) for row in part]) for key in columns if key == "noise_true"
+        }
+        found.append(
+            {
+                "label": one.label,
+                "folder": str(one.subject.run.folder),
+                "accuracy": one.subject.run.summary.get("accuracy"),
+                "accuracy_explained": None if one.correct is None else float(one.correct.mean()),
                 "means": means,
                 "median_noise": median,
             }
         )
-        print(f"{result.label}: {describe(means, median)}")
-    return summary
+    return found
 
 
-def finite_median(values: Sequence[float]) -> float:
-    """Return the median of the values that are numbers; NaN where there is none."""
+def region_means(
+    rows: Sequence[dict[str, Any]], labels: Sequence[str], regions: Sequence[str]
+) -> dict[str, dict[str, Mean]]:
+    """Return region -> run -> mean ratio of relevance to area, for the regions that some image has."""
+    found: dict[str, dict[str, Mean]] = {}
+    for region in regions:
+        key = f"ratio_{region.replace(' ', '_')}"
+        if any(key in row for row in rows):  # an image may lack a region, or all masks
+            found[region] = {
+                label: single([_number(row.get(key)) for row in rows if row["run"] == label]) for label in labels
+            }
+    return found
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _finite_median(values: Sequence[float]) -> float:
     kept = np.asarray(values, dtype=np.float64)
     kept = kept[np.isfinite(kept)]
     return float(np.median(kept)) if len(kept) else float("nan")
-
-
-def describe(means: dict, median: dict) -> str:
-    """Return one line about a run: likeness of its maps, their entropy, and their own noise beside it."""
-    true, noise = means["probability_true"], means["noise_true"]
-    zero = f"; {noise.n_dropped} of {noise.n + noise.n_dropped} maps are 0 and left out" if noise.n_dropped else ""
-    return (
-        ("own classes" if not true.n else f"true class {percent(true.mean)}") + f", likeness of the two maps "
-        f"{means['spearman_true_other'].mean:.3f} (Spearman), entropy of the other class's map "
-        f"{means['entropy_other'].mean:.3f}, {INPUT_NOISE:g} input noise moves maps by "
-        f"{percent(median['noise_true'], 2)} (median{zero})"
-    )

@@ -1,128 +1,170 @@
-"""Measurements kept beside the runs, and made again only where something that they depend on has changed.
+"""Measurements stored beside the runs, and computed again only where something that they depend on has changed.
 
-They belong to a model's weights, not to a run: runs that came out equal, as a linear probe's seeds do, share them.
+They belong to a model's weights, not to a run: runs with equal weights, such as a linear probe's seeds, share them.
 """
 
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from common import processes
 from common.files import atomic
 from common.tables import write_json
-from evaluation.comparison import layer_names
-from evaluation.measurements import DEPTH_VERSION, MEASUREMENTS, Subject, compare_depth
+from evaluation.depth import DEPTH_VERSION, compare_depth, depth_run_of
+from evaluation.maps import StoredMaps, files_of, store_maps
+from evaluation.measurements import MEASURES, Asked
 from evaluation.observations import Observation, read_results, write_results
+from evaluation.options import MeasurementOptions
 from evaluation.statistics.depth import DepthRun
+from evaluation.subjects import Subject
+from explain.registry import RelevanceOptions
 from models.runs import read_json
 
-FOLDER = "measures"  # beside the runs' folders
+FOLDER = "measurements"  # in the folder that a command writes to
 
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement of one run on one split by one relevance method; `removal` where it removes patches."""
+    """One measurement of one run on one split by one relevance method.
+
+    measurement: a name of MEASURES.
+    method: the relevance method.
+    imputation: what replaces removed patches, for faithfulness.
+    """
 
     measurement: str
-    relevance: str
-    removal: str = ""
+    method: RelevanceOptions
+    imputation: str = ""
 
     def __str__(self) -> str:
-        return f"{self.measurement} of {self.relevance}" + (
-            f", removed patches: {self.removal}" if self.removal else ""
-        )
+        imputed = f", imputation {self.imputation}" if self.imputation else ""
+        return f"{self.measurement} of {self.method.method}{imputed}"
 
 
-def tasks(metrics: list[str], relevances: list[str], removals: list[str]) -> list[Task]:
-    """What is measured of a run on `val`. metrics: all, quick, or names of MEASUREMENTS; maps are always among them,
-    and perturbation by `random` is the baseline."""
-    chosen = {"all": list(MEASUREMENTS), "quick": [name for name, one in MEASUREMENTS.items() if one.quick]}
-    wanted = {"maps", *(name for given in metrics for name in chosen.get(given, [given]))}
+def tasks(options: MeasurementOptions) -> list[Task]:
+    """Return all tasks for one run; faithfulness of `random` maps is among them, as the baseline."""
     found = []
-    for name in (one for one in MEASUREMENTS if one in wanted):
-        if name == "perturbation":
-            found += [
-                Task(name, one, removal) for removal in removals for one in dict.fromkeys([*relevances, "random"])
-            ]
+    for name in options.measurements:
+        if name == "faithfulness":
+            methods = list(dict.fromkeys([*options.relevance, RelevanceOptions("random")]))
+            found += [Task(name, one, imputation) for imputation in options.imputations for one in methods]
         else:
-            found += [Task(name, one) for one in relevances]
+            found += [Task(name, one) for one in options.relevance]
     return found
 
 
-def measured(subject: Subject, task: Task) -> tuple[list[Observation], Path]:
-    """Return one measurement of one run, from where it is kept if nothing it depends on has changed.
+@dataclass(frozen=True)
+class MeasurementCache:
+    """Stored measurements of any number of models.
 
-    The path is of what it keeps beside: the maps, for `maps`.
+    folder: where they are; each model has a folder of its own there, named by the hash of its content.
     """
-    one, table = MEASUREMENTS[task.measurement], _file(subject, task, ".csv")
-    keep, card, settings = table.with_suffix(".npz"), table.with_suffix(".json"), _card(subject, task)
-    if not is_measured(subject, task):
-        card.unlink(missing_ok=True)
-        extra = [task.removal] if task.removal else []
-        write_results(table, one.compute(subject, task.relevance, keep, *extra))
-        write_json(card, settings)  # it says that the rest is there, and comes last
-    names = {"data": Path(subject.data.name).name, "method": subject.method, "seed": subject.run.config["seed"]}
-    return [replace(row, **names) for row in read_results(table)], keep
+
+    folder: Path
+
+    def measured(self, subject: Subject, task: Task) -> list[Observation]:
+        """Return one measurement of one run, stored or computed now, by all processes together.
+
+        The observations carry the names of this subject's data, method and seed.
+        """
+        if not processes.first_says(lambda: self.holds(subject, task)):
+            self._measure(subject, task)
+        about = {
+            "data": Path(subject.data.name).name,
+            "method": subject.label,
+            "seed": subject.run.config.seed,
+        }
+        return [replace(row, **about) for row in read_results(self._file(subject, task, ".csv"))]
+
+    def maps(self, subject: Subject, method: RelevanceOptions) -> StoredMaps:
+        """Return a run's maps by one method, stored or computed now."""
+        task = Task("maps", method)
+        path = self._file(subject, task, ".npy")
+        if not processes.first_says(lambda: self._holds_maps(subject, task)):
+            card = path.with_suffix(".maps.json")
+            processes.first_says(lambda: card.unlink(missing_ok=True))
+            stored = store_maps(subject, method, path)
+            processes.first_says(lambda: write_json(card, self._card(subject, task)))
+            return stored
+        return StoredMaps.load(path)
+
+    def holds(self, subject: Subject, task: Task) -> bool:
+        """Tell whether a measurement is stored and still that of this run, these images and these settings."""
+        card, table = self._file(subject, task, ".json"), self._file(subject, task, ".csv")
+        whole = card.is_file() and table.is_file() and read_json(card) == self._card(subject, task)
+        return whole and (task.measurement != "maps" or self._holds_maps(subject, task))
+
+    def depth(self, before: Subject, after: Subject, method: RelevanceOptions | None) -> tuple[DepthRun, DepthRun]:
+        """Return attention, features and relevance by depth, before and after fine-tuning; stored with `after`.
+
+        method: the relevance method that tells blocks apart; None leaves relevance out.
+        """
+        name = "none" if method is None else _name_of(method)
+        arrays = self._folder(after) / f"{after.split_name}-depth-{name}.npz"
+        card = arrays.with_suffix(".json")
+        settings = {"before": before.content_hash, "after": after.content_hash, **_images(after)}
+        settings |= {"images": after.options.expensive_images, "version": DEPTH_VERSION}
+        if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
+            card.unlink(missing_ok=True)
+            found = compare_depth(before, after, method)
+            with atomic(arrays) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **found)  # type: ignore[arg-type]
+            write_json(card, settings)
+        with np.load(arrays) as stored:
+            first, second = (depth_run_of(one, place, stored) for place, one in enumerate((before, after)))
+        return first, second
+
+    def _measure(self, subject: Subject, task: Task) -> None:
+        table = self._file(subject, task, ".csv")
+        card = table.with_suffix(".json")
+        processes.first_says(lambda: card.unlink(missing_ok=True))
+        asked = Asked(subject, task.method, lambda: self.maps(subject, task.method), task.imputation)
+        rows = list(MEASURES[task.measurement].compute(asked))
+
+        def write() -> None:
+            write_results(table, rows)
+            write_json(card, self._card(subject, task))  # it marks the rest as whole, and comes last
+
+        processes.first_says(write)
+
+    def _holds_maps(self, subject: Subject, task: Task) -> bool:
+        path = self._file(subject, task, ".npy")
+        card = path.with_suffix(".maps.json")
+        whole = card.is_file() and all(file.is_file() for file in files_of(path))
+        return whole and read_json(card) == self._card(subject, task)
+
+    def _folder(self, subject: Subject) -> Path:
+        return self.folder / subject.content_hash[:16]
+
+    def _file(self, subject: Subject, task: Task, end: str) -> Path:
+        parts = [subject.split_name, task.measurement, _name_of(task.method), task.imputation]
+        if subject.pick:
+            parts.append(hashlib.sha256(repr(subject.pick).encode()).hexdigest()[:8])
+        return self._folder(subject) / ("-".join(filter(None, parts)) + end)
+
+    def _card(self, subject: Subject, task: Task) -> dict[str, Any]:
+        one = MEASURES[task.measurement]
+        about = {"model": subject.content_hash, **_images(subject), "relevance": asdict(task.method)}
+        return about | {"version": one.version, **one.settings(subject)}
 
 
-def is_measured(subject: Subject, task: Task) -> bool:
-    """Tell whether a measurement is kept and still that of this run, these images and these settings."""
-    ends = [".json", ".csv"] + [".npz"] * MEASUREMENTS[task.measurement].keeps
-    files = [_file(subject, task, end) for end in ends]
-    return all(file.is_file() for file in files) and read_json(files[0]) == _card(subject, task)
-
-
-def folder_of(subject: Subject) -> Path:
-    """Return where measurements of a run's model are kept: beside the run, with those of all models."""
-    return subject.run.folder.parent / FOLDER / subject.content[:16]
-
-
-def _file(subject: Subject, task: Task, end: str) -> Path:
-    parts = [subject.split_name, task.measurement, task.relevance, task.removal]
-    return folder_of(subject) / ("-".join(filter(None, parts)) + end)
-
-
-def _card(subject: Subject, task: Task) -> dict:
-    one = MEASUREMENTS[task.measurement]
-    return {"model": subject.content, **_images(subject), "version": one.version, **one.settings(subject.args)}
-
-
-def _images(subject: Subject) -> dict:
+def _images(subject: Subject) -> dict[str, Any]:
     data = subject.data
-    return {"data": data.fingerprint, "masks": data.masks_fingerprint, "data_seed": subject.args.data_seed}
+    about = {"data": data.fingerprint, "masks": data.masks_fingerprint, "data_seed": subject.options.data_seed}
+    return about | ({"pick": list(subject.pick)} if subject.pick else {})
 
 
-def measured_depth(before: Subject, after: Subject, name: str | None) -> tuple[DepthRun, DepthRun]:
-    """Attention, features and (by relevance method `name`, if any) relevance by depth, before and after; kept with
-    `after`."""
-    arrays, card = (folder_of(after) / f"{after.split_name}-depth-{name}{end}" for end in (".npz", ".json"))
-    settings = {
-        "before": before.content,
-        "after": after.content,
-        **_images(after),
-        "images": after.args.metric_images,
-        "version": DEPTH_VERSION,
-    }
-    if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
-        card.unlink(missing_ok=True)
-        found = compare_depth(before, after, name)
-        with atomic(arrays) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **found)
-        write_json(card, settings)
-    with np.load(arrays) as found:
-        return tuple(_depth_run(subject, place, found) for place, subject in enumerate((before, after)))
+def _name_of(method: RelevanceOptions) -> str:
+    """Return a relevance method with its options as a part of a file's name."""
+    options = json.dumps(method.keywords(), sort_keys=True)
+    return method.method + ("" if options == "{}" else f"-{hashlib.sha256(options.encode()).hexdigest()[:8]}")
 
 
-def _depth_run(subject: Subject, place: int, found) -> DepthRun:
-    own = {key.removeprefix(f"{place}_"): found[key] for key in found.files if key.startswith(f"{place}_")}
-    measures = {key: value for key, value in own.items() if not key.startswith("uniform_")}
-    uniform = {key.removeprefix("uniform_"): float(value) for key, value in own.items() if key.startswith("uniform_")}
-    layers = next(iter(measures.values())).shape[1]
-    return DepthRun(
-        subject.method,
-        tuple(layer_names(subject.model, layers)),
-        measures,
-        uniform,
-        found["divergence"] if place else None,
-        found["cka"] if place else None,
-    )
+def all_measured(cache: MeasurementCache, subjects: Sequence[Subject], done: Sequence[Task]) -> list[Observation]:
+    """Return several measurements of several runs, one after another."""
+    return [row for subject in subjects for task in done for row in cache.measured(subject, task)]

@@ -1,0 +1,52 @@
+"""The earlier study's claims, from the results of a study."""
+
+import numpy as np
+
+from evaluation.options import RANDOM, RUNNER_UP, TRUE
+from evaluation.quantities import Quantity
+from evaluation.statistics.claims import Claim, Evidence, claims
+from evaluation.study_results import StudyResults, judged
+
+# Ways to measure likeness beside the Spearman correlation with random classes, as claims (b') and on.
+OTHERWISE = {
+    "Spearman, head centred": ("spearman_centred", RANDOM),
+    "Spearman, runner-up class": ("spearman", RUNNER_UP),
+    "SSIM": ("ssim", RANDOM),
+}
+
+
+def evidence_of(study: StudyResults, method: str) -> list[Evidence]:
+    """Return one Evidence per training seed, from predictions and measurements."""
+    return [_evidence(study, method, place, seed) for place, seed in enumerate(study.seeds)]
+
+
+def _evidence(study: StudyResults, method: str, place: int, seed: int) -> Evidence:
+    def explained(metric: str, target: str) -> np.ndarray | None:
+        values = study.values(method, Quantity(metric, target), study.relevances[0])
+        return None if values is None else values[place]
+
+    def predicted(split: str, name: str) -> np.ndarray:
+        return np.array([row[name] for row in study.predictions(method, seed, split)])
+
+    noise = explained("noise", TRUE)
+    otherwise = {name: explained(*which) for name, which in OTHERWISE.items()}
+    return Evidence(
+        method,
+        predicted("val", "probability"),
+        predicted("val", "correct") == 1,
+        predicted("train", "correct") == 1,
+        explained("spearman", RANDOM),
+        explained("cosine", RANDOM),
+        explained("entropy", RANDOM),
+        float("nan") if noise is None else float(np.nanmedian(noise)),
+        seed,
+        {name: values for name, values in otherwise.items() if values is not None},
+    )
+
+
+def claims_of(study: StudyResults) -> dict[tuple[str, str], list[Claim]]:
+    """Every pair of methods -> its claims; their p-values are corrected together."""
+    evidence = {method: evidence_of(study, method) for method in study.methods}
+    kinds = dict(zip(study.methods, study.settings))
+    found = claims([(evidence[a], evidence[b], judged(kinds[a], kinds[b])) for a, b in study.pairs])
+    return dict(zip(study.pairs, found))
