@@ -22,7 +22,8 @@ from candidate_methods import BAR, BLEND, CANDIDATES, CONTRAST, DEPTH, LIBRAGRAD
 # Both lie beside this file; they find the project's folders.
 from methods import BATCH, Photos, add_photos, code, described, difference, kept, passes, provenance, with_interval
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser, natural, positive
 from common.errors import UsageError
 from common.tables import markdown_table, number, write_text
 from evaluation.statistics.paired import paired
@@ -44,7 +45,7 @@ RIVALS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(
+    parser = make_parser(
         __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md"
     )
     add_photos(parser)
@@ -65,15 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="what they are compared with",
     )
-    group.add_argument("--of-each-half", type=commandline.positive, metavar="N", help="photos (default: all of them)")
+    group.add_argument("--of-each-half", type=positive, metavar="N", help="photos (default: all of them)")
     group.add_argument(
         "--fresh",
-        type=commandline.natural,
+        type=natural,
         metavar="N",
         help=f"photos beyond --images on which {BLEND} is confirmed (default: all that are left)",
     )
     group.add_argument(
-        "--rounds", type=commandline.positive, default=5, metavar="N", help="timings whose median is the cost"
+        "--rounds", type=positive, default=5, metavar="N", help="timings whose median is the cost"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown tables")
     parser.add_argument(
@@ -279,7 +280,7 @@ def command_of(args: argparse.Namespace) -> str:
 
 if __name__ == "__main__":
     sys.exit(
-        commandline.run(
+        run(
             main, build_parser(), interrupted="the same command continues after the last candidate that was measured"
         )
     )

@@ -25,7 +25,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser, positive
 from common.tables import markdown_table, number, percent, write_text
 from models.adapters import target_pattern
 from models.backbone import architecture, model_data_config
@@ -45,11 +46,11 @@ Loss = Callable[[nn.Module], torch.Tensor]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/dora.py --model test_vit --batch 2 --rounds 1")
+    parser = make_parser(__doc__, "python benchmarks/dora.py --model test_vit --batch 2 --rounds 1")
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name; weights are random")
-    parser.add_argument("--batch", type=commandline.positive, default=16, metavar="B", help="images")
-    parser.add_argument("--rank", type=commandline.positive, default=8, metavar="R")
-    parser.add_argument("--rounds", type=commandline.positive, default=10, metavar="N")
+    parser.add_argument("--batch", type=positive, default=16, metavar="B", help="images")
+    parser.add_argument("--rank", type=positive, default=8, metavar="R")
+    parser.add_argument("--rounds", type=positive, default=10, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
     return parser
@@ -173,4 +174,4 @@ pass by the same product and norm, and so saves the products with A and B over a
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser()))
+    sys.exit(run(main, build_parser()))

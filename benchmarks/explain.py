@@ -26,7 +26,10 @@ from throughput import throughput
 from timing import clock_of, cost, name_of, plain_forward, seconds
 from torch import Tensor, nn
 
-from cli import commandline
+from cli.arguments import add_device
+from cli.command import run
+from cli.parser import make_parser, positive
+from common.devices import device_of
 from common.tables import markdown_table, number, percent, write_text
 from explain import METHODS, relevance
 from explain.precision import HalfProducts
@@ -38,13 +41,13 @@ ELSEWHERE = {"weights": "FILE", "precision": "PHOTOS"}  # places that differ fro
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/explain.py --batch 2 --targets 2 --rounds 1")
+    parser = make_parser(__doc__, "python benchmarks/explain.py --batch 2 --targets 2 --rounds 1")
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="safetensors file; random weights without")
-    parser.add_argument("--batch", type=commandline.positive, default=8, metavar="B", help="images")
+    parser.add_argument("--batch", type=positive, default=8, metavar="B", help="images")
     parser.add_argument(
         "--targets",
-        type=commandline.positive,
+        type=positive,
         nargs="+",
         default=[1, 2, 10],
         metavar="K",
@@ -53,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME", help="(default: all)"
     )
-    parser.add_argument("--rounds", type=commandline.positive, default=5, metavar="N")
+    parser.add_argument("--rounds", type=positive, default=5, metavar="N")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument(
         "--memory",
@@ -75,8 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="also maps a second by batch size, doubled until the device's memory is full or no more is "
         "gained, in float32 and, where it is offered, float16",
     )
-    parser.add_argument("--largest", type=commandline.positive, metavar="B", help="no larger batch for --throughput")
-    commandline.add_device(parser)
+    parser.add_argument("--largest", type=positive, metavar="B", help="no larger batch for --throughput")
+    add_device(parser)
     parser.set_defaults(device="cpu")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
     return parser
@@ -158,7 +161,7 @@ def precision(model: nn.Module, args: argparse.Namespace, device: torch.device) 
 def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    device = commandline.device_of(args.device)
+    device = device_of(args.device)
     model = (
         load(args.model, args.weights).requires_grad_(False).to(device)
     )  # saves other packages the weights' gradients
@@ -244,4 +247,4 @@ def command_of(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))
+    sys.exit(run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

@@ -23,16 +23,19 @@ from timing import cost, plain_forward  # beside this file; it finds the project
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cli import commandline
+from cli.arguments import EXTERNAL, add_data, add_external, external_options
+from cli.command import run
+from cli.parser import make_parser, positive
 from common.errors import UsageError
 from common.tables import markdown_table, number, percent, write_json, write_text
 from compare import data_of_runs
 from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform
-from evaluation.explained import load_explainable
 from evaluation.metrics.faithfulness import perturbation_curves
-from evaluation.metrics.maps import repeatability, spearman
+from evaluation.metrics.robustness import input_noise_change
+from evaluation.metrics.similarity import spearman
 from evaluation.statistics.paired import paired, single
+from evaluation.subjects import load_explainable
 from explain import DEFAULT_METHOD, METHODS, relevance
 from models.backbone import content_hash
 from models.runs import Run
@@ -43,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(
+    parser = make_parser(
         __doc__, "python benchmarks/methods.py results/sports/linear-seed0 --out docs/methods.md"
     )
     add_photos(parser)
@@ -53,18 +56,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--noise-images",
-        type=commandline.positive,
+        type=positive,
         metavar="N",
         help="photos for repeatability (default: all of --images)",
     )
     group.add_argument(
         "--rounding-images",
-        type=commandline.positive,
+        type=positive,
         metavar="N",
         help="photos for float32 against float64 (default: all of --images)",
     )
     group.add_argument(
-        "--rounds", type=commandline.positive, default=5, metavar="N", help="timings whose median is the cost"
+        "--rounds", type=positive, default=5, metavar="N", help="timings whose median is the cost"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown table")
     parser.add_argument(
@@ -78,10 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_photos(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help=f"a folder that train.py wrote, or {commandline.ELSEWHERE}")
-    parser.add_argument("--images", type=commandline.positive, default=200, metavar="N", help="validation photos")
-    commandline.add_data(parser, default=None)
-    commandline.add_elsewhere(parser)
+    parser.add_argument("run", metavar="RUN", help=f"a folder that train.py wrote, or {EXTERNAL}")
+    parser.add_argument("--images", type=positive, default=200, metavar="N", help="validation photos")
+    add_data(parser, default=None)
+    add_external(parser)
 
 
 class Photos:
@@ -91,7 +94,7 @@ class Photos:
     """
 
     def __init__(self, args: argparse.Namespace, fresh: int | None = None):
-        self.run: Run = load_explainable([args.run], commandline.hints_of(args))[0]
+        self.run: Run = load_explainable([args.run], external_options(args))[0]
         self.data = data = data_of_runs(argparse.Namespace(**vars(args), runs=[args.run]), [self.run])
         split, draw = data.splits["val"], np.random.default_rng(args.data_seed)
         indices = draw.permutation(stratified(split.labels, min(args.images, len(split)), args.data_seed))
@@ -155,7 +158,7 @@ def measure_noise(photos: Photos, method: str, noise_images: int | None) -> dict
     """What noise does to a method's maps, photo by photo, both classes."""
     batches = zip(*(x[:noise_images].split(BATCH) for x in (photos.images, photos.targets)))
     return {
-        "noise": torch.cat([repeatability(photos.run.model, x, t, method, NOISE) for x, t in batches])
+        "noise": torch.cat([input_noise_change(photos.run.model, x, t, method, NOISE) for x, t in batches])
         .flatten()
         .tolist()
     }
@@ -313,4 +316,4 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser()))
+    sys.exit(run(main, build_parser()))

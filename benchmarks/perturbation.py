@@ -22,9 +22,10 @@ from subjects import load, photos  # beside this file; it finds the project's fo
 from timing import Clock, clock_of
 from torch import Tensor, nn
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser, positive
 from common.tables import markdown_table, number, percent, write_text
-from evaluation.metrics.faithfulness import REMOVALS, perturbation_curves
+from evaluation.metrics.faithfulness import IMPUTATIONS, perturbation_curves
 from evaluation.statistics.paired import paired, single
 from explain import COMPARISON_METHOD, METHODS, relevance
 
@@ -39,12 +40,12 @@ READING, DRAWING, FORWARD, STATISTICS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/perturbation.py --photos PHOTOS --images 2")
+    parser = make_parser(__doc__, "python benchmarks/perturbation.py --photos PHOTOS --images 2")
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name")
     parser.add_argument("--weights", metavar="FILE", help="safetensors file; random weights without")
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="images, in any subfolder")
     parser.add_argument(
-        "--images", type=commandline.positive, default=16, metavar="N", help=f"how many of them; {IMAGES} is the whole"
+        "--images", type=positive, default=16, metavar="N", help=f"how many of them; {IMAGES} is the whole"
     )
     parser.add_argument(
         "--relevance",
@@ -56,13 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--targets",
-        type=commandline.positive,
+        type=positive,
         default=2,
         metavar="K",
         help="maps an image, of the K most probable classes",
     )
-    parser.add_argument("--steps", type=commandline.positive, default=10, metavar="S", help="of removal")
-    parser.add_argument("--removal", choices=REMOVALS, default="mean", help="what takes the place of removed patches")
+    parser.add_argument("--steps", type=positive, default=10, metavar="S", help="of removal")
+    parser.add_argument("--removal", choices=IMPUTATIONS, default="mean", help="what takes the place of removed patches")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown table")
     return parser
@@ -110,7 +111,7 @@ def measure(model: nn.Module, args: argparse.Namespace, clock: Clock) -> tuple[d
             with counted(spent, f"maps, {method}", clock):
                 maps = relevance(model, x, t, method)
             with counted(spent, DRAWING, clock):
-                curves = perturbation_curves(timed, x, t, maps, steps=args.steps, removal=args.removal)
+                curves = perturbation_curves(timed, x, t, maps, steps=args.steps, imputation=args.removal)
             srg[method].append(curves.srg[:, 0])
     spent[DRAWING], spent[FORWARD] = spent[DRAWING] - timed.seconds, timed.seconds
     by_image = {stage: seconds / len(images) for stage, seconds in spent.items()}
@@ -178,4 +179,4 @@ def command_of(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))
+    sys.exit(run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

@@ -15,7 +15,8 @@ import torch
 from timing import seconds  # beside this file; it finds the project's folders
 from torch import Tensor, nn
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser, positive
 from common.tables import markdown_table, number, percent, write_text
 from models.training.probe import WORSE, ProbeRecipe, fit_probe
 from models.training.sampling import feature_batches
@@ -25,14 +26,14 @@ HELD_OUT = 0.1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(__doc__, "python benchmarks/probe.py --features 1000 --classes 10 --widths 64")
+    parser = make_parser(__doc__, "python benchmarks/probe.py --features 1000 --classes 10 --widths 64")
     parser.add_argument(
-        "--features", type=commandline.positive, default=13500, metavar="N", help="(default: %(default)s)"
+        "--features", type=positive, default=13500, metavar="N", help="(default: %(default)s)"
     )
-    parser.add_argument("--classes", type=commandline.positive, default=100, metavar="C", help="(default: %(default)s)")
+    parser.add_argument("--classes", type=positive, default=100, metavar="C", help="(default: %(default)s)")
     parser.add_argument(
         "--widths",
-        type=commandline.positive,
+        type=positive,
         nargs="+",
         default=[192, 768],
         metavar="D",
@@ -89,4 +90,4 @@ before ended, until {WORSE} in a row do no better on as many held-out features a
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))
+    sys.exit(run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

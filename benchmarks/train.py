@@ -25,18 +25,22 @@ BESIDE = Path(__file__).resolve().parent
 ROOT = BESIDE.parent
 sys.path.insert(0, str(ROOT))
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser, positive
 from common.errors import ExplainedError
+from common.files import check_writable
 from common.tables import markdown_table, number, percent, write_text
-from models.adapters import parse_settings, target_pattern
-from models.backbone import BackboneSpec, architecture
-from train import RECIPES
+from models.adapters import target_pattern
+from models.backbone import architecture
+from models.methods import parse_settings
+from models.options import BackboneSpec
+from models.training.recipe import RECIPES
 
 PROBE_GAIN, DORA_GAIN = 4.0, 1.5  # times as fast as the plain loop, the least that train.py is meant to be
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = commandline.parser(
+    parser = make_parser(
         __doc__, "python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5"
     )
     parser.add_argument(
@@ -46,19 +50,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="local weights (default: the model hub's)")
     parser.add_argument(
         "--epochs",
-        type=commandline.positive,
+        type=positive,
         default=5,
         metavar="N",
         help="of the plain loop with a frozen backbone; a probe of ours has none",
     )
     parser.add_argument(
         "--dora-epochs",
-        type=commandline.positive,
+        type=positive,
         default=5,
         metavar="N",
         help="of DoRA on both sides (default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=commandline.positive, default=8, metavar="N", help="of the plain loop")
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="of the plain loop")
     parser.add_argument("--blocks", default="9-11", metavar="A-B", help="blocks that DoRA adapts")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write all this as Markdown")
     return parser
@@ -163,7 +167,7 @@ def late(args: argparse.Namespace) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    commandline.check_writable(args.out and args.out.parent)
+    check_writable(args.out and args.out.parent)
     common, epochs, usual = ["--augment", "none", "--epochs"], args.dora_epochs, RECIPES["dora"].epochs
     with tempfile.TemporaryDirectory() as folder:
         one, two, three = (Path(folder) / name for name in "abc")  # caches: the last run of each list finds one filled
@@ -200,8 +204,8 @@ Runs = list[tuple[str, Finished]]  # the plain loop first, then ours, with an em
 def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> Runs:
     """Run one after another, saying what each took."""
     found = []
-    for name, run in runs.items():
-        one = run()
+    for name, start in runs.items():
+        one = start()
         print(f"{what}: {name}: {number(one.seconds, 0)} s, {percent(one.accuracy)}", file=sys.stderr, flush=True)
         found.append((name, one))
     return found
@@ -290,4 +294,4 @@ tenth of the training images, which it does not train on. Ours starts with an em
 
 
 if __name__ == "__main__":
-    sys.exit(commandline.run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))
+    sys.exit(run(main, build_parser(), interrupted="nothing was kept; the same command starts again"))

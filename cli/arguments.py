@@ -4,7 +4,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
-from cli.parser import natural, parser, positive, positive_number, terminal_width
+from cli.parser import natural, positive, positive_number, terminal_width
 from common.devices import CACHE, CACHE_LIMIT, RunningOptions
 from data.options import DataOptions
 from explain.registry import (
@@ -17,7 +17,6 @@ from explain.registry import (
 )
 from models.options import BackboneSpec, ExternalOptions
 
-__all__ = ["parser"]
 EXTERNAL = "a model trained elsewhere: a timm name, a merged .safetensors or .pth file, a peft folder"
 
 

@@ -13,11 +13,10 @@ from cli.arguments import (
     add_workers,
     data_options,
     external_options,
-    parser,
     relevance_options,
     running_options,
 )
-from cli.parser import colour_map, natural, positive
+from cli.parser import colour_map, make_parser, natural, positive
 from commands.options import CompareOptions, PictureOptions
 from data.datasets import check_options
 from evaluation.options import SECOND, MeasurementOptions
@@ -27,7 +26,7 @@ DOC = "Show, for two or more runs side by side, what speaks for an image's true 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of compare.py."""
-    made = parser(DOC, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare")
+    made = make_parser(DOC, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare")
     made.add_argument("runs", nargs="+", metavar="RUN", help=f"two or more: folders that train.py wrote, or {EXTERNAL}")
     add_data(made, default=None)
     add_relevance(made, comparing=True)

@@ -9,7 +9,7 @@ from common.errors import UsageError
 from common.names import nearest
 
 
-def parser(doc: str, example: str) -> argparse.ArgumentParser:
+def make_parser(doc: str, example: str) -> argparse.ArgumentParser:
     """Return a parser whose help starts with the command's purpose and an example that runs as it stands.
 
     doc: the command's module docstring; its first line is the purpose.

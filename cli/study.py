@@ -10,11 +10,10 @@ from cli.arguments import (
     add_running,
     backbone_options,
     data_options,
-    parser,
     relevance_options,
     running_options,
 )
-from cli.parser import fraction_below_one, natural, positive
+from cli.parser import fraction_below_one, make_parser, natural, positive
 from commands.options import StudyOptions
 from common.errors import UsageError
 from data.datasets import check_options
@@ -26,7 +25,7 @@ DOC = "Run the whole experiment: train every method and seed, measure what the m
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of study.py."""
-    made = parser(DOC, "python study.py")
+    made = make_parser(DOC, "python study.py")
     add_data(made, several=True)
     add_model(made)
     add_relevance(made, several=True, options=False, comparing=True)

@@ -13,7 +13,7 @@ from cli.arguments import (
     data_options,
     running_options,
 )
-from cli.parser import fraction_below_one, natural, parser, positive, positive_number, seconds
+from cli.parser import fraction_below_one, make_parser, natural, positive, positive_number, seconds
 from commands.train_options import TrainOptions
 from common.errors import UsageError
 from data.options import AUGMENTATIONS
@@ -38,7 +38,7 @@ SEEDS = 2**32
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of train.py."""
-    made = parser(DESCRIPTION, EXAMPLE)
+    made = make_parser(DESCRIPTION, EXAMPLE)
     add_data(made)
     add_model(made)
     _add_method(made)

@@ -9,11 +9,11 @@ from cli.arguments import (
     add_external,
     add_relevance,
     external_options,
-    parser,
     relevance_options,
     running_options,
 )
 from cli.compare import add_picture
+from cli.parser import make_parser
 from commands.options import PictureOptions, VisualizeOptions
 
 DOC = "Draw what speaks for one or more classes in your own images, by one or more relevance methods."
@@ -21,7 +21,7 @@ DOC = "Draw what speaks for one or more classes in your own images, by one or mo
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of visualize.py."""
-    made = parser(
+    made = make_parser(
         DOC,
         "python visualize.py results/study/dora-seed0 photo.jpg --targets pred tennis --relevance lrp_magnitude lrp",
     )

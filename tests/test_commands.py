@@ -20,7 +20,7 @@ import compare
 import study
 import train
 import visualize
-from cli import commandline
+from common.devices import batch_size_of
 from evaluation import comparison, explained
 from models.runs import load_run
 
@@ -156,14 +156,14 @@ def test_compare_writes_a_picture_maps_and_numbers_and_reuses_them(shop, tmp_pat
 
 def test_a_map_that_is_zero_has_no_noise_and_is_counted(shop, tmp_path, monkeypatch, capsys):
     """GradCAM's maps often are: noise relative to nothing is no number."""
-    measure = explained.repeatability
+    measure = explained.input_noise_change
 
     def some_zero(model, images, *args, **named):
         moved = measure(model, images, *args, **named)
         moved[0] = torch.nan  # the first image of every batch
         return moved
 
-    monkeypatch.setattr(explained, "repeatability", some_zero)
+    monkeypatch.setattr(explained, "input_noise_change", some_zero)
     assert (
         command(compare, shop.linear, shop.dora, "--images", 4, "--rows", 1, "--batch-size", 4, "--out", tmp_path) == 0
     )
@@ -248,10 +248,10 @@ def test_a_process_ends_with_the_status_and_one_line(shop, tmp_path):
 
 def test_an_accelerator_takes_more_images_at_once():
     batches = {
-        kind: [commandline.batch_of(None, torch.device(kind), count) for count in (10, 64, 500, 5000)]
+        kind: [batch_size_of(None, torch.device(kind), count) for count in (10, 64, 500, 5000)]
         for kind in ("cpu", "cuda")
     }
     assert (
         batches == {"cpu": [16] * 4, "cuda": [16, 16, 62, 128]}
-        and commandline.batch_of(5, torch.device("cuda"), 500) == 5
+        and batch_size_of(5, torch.device("cuda"), 500) == 5
     )

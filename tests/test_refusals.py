@@ -14,8 +14,8 @@ import compare
 import study
 import train
 import visualize
-from cli import commandline
 from commands import training
+from common.files import check_writable
 from explain import METHODS
 
 # ---- wrong inputs: train.py
@@ -418,7 +418,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_training(shop, tmp_
 
 
 def test_checking_a_folder_leaves_nothing_behind(tmp_path):
-    commandline.check_writable(tmp_path / "a" / "b")
+    check_writable(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ from test_train_caches import accuracies, history
 from tiny import colour_folder
 
 import train
-from cli import commandline
+from cli.command import run
 from models.runs import RESUME, SUMMARY, load_run
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
@@ -59,7 +59,7 @@ def run_command(argv: list[str], said: Path, environment: dict, stop: tuple[str,
         stand_still(Path(path).name)
 
     os.replace = replace_and_stop
-    sys.exit(commandline.run(train.main, train.build_parser(), argv, several=True))
+    sys.exit(run(train.main, train.build_parser(), argv, several=True))
 
 
 class Running:
@@ -144,7 +144,7 @@ def start(server, tmp_path):
         return begun[-1]
 
     yield started
-    for one in (process for running in begun for process in running.processes):
+    for one in (child for running in begun for child in running.processes):
         one.kill()
         one.join()
 

@@ -17,7 +17,8 @@ from test_train_caches import LATE, history
 from tiny import COLOURS, SIZE, colour_image, write_weights
 
 import train
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser
 from commands import training
 from data.datasets import load_data
 from data.options import DataOptions
@@ -456,4 +457,4 @@ def test_beside_other_processes_a_full_memory_ends_its_own_at_once(monkeypatch):
 
     monkeypatch.setattr("common.processes.count", lambda: 2)
     with pytest.raises(torch.OutOfMemoryError):
-        commandline.run(main, commandline.parser("A command.", "python command.py"), [])
+        run(main, make_parser("A command.", "python command.py"), [])

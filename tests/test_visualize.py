@@ -13,7 +13,7 @@ from running import command, files
 from tiny import NAME, SIZE
 
 import visualize
-from cli import commandline
+from cli.arguments import relevance_options
 from data.images import open_image
 from data.transforms import evaluation_transform
 from models.runs import load_run
@@ -319,7 +319,7 @@ def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, red, tmp_pa
 
 def test_what_a_method_does_by_itself_is_no_change():
     def options(*words: str) -> dict:
-        return commandline.relevance_options(visualize.build_parser().parse_args(["run", "photo.jpg", *words]))
+        return relevance_options(visualize.build_parser().parse_args(["run", "photo.jpg", *words]))
 
     assert (
         options("--relevance", "lrp_depth", "rollout", "--contrast", "none") == {} == options("--contrast", "softmax")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from running import ROOT, TORCHRUN, files, free_ports, process
 
-from cli import commandline
+from cli.command import run
+from cli.parser import make_parser
 from common import processes
 
 SCENARIOS = """
@@ -132,8 +133,8 @@ def test_spread_asks_for_a_result_when_it_is_needed():
 def test_every_command_flushes_denormals():
     tiny, products = torch.tensor([1e-20]), []
     assert float(tiny * tiny) > 0
-    arguments = commandline.parser("A command.", "python command.py")
-    assert commandline.run(lambda args: products.append(float(tiny * tiny)), arguments, []) == 0
+    arguments = make_parser("A command.", "python command.py")
+    assert run(lambda args: products.append(float(tiny * tiny)), arguments, []) == 0
     assert products == [0.0]
 
 

@@ -6,8 +6,9 @@ from tiny import SIZE
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from models.adapters import adapt, parse_settings, trainable_parameters
+from models.adapters import adapt, trainable_parameters
 from models.backbone import create_backbone
+from models.methods import parse_settings
 
 SMALL = {"img_size": SIZE, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 3}
 VITS = {

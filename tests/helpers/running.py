@@ -12,7 +12,7 @@ import torch
 from tiny import NAME, SIZE
 
 import train
-from cli import commandline
+from cli.command import run
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # after python, before a script
@@ -21,7 +21,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 def command(script, *argv) -> int:
     """Run a script's command line in this process; return the exit status."""
     try:
-        return commandline.run(script.main, script.build_parser(), [str(a) for a in argv])
+        return run(script.main, script.build_parser(), [str(a) for a in argv])
     except SystemExit as stop:  # argparse
         return stop.code
 

@@ -9,12 +9,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from models.adapters import Settings, adapt, parse_settings, trainable_parameters
+from models.adapters import adapt, trainable_parameters
 from models.backbone import content_hash, create_backbone, model_data_config
-from models.runs import CONFIG, SUMMARY, make_config, save_trained
+from models.methods import MethodSettings, parse_settings
+from models.run_config import RunConfig, make_config
+from models.runs import CONFIG, SUMMARY, save_trained
 
 NAME, SIZE = "test_vit", 32  # timm's own tiny VisionTransformer: 6 blocks of width 64, patches of 16 pixels
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+LINEAR = MethodSettings()
 DATA = {"spec": "photos", "fingerprint": "f", "data_seed": 0}
 
 
@@ -49,12 +52,12 @@ def same_state(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def config_of(spec, settings=Settings(), **changes) -> dict:
+def config_of(spec, settings=LINEAR, **changes) -> RunConfig:
     """Return the config of a run with three classes on some photos, with changes."""
     model = create_backbone(spec, 3)
     values = {
         "settings": settings,
-        "spec": spec,
+        "backbone": spec,
         "backbone_hash": content_hash(model),
         "data": DATA,
         "seed": 0,
@@ -74,7 +77,7 @@ def finish(folder, spec, text="linear") -> torch.nn.Module:
         for parameter in trainable_parameters(model).values():
             parameter.add_(0.05 * torch.randn_like(parameter))
     folder.mkdir(exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config_of(spec, settings)))
+    (folder / CONFIG).write_text(json.dumps(config_of(spec, settings).to_json()))
     save_trained(folder, model, settings)
     (folder / SUMMARY).write_text("{}")
     return model
