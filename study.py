@@ -5,11 +5,13 @@ import sys
 
 from cli.command import run
 from cli.study import build_parser, study_options
+from common.threads import prepare_threads
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the study."""
     options = study_options(args)
+    prepare_threads(options.running.threads)
     from commands.study import study  # torch is imported from here on, after every usage error that needs no model
 
     study(options)

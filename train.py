@@ -10,11 +10,13 @@ import sys
 
 from cli.command import run
 from cli.train import build_parser, train_options
+from common.threads import prepare_threads
 
 
 def main(args: argparse.Namespace) -> None:
     """Check the options, load the data, train."""
     options = train_options(args)  # refuses wrong options before torch is imported
+    prepare_threads(options.running.threads)
     from commands.train import load, train
 
     train(options, load(options))

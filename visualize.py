@@ -5,6 +5,7 @@ import sys
 
 from cli.command import run
 from cli.visualize import build_parser, visualize_options
+from common.threads import prepare_threads
 
 INTERRUPTED = "the pictures drawn so far are whole; the same command draws all of them again"
 
@@ -12,6 +13,7 @@ INTERRUPTED = "the pictures drawn so far are whole; the same command draws all o
 def main(args: argparse.Namespace) -> None:
     """Draw the pictures."""
     options = visualize_options(args)
+    prepare_threads(options.running.threads)
     # torch is imported from here on, after every usage error that needs no model
     from commands.visualize import visualize
 
