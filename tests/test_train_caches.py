@@ -13,6 +13,8 @@ from timm.layers import PatchEmbed
 from tiny import SIZE
 
 import train
+from commands import train_output
+from commands.training_images import RunImages
 from data.datasets import load_data
 from data.options import DataOptions
 from data.sampling import stratified
@@ -48,9 +50,9 @@ def accuracies(run: Path) -> dict[str, float]:
 
 ONCE, ANEW = (
     "run once",
-    "run once for images as they are, but each time for training images, which every epoch augments anew",
+    "run once for unaugmented images, and in every epoch for augmented ones",
 )
-MIXED = "images are mixed anew"
+MIXED = "mixup and cutmix change the images in every step"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_weights_that_one_step_destroys_are_one_line(shop, tmp_path, capsys):
 def test_frozen_blocks_that_act_otherwise_in_training_are_named(shop, tmp_path, capsys):
     assert command(train, *shop.options, *LATE, "--drop-path", 0.1, "--epochs", 1, "--out", tmp_path / "run") == 0
     assert (
-        "blocks before 4 are frozen, but run in every step: with --drop-path, or of this model, what they give"
+        "blocks before 4 are frozen, but run in every step: with --drop-path, or in this model, their output differs"
         in capsys.readouterr().err
     )
 
@@ -155,15 +157,15 @@ def test_what_is_kept_belongs_to_the_model_and_not_to_its_weights_alone(shop, tm
     assert command(train, *argv, "--out", tmp_path / "first") == 0
     kept = len(list((tmp_path / "cache").glob("features-*")))
     for place, change in (("model", "another"), ("timm", "0.0")):
-        seen = train.Training._seen
+        keyed = RunImages.key
 
-        def other(self, split, view):
-            dataset, key, name = seen(self, split, view)
+        def other(self, split, view=None, place=place, change=change, keyed=keyed):
+            key = keyed(self, split, view)
             assert place in key
-            return dataset, key | {place: change}, name
+            return key | {place: change}
 
         with monkeypatch.context() as patch:
-            patch.setattr(train.Training, "_seen", other)
+            patch.setattr(RunImages, "key", other)
             assert command(train, *argv, "--seed", 1, "--out", tmp_path / place) == 0
         kept += 2
         assert len(list((tmp_path / "cache").glob("features-*"))) == kept
@@ -192,7 +194,7 @@ def test_a_cache_beyond_the_limit_is_not_begun(shop, tmp_path, capsys):
         )
         == 0
     )
-    assert "beyond --cache-limit 1e-06: blocks before it are run in every epoch" in capsys.readouterr().err
+    assert "more than --cache-limit 1e-06: the blocks before it are run in every epoch" in capsys.readouterr().err
     assert not list((tmp_path / "cache").glob("tokens-*"))
 
 
@@ -208,18 +210,15 @@ def test_a_damaged_cache_is_mended_and_changes_nothing(shop, tmp_path, capsys):
     assert {name for name in first if first[name] != second[name]} <= {"timings.json"}
 
 
-def test_a_run_begun_with_a_cache_goes_on_without_one(shop, tmp_path, capsys):
+def test_a_run_begun_with_a_cache_goes_on_without_one(shop, tmp_path, monkeypatch, capsys):
     argv = [*shop.options, *LATE, "--augment", "none", "--out", tmp_path / "run"]
-    stopped = train.Training.write
-    try:
 
-        def stop(*_):
-            raise KeyboardInterrupt
+    def stop(*_):
+        raise KeyboardInterrupt
 
-        train.Training.write = stop
+    with monkeypatch.context() as patch:
+        patch.setattr(train_output, "write_run", stop)
         assert command(train, *argv) == 130
-    finally:
-        train.Training.write = stopped
     assert command(train, *argv, "--no-cache") == 0
     assert (
         "continuing after epoch 2 of 2" in capsys.readouterr().out

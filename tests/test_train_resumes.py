@@ -21,7 +21,10 @@ from tiny import colour_folder
 
 import train
 from cli.command import run
+from data.transforms import Prepared
 from models.runs import RESUME, SUMMARY, load_run
+from models.training import loading
+from models.training.model_halves import FrozenPart
 
 SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]
 TELLS_WHO_WRITES = """
@@ -368,11 +371,9 @@ def test_what_people_ask_of_training_is_recorded_and_trains(shop, tmp_path, opti
 
 
 def test_a_slow_loader_is_named(shop, tmp_path, monkeypatch, capsys):
-    from commands import training
-
-    monkeypatch.setattr(training, "SLOW", 0.05)
-    item = training.Prepared.__getitem__
-    monkeypatch.setattr(training.Prepared, "__getitem__", lambda self, index: (time.sleep(0.02), item(self, index))[1])
+    monkeypatch.setattr(loading, "SLOW", 0.05)
+    item = Prepared.__getitem__
+    monkeypatch.setattr(Prepared, "__getitem__", lambda self, index: (time.sleep(0.02), item(self, index))[1])
     assert command(train, *shop.options, "--method", "dora", "--epochs", 1, "--out", tmp_path) == 0
     assert "the loader, not the model, is the limit; give --workers 2" in capsys.readouterr().err
     timings = json.loads((tmp_path / "timings.json").read_text())
@@ -380,11 +381,9 @@ def test_a_slow_loader_is_named(shop, tmp_path, monkeypatch, capsys):
 
 
 def test_frozen_blocks_are_not_taken_for_the_loader(shop, tmp_path, monkeypatch, capsys):
-    from commands import training
-
-    monkeypatch.setattr(training, "SLOW", 0.05)
-    forward = training.Frozen.forward
-    monkeypatch.setattr(training.Frozen, "forward", lambda self, images: (time.sleep(0.5), forward(self, images))[1])
+    monkeypatch.setattr(loading, "SLOW", 0.05)
+    forward = FrozenPart.forward
+    monkeypatch.setattr(FrozenPart, "forward", lambda self, images: (time.sleep(0.5), forward(self, images))[1])
     assert command(train, *shop.options, "--method", "dora:blocks=5", "--epochs", 1, "--out", tmp_path) == 0
     assert "is the limit" not in capsys.readouterr().err
     timings = json.loads((tmp_path / "timings.json").read_text())
@@ -392,7 +391,7 @@ def test_frozen_blocks_are_not_taken_for_the_loader(shop, tmp_path, monkeypatch,
 
 
 def test_tensorboard_is_written_where_it_is_installed_and_named_where_it_is_not(shop, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("cli.train.importlib.util.find_spec", lambda name: None)
     assert "pip install tensorboard" in refused(train, "--tensorboard", "--method", "dora", "--out", tmp_path / "run")
 
 

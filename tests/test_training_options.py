@@ -19,13 +19,18 @@ from tiny import COLOURS, SIZE, colour_image, write_weights
 import train
 from cli.command import run
 from cli.parser import make_parser
-from commands import training
+from cli.train import build_parser, train_options
+from commands import train as train_command
+from commands import train_output
 from data.datasets import load_data
 from data.options import DataOptions
 from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform, training_transform
+from models.run_config import RunConfig
 from models.runs import load_run, state_of
-from models.training import loop as fit_module
+from models.training import loading
+from models.training import run as training
+from models.training.steps import TrainingSteps
 
 SIZES = {"blue": 20, "green": 5, "red": 5}
 FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
@@ -45,7 +50,7 @@ def uneven(tmp_path_factory) -> Path:
 
 
 def spied(monkeypatch, name: str) -> list[tuple[tuple, dict]]:
-    """What training.py calls a function with."""
+    """What models.training.run calls a function with."""
     calls, function = [], getattr(training, name)
 
     def spy(*args, **options):
@@ -79,7 +84,7 @@ def test_balance_weights_weighs_losses_by_the_inverse_of_a_classs_size(shop, une
     for balance in ("none", "weights"):
         out = tmp_path / balance
         assert command(train, "--data", uneven, *shop.model, *options, "--balance", balance, "--out", out) == 0
-        found[balance] = fits[-1][1]["weights"] if method == "full" else probes[-1][0][6]
+        found[balance] = fits[-1][1]["class_weights"] if method == "full" else probes[-1][0][6]
     count = sizes(tmp_path / "weights")
     assert found["none"] is None and count[0] > 3 * count[1]
     assert np.allclose(found["weights"], inverse(count)) and (inverse(count) * count).sum() == pytest.approx(
@@ -96,7 +101,7 @@ def test_balance_sampling_draws_every_class_as_often(shop, uneven, tmp_path, mon
         out = tmp_path / balance
         assert command(train, "--data", uneven, *shop.model, *FULL, "--balance", balance, "--out", out) == 0
         (_, batches, *_), options = fits[-1]
-        assert options["weights"] is None, "losses are not weighed on top of it"
+        assert options["class_weights"] is None, "losses are not weighed on top of it"
         labels = np.repeat(np.arange(3), sizes(out))
         drawn = np.concatenate([sum(batches.steps(epoch), []) for epoch in range(1, 101)])
         shares[balance] = np.bincount(labels[drawn], minlength=3) / len(drawn)
@@ -125,7 +130,7 @@ def test_drop_path_reaches_the_blocks_while_they_train(shop, tmp_path, monkeypat
 @pytest.fixture
 def parts(monkeypatch) -> list[dict]:
     """Of every part of a step: the images that were loaded, those that the model got, labels and targets."""
-    seen, part, losses = [], fit_module._Loop._part, fit_module._Loop._losses
+    seen, part, losses = [], TrainingSteps._part, TrainingSteps._losses
 
     def entered(self, inputs, labels, *rest):
         hook = self.model.register_forward_pre_hook(lambda _, given: seen[-1].update(given=given[0].clone()))
@@ -139,8 +144,8 @@ def parts(monkeypatch) -> list[dict]:
         seen[-1]["targets"] = targets
         return losses(self, logits, labels, targets)
 
-    monkeypatch.setattr(fit_module._Loop, "_part", entered)
-    monkeypatch.setattr(fit_module._Loop, "_losses", weighed)
+    monkeypatch.setattr(TrainingSteps, "_part", entered)
+    monkeypatch.setattr(TrainingSteps, "_losses", weighed)
     return seen
 
 
@@ -189,10 +194,10 @@ def test_without_them_nothing_is_mixed(shop, tmp_path, parts):
 def test_automatic_precision_is_what_the_card_is_made_for(monkeypatch, real, expected):
     """Older cards emulate bfloat16, slowly."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or real)
-    assert train.precision_of("auto", torch.device("cuda")) == expected
+    assert train_command.precision_of("auto", torch.device("cuda")) == expected
     assert (
-        train.precision_of("auto", torch.device("cpu")) == "no"
-        and train.precision_of("float16", torch.device("cuda")) == "float16"
+        train_command.precision_of("auto", torch.device("cpu")) == "no"
+        and train_command.precision_of("float16", torch.device("cuda")) == "float16"
     )
 
 
@@ -267,7 +272,7 @@ def test_a_distilled_model_trains_both_of_its_heads(shop, tmp_path, method):
     assert torch.equal(one.weight, other.weight) == (method == ["linear"]) and one.weight.any() and other.weight.any()
     rows = [row for row in csv.DictReader((tmp_path / "run" / "predictions.csv").open()) if row["split"] == "val"]
     data = load_data(DataOptions(str(shop.colours)), image_size=SIZE)
-    images = Prepared(data.splits["val"], evaluation_transform(run.config["data_config"]))
+    images = Prepared(data.splits["val"], evaluation_transform(run.config.data_config))
     with torch.no_grad():
         logits = run.model(torch.stack([image for image, _ in images]))
     found = logits.softmax(1)[range(18), data.splits["val"].labels]
@@ -325,7 +330,7 @@ def test_without_the_option_nothing_is_written(shop, tmp_path, board):
 
 def test_an_interrupted_run_has_the_figures_of_its_epochs(shop, tmp_path, monkeypatch, capsys):
     argv = [*shop.options, "--method", "dora:blocks=4-5", "--epochs", 4, "--batch-size", 8, "--out"]
-    out, shown = tmp_path / "run", training.print_row
+    out, shown = tmp_path / "run", train_output.print_row
     assert command(train, *argv, tmp_path / "whole") == 0
     whole = files(tmp_path / "whole")
 
@@ -334,13 +339,14 @@ def test_an_interrupted_run_has_the_figures_of_its_epochs(shop, tmp_path, monkey
         if row["epoch"] in (2, 3):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "print_row", stopping)
-    config = json.loads(whole["config.json"])
+    monkeypatch.setattr(train_output, "print_row", stopping)
+    config = RunConfig.from_json(json.loads(whole["config.json"]), tmp_path)
+    options = train_options(build_parser().parse_args([str(one) for one in [*argv, out]]))
     for epochs in (2, 3):
         assert command(train, *argv, out) == 130
         assert (out / "metrics.csv").read_bytes() == b"".join(whole["metrics.csv"].splitlines(True)[: 1 + epochs])
         assert not list(out.glob(".*")) and not (out / "summary.json").exists()
-        assert state_of(out, config) == train.prepare_folder(out, config, False) == "interrupted"
+        assert state_of(out, config) == train_command.prepare_folder(options, config) == "interrupted"
     capsys.readouterr()
     assert command(train, *argv, out) == 0 and "continuing after epoch 3 of 4" in capsys.readouterr().out
     assert {name for name, content in files(out).items() if whole.get(name) != content} <= {"timings.json"}
@@ -363,9 +369,9 @@ def test_a_run_that_replaces_another_does_not_begin_with_its_figures(shop, tmp_p
 @pytest.fixture
 def slow_images(monkeypatch) -> None:
     """Every image takes 20 ms, and a tenth of a second is long enough for a warning."""
-    item = training.Prepared.__getitem__
-    monkeypatch.setattr(training, "SLOW", 0.05)
-    monkeypatch.setattr(training.Prepared, "__getitem__", lambda self, index: (time.sleep(0.02), item(self, index))[1])
+    item = Prepared.__getitem__
+    monkeypatch.setattr(loading, "SLOW", 0.05)
+    monkeypatch.setattr(Prepared, "__getitem__", lambda self, index: (time.sleep(0.02), item(self, index))[1])
 
 
 def told(text: str) -> list[tuple[str, float]]:
@@ -411,8 +417,10 @@ def test_a_probes_pass_tells_how_fast_images_come(shop, tmp_path, slow_images, c
 )
 def test_late_adapters_tell_it_of_both(shop, tmp_path, slow_images, monkeypatch, capsys, augment, expected):
     fitted = []
-    finish = train.finish
-    monkeypatch.setattr(train, "finish", lambda out, found, *rest: (fitted.append(found), finish(out, found, *rest)))
+    finish = train_command.finish
+    monkeypatch.setattr(
+        train_command, "finish", lambda options, found, *rest: (fitted.append(found), finish(options, found, *rest))
+    )
     argv = [*shop.options, *LATE, *augment, "--cache", tmp_path / "cache", "--out", tmp_path / "run"]
     assert command(train, *argv) == 0
     found = told(capsys.readouterr().out)
@@ -438,12 +446,12 @@ def test_a_full_memory_is_one_line_that_names_the_way_out(shop, tmp_path, monkey
     def full(*_):
         raise error
 
-    monkeypatch.setattr("models.training.loop._Loop._part", full)
+    monkeypatch.setattr("models.training.steps.TrainingSteps._part", full)
     assert command(train, *shop.options, "--method", "dora", "--out", tmp_path / "run") == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == (
-        f"error: memory is full ({str(error).splitlines()[0]}); give --accumulate 2, or more, to take a batch in parts, "
-        "and another --out; or --device cpu"
+        f"error: memory is full ({str(error).splitlines()[0]}); "
+        "give --accumulate 2, or more, to take a batch in parts, and another --out; or --device cpu"
     )
     monkeypatch.undo()
     assert command(train, *shop.options, "--method", "dora", "--accumulate", 2, "--out", tmp_path / "parts") == 0

@@ -9,17 +9,10 @@ from tiny import SIZE, same_state
 from torch.nn import functional as F
 
 from common.errors import UsageError
-from models.adapters import (
-    METHODS,
-    Settings,
-    adapt,
-    parse_settings,
-    plain,
-    target_pattern,
-    timm_model,
-    trainable_parameters,
-)
-from models.backbone import BackboneSpec, architecture, create_backbone
+from models.adapters import adapt, plain, target_pattern, timm_model, trainable_parameters
+from models.backbone import architecture, create_backbone
+from models.methods import MethodSettings, parse_settings
+from models.options import BackboneSpec
 
 ADAPTERS = ["dora", "lora"]
 
@@ -38,7 +31,7 @@ def images():
 def train_a_little(model, images, steps=5):
     """Move everything that trains away from where it started."""
     optimizer = torch.optim.AdamW(trainable_parameters(model).values(), lr=1e-2)
-    for step in range(steps):
+    for _ in range(steps):
         loss = F.cross_entropy(model(images), torch.arange(len(images)) % 3)
         optimizer.zero_grad()
         loss.backward()
@@ -50,19 +43,21 @@ def train_a_little(model, images, steps=5):
 
 
 def test_linear_trains_the_head_alone(model):
-    assert set(trainable_parameters(adapt(model, Settings("linear")))) == {"head.weight", "head.bias"}
+    assert set(trainable_parameters(adapt(model, MethodSettings("linear")))) == {"head.weight", "head.bias"}
 
 
 def test_full_trains_every_parameter(model):
     model.requires_grad_(False)
-    assert set(trainable_parameters(adapt(model, Settings("full")))) == {name for name, _ in model.named_parameters()}
+    assert set(trainable_parameters(adapt(model, MethodSettings("full")))) == {
+        name for name, _ in model.named_parameters()
+    }
 
 
 @pytest.mark.parametrize(
     "method, kinds", [("lora", {"lora_A", "lora_B"}), ("dora", {"lora_A", "lora_B", "lora_magnitude_vector"})]
 )
 def test_adapters_train_four_layers_of_every_block_and_the_head(model, method, kinds):
-    adapted = adapt(model, Settings(method))
+    adapted = adapt(model, MethodSettings(method))
     names = [name.removeprefix("base_model.model.") for name in trainable_parameters(adapted)]
     expected = {
         f"blocks.{b}.{layer}.{kind}.default.weight"
@@ -103,7 +98,7 @@ def test_the_number_of_trainable_parameters(model, text, count):
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_an_adapter_changes_nothing_before_its_first_step(model, images, method):
     before = model(images)
-    adapted = adapt(model, Settings(method)).eval()
+    adapted = adapt(model, MethodSettings(method)).eval()
     assert torch.equal(adapted(images), before)
 
 
@@ -120,7 +115,7 @@ def test_merged_logits_equal_unmerged_after_training(model, images, text):
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_merging_gives_a_plain_model_and_leaves_the_adapted_one(spec, model, images, method):
-    adapted = train_a_little(adapt(model, Settings(method)), images)
+    adapted = train_a_little(adapt(model, MethodSettings(method)), images)
     logits = adapted(images)
     merged = plain(adapted)
     assert type(merged) is timm.models.VisionTransformer
@@ -130,7 +125,7 @@ def test_merging_gives_a_plain_model_and_leaves_the_adapted_one(spec, model, ima
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_training_an_adapter_leaves_the_pretrained_weights_alone(spec, model, images, method):
-    adapted = train_a_little(adapt(model, Settings(method)), images)
+    adapted = train_a_little(adapt(model, MethodSettings(method)), images)
     frozen = {
         key.replace(".base_layer", ""): value
         for key, value in timm_model(adapted).state_dict().items()
@@ -143,52 +138,7 @@ def test_training_an_adapter_leaves_the_pretrained_weights_alone(spec, model, im
 
 
 def test_a_model_without_adapters_is_its_own_plain_form(model):
-    assert plain(adapt(model, Settings("full"))) is model
-
-
-# Settings as text
-
-
-@pytest.mark.parametrize(
-    "text, settings",
-    [
-        ("linear", Settings("linear")),
-        ("dora", Settings("dora", ("qkv", "proj", "fc1", "fc2"), None, 8, 16.0)),
-        ("dora:blocks=9,targets=fc1,rank=4,alpha=8", Settings("dora", ("fc1",), (9,), 4, 8.0)),
-        ("lora:blocks=0+9-11,targets=fc2+qkv", Settings("lora", ("qkv", "fc2"), (0, 9, 10, 11))),
-    ],
-)
-def test_settings_are_read_and_their_label_is_read_back(text, settings):
-    assert parse_settings(text) == settings
-    assert parse_settings(settings.label()) == settings
-
-
-def test_a_label_names_only_what_differs_from_the_defaults():
-    assert parse_settings("dora:rank=8,alpha=16").label() == "dora"
-    assert parse_settings("dora:blocks=9-10,alpha=0.5").label() == "dora:blocks=9+10,alpha=0.5"
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("dorra", "unknown method 'dorra'; expected one of linear, dora, lora, full"),
-        ("", "unknown method ''"),
-        ("dora:depth=3", "unknown setting 'depth'"),
-        ("linear:rank=4", "'linear' takes no settings; 'rank' belongs to dora, lora"),
-        ("dora:rank=four", "cannot read 'rank=four'"),
-        ("dora:rank=0", "a rank is at least 1"),
-        ("dora:targets=fc3", "unknown target(s) fc3"),
-        ("dora:targets=", "unknown target(s)"),
-        ("dora:blocks=", "cannot read 'blocks='"),
-        ("dora:blocks=11-9", "cannot read 'blocks=11-9'"),
-        ("dora:alpha=0", "cannot read 'alpha=0'"),
-        ("dora:alpha=nan", "cannot read 'alpha=nan'"),
-    ],
-)
-def test_settings_that_cannot_be_read_are_named(text, words):
-    with pytest.raises(UsageError) as caught:
-        parse_settings(text)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert plain(adapt(model, MethodSettings("full"))) is model
 
 
 # Which layers
@@ -225,7 +175,3 @@ def test_layers_that_a_model_lacks_are_named(name, text, words):
     with pytest.raises(UsageError) as caught:
         target_pattern(architecture(BackboneSpec(name)), parse_settings(text))
     assert words in str(caught.value)
-
-
-def test_every_method_describes_itself():
-    assert list(METHODS) == ["linear", "dora", "lora", "full"] and all(m.description for m in METHODS.values())

@@ -12,13 +12,13 @@ from common.errors import ExplainedError, UsageError
 from models import backbone
 from models.backbone import (
     BUNDLED_FOLDER,
-    BackboneSpec,
     architecture,
     content_hash,
     create_backbone,
     data_config,
     is_head,
 )
+from models.options import BackboneSpec
 
 
 def refusal(kind, spec: BackboneSpec) -> str:
@@ -104,7 +104,7 @@ def test_half_precision_weights_are_computed_with_in_single(tmp_path, weights):
 
 def test_missing_weights_are_a_wrong_request(tmp_path):
     message = refusal(UsageError, BackboneSpec(NAME, str(tmp_path / "none.safetensors")))
-    assert "none.safetensors is no file" in message and "expected a .safetensors" in message
+    assert "none.safetensors is not a file" in message and "expected a .safetensors" in message
 
 
 def test_weights_of_another_model_are_listed_both_ways(tmp_path, weights):
@@ -182,13 +182,13 @@ def no_network(monkeypatch, tmp_path):
 def test_an_unreachable_hub_is_one_line_with_three_ways_on(no_network):
     before = no_network.HF_HUB_OFFLINE
     message = refusal(ExplainedError, BackboneSpec(NAME))
-    assert f"the weights of {NAME!r} could not be had" in message and "timm/test_vit" in message
+    assert f"the weights of {NAME!r} could not be downloaded" in message and "timm/test_vit" in message
     assert "connect to the network" in message and "--weights FILE" in message and "--model bundled" in message
     assert no_network.HF_HUB_OFFLINE == before
 
 
 def test_a_model_without_weights_anywhere_says_so(no_network):
-    assert "no known place" in refusal(ExplainedError, BackboneSpec("test_vit4"))
+    assert "source: unknown" in refusal(ExplainedError, BackboneSpec("test_vit4"))
 
 
 def test_unknown_names_are_refused_before_the_network_is_asked(monkeypatch):

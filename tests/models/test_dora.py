@@ -10,9 +10,10 @@ from tiny import SIZE, same_state
 from torch import nn
 from torch.nn import functional as F
 
-from models.adapters import Settings, adapt, plain, target_pattern, timm_model, trainable_parameters
+from models.adapters import adapt, plain, target_pattern, timm_model, trainable_parameters
 from models.backbone import create_backbone
 from models.dora import FasterDoraLinear, speed_up_dora
+from models.methods import MethodSettings
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -46,7 +47,7 @@ def base(spec):
 
 @pytest.fixture
 def vits(base):
-    return pair(base, target_pattern(base, Settings("dora")))
+    return pair(base, target_pattern(base, MethodSettings("dora")))
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_what_is_frozen_gets_no_gradient():
 
 def test_nothing_changes_before_the_first_step(base, images):
     before = base.train()(images)
-    assert torch.equal(adapt(base, Settings("dora")).train()(images), before)
+    assert torch.equal(adapt(base, MethodSettings("dora")).train()(images), before)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -178,7 +179,7 @@ def test_a_scaled_loss_does_not_overflow_float16():
 
 
 def test_a_backbone_in_bfloat16_keeps_its_dtype(base, images):
-    slow, fast = pair(base.bfloat16(), target_pattern(base, Settings("dora")))
+    slow, fast = pair(base.bfloat16(), target_pattern(base, MethodSettings("dora")))
     assert fast(images.bfloat16()).dtype == torch.bfloat16
     theirs, ours = gradients(slow, images.bfloat16()), gradients(fast, images.bfloat16())
     for name in theirs:
@@ -193,7 +194,7 @@ def test_a_row_of_zeros_stays_zero_and_gives_no_nan(base, images):
         for block in base.blocks:
             block.mlp.fc1.weight[3] = 0
     before = base(images)
-    model = adapt(base, Settings("dora")).train()
+    model = adapt(base, MethodSettings("dora")).train()
     assert torch.equal(model(images), before) and torch.equal(model.eval()(images), before)
     assert torch.equal(plain(model.train())(images), before)
     assert all(gradient.isfinite().all() for gradient in gradients(moved(model), images).values())

@@ -13,21 +13,11 @@ from safetensors.torch import load_file, save_file
 from tiny import NAME, SIZE, config_of, finish, write_weights
 
 from common.errors import ExplainedError, UsageError
-from models.adapters import Settings, parse_settings, plain, timm_model
+from models.adapters import plain, timm_model
 from models.backbone import create_backbone
-from models.runs import (
-    ADAPTER,
-    CONFIG,
-    HEAD,
-    SUMMARY,
-    differing,
-    export,
-    load_adapted,
-    load_run,
-    read_finished,
-    settings_of,
-    state_of,
-)
+from models.methods import MethodSettings, parse_settings
+from models.run_config import RunConfig, differing
+from models.runs import ADAPTER, CONFIG, HEAD, SUMMARY, export, load_adapted, load_run, read_finished, state_of
 
 METHODS = ["linear", "dora", "lora", "full", "dora:blocks=5,targets=fc1,rank=4,alpha=8"]
 
@@ -96,13 +86,52 @@ def test_an_export_says_what_it_is(tmp_path, spec):
         "model": NAME,
         "image_size": SIZE,
         "class_names": ["a", "b", "c"],
-        "data_config": run.config["data_config"],
+        "data_config": run.config.data_config,
     }
 
 
-def test_settings_survive_the_config(spec):
-    for text in METHODS:
-        assert settings_of(json.loads(json.dumps(config_of(spec, parse_settings(text))))) == parse_settings(text)
+@pytest.mark.parametrize("text", METHODS)
+def test_a_config_survives_its_file(tmp_path, spec, text):
+    config = config_of(spec, parse_settings(text))
+    written = json.loads(json.dumps(config.to_json()))
+    assert RunConfig.from_json(written, tmp_path / CONFIG) == config
+    assert list(written) == [
+        "format",
+        "method",
+        "settings",
+        "backbone",
+        "data",
+        "class_names",
+        "data_config",
+        "recipe",
+        "seed",
+        "versions",
+    ]
+    assert written["settings"] == parse_settings(text).record() and written["method"] == parse_settings(text).method
+    assert list(written["backbone"]) == ["name", "weights", "image_size", "sha256"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: c.pop("seed"), "it lacks seed; train the run again"),
+        (lambda c: c.update(extra=1, more=2), "it has the unknown extra, more; train the run again"),
+        (lambda c: c["backbone"].pop("sha256"), "it lacks backbone.sha256"),
+        (lambda c: c.update(backbone="bundled"), "it lacks backbone.image_size, backbone.name"),
+        (lambda c: c["settings"].update(dropout=0.1), "it holds unknown settings"),
+        (lambda c: c["settings"].update(method="vera"), "it holds unknown settings"),
+        (lambda c: c.update(format=2), "has format 2, and this version reads format 1; train the run again"),
+    ],
+)
+def test_a_config_with_other_entries_or_of_another_format_is_one_line(tmp_path, spec, change, words):
+    finish(tmp_path, spec)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    change(config)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    message = refusal(tmp_path)
+    assert words in message and "config.json" in message
+    with pytest.raises(ExplainedError, match="config.json"):
+        state_of(tmp_path, config_of(spec))
 
 
 # The backbone must be the one
@@ -113,7 +142,7 @@ def test_another_backbone_is_refused(tmp_path, spec):
     other = write_weights(tmp_path / "other.safetensors", seed=1)
     with pytest.raises(ExplainedError) as caught:
         load_run(tmp_path / "run", str(other))
-    recorded = config_of(spec)["backbone"]["sha256"][:12]
+    recorded = config_of(spec).backbone.sha256[:12]
     assert (
         recorded in str(caught.value) and "another backbone" in str(caught.value) and "--weights" in str(caught.value)
     )
@@ -126,7 +155,7 @@ def test_a_backbone_that_was_moved_is_found_by_its_new_place(tmp_path, weights, 
     config = json.loads((tmp_path / "run" / CONFIG).read_text())
     config["backbone"]["weights"] = str(tmp_path / "gone.safetensors")
     (tmp_path / "run" / CONFIG).write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="gone.safetensors is no file"):
+    with pytest.raises(UsageError, match="gone.safetensors is not a file"):
         load_run(tmp_path / "run")
     assert torch.equal(load_run(tmp_path / "run", str(moved)).model(images), plain(model)(images))
 
@@ -213,7 +242,7 @@ def test_a_config_of_something_else_is_one_line(tmp_path, spec, content):
 
 
 def test_what_is_no_run_is_a_wrong_request(tmp_path):
-    assert "is no folder" in refusal(tmp_path / "none", UsageError)
+    assert "is not a folder" in refusal(tmp_path / "none", UsageError)
     assert "holds no config.json" in refusal(tmp_path, UsageError)
 
 
@@ -229,7 +258,7 @@ def test_an_interrupted_run_cannot_be_loaded(tmp_path, spec):
 def test_the_state_of_an_output_folder(tmp_path, spec):
     config = config_of(spec)
     assert state_of(tmp_path / "none", config) == state_of(tmp_path, config) == "new"
-    (tmp_path / CONFIG).write_text(json.dumps(config))
+    (tmp_path / CONFIG).write_text(json.dumps(config.to_json()))
     assert state_of(tmp_path, config) == "interrupted"
     (tmp_path / SUMMARY).write_text("{}")
     assert state_of(tmp_path, config) == "finished" and read_finished(tmp_path) == (config, {})
@@ -242,16 +271,16 @@ def test_a_file_as_output_folder_is_refused(tmp_path, spec):
 
 
 def test_a_run_of_another_configuration_is_refused_with_what_differs(tmp_path, spec):
-    (tmp_path / CONFIG).write_text(json.dumps(config_of(spec)))
+    (tmp_path / CONFIG).write_text(json.dumps(config_of(spec).to_json()))
     with pytest.raises(UsageError) as caught:
-        state_of(tmp_path, config_of(spec, Settings("dora"), seed=1, recipe={"epochs": 5}))
+        state_of(tmp_path, config_of(spec, MethodSettings("dora"), seed=1, recipe={"epochs": 5}))
     message = str(caught.value)
     assert 'method: "linear" -> "dora"' in message and "recipe.epochs: 3 -> 5" in message and "seed: 0 -> 1" in message
     assert "--overwrite" in message
 
 
 def test_where_things_lie_and_which_versions_wrote_them_is_no_difference(spec):
-    old = config_of(spec)
+    old = config_of(spec).to_json()
     new = copy.deepcopy(old)
     new["versions"]["torch"], new["backbone"]["weights"], new["data"]["spec"] = "9.9", "elsewhere", "../photos"
     assert differing(old, new) == []

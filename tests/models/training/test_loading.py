@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from models.training.loading import Loading, load
+from models.training.loading import LoaderStatistics, load
 
 BATCHES = [[3, 1], [0, 2, 4], [1]]
 
@@ -30,9 +30,9 @@ def test_batches_are_those_of_torchs_loader(workers):
 
 def test_the_rate_is_that_of_loading_alone():
     """Nobody waits for what other processes have loaded meanwhile, and yet it took its time."""
-    alone, beside, batches = Loading(), Loading(), [[0] * 5] * 8
-    for workers, loading in ((0, alone), (2, beside)):
-        for _ in load(Slow(), batches, workers, loading):
+    alone, beside, batches = LoaderStatistics(), LoaderStatistics(), [[0] * 5] * 8
+    for workers, statistics in ((0, alone), (2, beside)):
+        for _ in load(Slow(), batches, workers, statistics):
             time.sleep(0.1)  # the model
     assert alone.images == beside.images == 40 and alone.waiting == pytest.approx(alone.busy, rel=0.2)
     assert 25 < alone.rate <= 100 and 50 < beside.rate <= 200, "at least 10 ms an image, in one process or two"
@@ -40,4 +40,4 @@ def test_the_rate_is_that_of_loading_alone():
 
 
 def test_what_was_never_asked_has_no_rate():
-    assert Loading().rate == 0.0
+    assert LoaderStatistics().rate == 0.0

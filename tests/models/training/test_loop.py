@@ -19,10 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 from common.errors import ExplainedError
-from models.training import loop as fit_module
-from models.training.loop import Recipe, fit
+from models.training import steps as steps_module
+from models.training.fit_result import Callbacks
+from models.training.loop import fit
 from models.training.prediction import predict
-from models.training.process_group import Share
+from models.training.process_group import ProcessGroup
+from models.training.recipe import SAVE_EVERY, Checkpointing, Recipe
 from models.training.sampling import feature_batches
 
 CPU = torch.device("cpu")
@@ -51,9 +53,11 @@ def new_model() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
 
 
-def run(model, batches, recipe=RECIPE, **options):
+def run(model, batches, recipe=RECIPE, resume=None, save_every=SAVE_EVERY, calls=(), **options):
+    """Fit a model of two classes. calls: fields of Callbacks; options: of `fit`."""
     evaluations = {name: b for name, b in batches.items() if name != "train"}
-    return fit(model, batches["train"], evaluations, recipe, CPU, classes=2, **options)
+    options |= {"checkpointing": Checkpointing(resume, save_every), "callbacks": Callbacks(**dict(calls))}
+    return fit(model, batches["train"], evaluations, recipe, CPU, class_count=2, **options)
 
 
 # Learning
@@ -105,7 +109,7 @@ def test_several_processes_predict_every_image_once_and_in_order(count):
 
     def one(rank: int):
         mine = replace(batches, make=lambda steps, epoch: (seen[rank].extend(steps), batches.make(steps, epoch))[1])
-        return predict(model, mine, CPU, share=Share(rank, count, partial(exchange, rank)))
+        return predict(model, mine, CPU, group=ProcessGroup(rank, count, partial(exchange, rank)))
 
     with ThreadPoolExecutor(count) as pool:
         found = list(pool.map(one, range(count)))
@@ -138,7 +142,7 @@ def test_the_last_epoch_is_kept_unless_an_earlier_one_is_clearly_more_accurate(b
         weights.append({k: v.clone() for k, v in model.state_dict().items()})
         right.append(predict(model, batches["held_out"], CPU).correct.astype(float))
 
-    found = run(model, batches, replace(RECIPE, learning_rate=0.002), report=report)
+    found = run(model, batches, replace(RECIPE, learning_rate=0.002), calls={"report": report})
     scores = [(row["held_out_accuracy"], -row["held_out_loss"]) for row in found.history]
     most = right[scores.index(max(scores))]
     near = []
@@ -161,7 +165,7 @@ def test_a_resumed_fit_knows_which_held_out_images_were_right(batches, tmp_path)
     )
     expected = run(whole, batches, recipe)
     with pytest.raises(KeyboardInterrupt):
-        run(new_model(), batches, recipe, resume=path, report=Stop(1))
+        run(new_model(), batches, recipe, resume=path, calls={"report": Stop(1)})
     assert run(model, batches, recipe, resume=path).chosen == expected.chosen == 2
     assert same_state(model.state_dict(), whole.state_dict())
 
@@ -179,7 +183,7 @@ def test_an_epoch_that_predicts_nothing_finite_ends_the_fit_and_nothing_of_it_is
     ):
         run(new_model(), batches | {split: replace(batches[split], make=poisoned)}, resume=path)
     whole, model, rows = new_model(), new_model(), []
-    assert run(model, batches, resume=path, report=rows.append) == run(whole, batches)
+    assert run(model, batches, resume=path, calls={"report": rows.append}) == run(whole, batches)
     assert same_state(model.state_dict(), whole.state_dict()) and [row["epoch"] for row in rows] == [3, 4, 5, 6]
 
 
@@ -219,10 +223,10 @@ def test_an_interrupted_fit_continues_to_the_same_bits(batches, tmp_path, epoch,
     whole = new_model()
     expected = run(whole, batches, seed=5)
     with pytest.raises(KeyboardInterrupt):
-        run(new_model(), batches, seed=5, resume=tmp_path / "resume.safetensors", report=Stop(epoch))
+        run(new_model(), batches, seed=5, resume=tmp_path / "resume.safetensors", calls={"report": Stop(epoch)})
     torch.rand(3)  # the second process has another past
     model, rows = new_model(), []
-    found = run(model, batches, seed=5, resume=tmp_path / "resume.safetensors", report=rows.append)
+    found = run(model, batches, seed=5, resume=tmp_path / "resume.safetensors", calls={"report": rows.append})
     assert same_state(model.state_dict(), whole.state_dict()) and found == expected
     assert [row["epoch"] for row in rows] == list(range(epoch + 1, 7))
     assert f"continuing after epoch {epoch} of 6" in capsys.readouterr().out
@@ -339,7 +343,7 @@ def test_weights_of_classes_are_weights_of_losses(batches, weights, share):
         "train": feature_batches(nothing, torch.arange(64) % 2, 8, seed=1),
         "held_out": feature_batches(nothing[:4], labels, 4),
     }
-    run(model, blind, replace(RECIPE, epochs=20), weights=None if weights is None else torch.tensor(weights))
+    run(model, blind, replace(RECIPE, epochs=20), class_weights=None if weights is None else torch.tensor(weights))
     found = predict(model, feature_batches(nothing[:1], torch.tensor([1]), 1), CPU)
     assert found.probability[0] == pytest.approx(share, abs=0.05)
 
@@ -428,8 +432,8 @@ def test_gradients_that_half_precision_never_gets_right_end_the_fit(batches, mon
         found.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
         return found
 
-    accelerator, model, wrong = fit_module.accelerator, new_model(), []
-    monkeypatch.setattr(fit_module, "accelerator", scaled)
+    accelerator, model, wrong = steps_module.accelerator, new_model(), []
+    monkeypatch.setattr(steps_module, "accelerator", scaled)
     model[0].weight.register_hook(lambda gradient: gradient * float("inf") if wrong else gradient)
     run(model, batches, replace(RECIPE, epochs=1))
     wrong.append(True)
@@ -442,7 +446,7 @@ def test_a_state_of_weights_that_are_no_numbers_replaces_no_good_one(batches, tm
     """A step so large that weights overflow is seen by the next loss; what was saved before it stays."""
     path = tmp_path / "resume.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        run(new_model(), batches, resume=path, report=Stop(1))
+        run(new_model(), batches, resume=path, calls={"report": Stop(1)})
     good, step = path.read_bytes(), torch.optim.AdamW.step
 
     def overflowing(self, *args, **options):
@@ -471,8 +475,8 @@ def test_the_history_is_kept_whole_before_the_state_that_holds_it(batches, tmp_p
         seen.append(([row["epoch"] for row in history], epochs_saved()))
 
     with pytest.raises(KeyboardInterrupt):
-        run(new_model(), batches, resume=path, report=Stop(2), keep=keep)
-    run(new_model(), batches, resume=path, keep=keep)
+        run(new_model(), batches, resume=path, calls={"report": Stop(2), "keep": keep})
+    run(new_model(), batches, resume=path, calls={"keep": keep})
     assert seen == [(list(range(1, epoch + 1)), epoch - 1) for epoch in range(1, 7)]
 
 
@@ -485,12 +489,14 @@ def test_one_bar_shows_loss_accuracy_images_a_second_and_time_left(batches, tmp_
     shown, path = [Terminal(), Terminal()], tmp_path / "resume.safetensors"
     for terminal, stop in zip(shown, (Stop(2), lambda row: None)):
         monkeypatch.setattr(
-            fit_module,
+            steps_module,
             "tqdm",
-            lambda **options: tqdm(**options | {"file": terminal, "delay": 0, "mininterval": 0, "ncols": 150}),
+            lambda terminal=terminal, **options: tqdm(
+                **options | {"file": terminal, "delay": 0, "mininterval": 0, "ncols": 150}
+            ),
         )
         with suppress(KeyboardInterrupt):
-            run(new_model(), batches, report=stop, resume=path, progress=True)
+            run(new_model(), batches, resume=path, calls={"report": stop, "progress": True})
     first, second = (
         re.findall(r"(\d+)/384 \[[\d:]+<([\d:?]+), *([\d.?]+)image/s(.*?)\]", terminal.getvalue()) for terminal in shown
     )
@@ -501,7 +507,7 @@ def test_one_bar_shows_loss_accuracy_images_a_second_and_time_left(batches, tmp_
 
 
 def test_without_a_terminal_there_is_no_bar(batches, capsys):
-    run(new_model(), batches, progress=True)
+    run(new_model(), batches, calls={"progress": True})
     assert capsys.readouterr().err == ""
 
 
@@ -533,8 +539,8 @@ def group():
 def test_half_precision_is_for_training_alone(batches, group, processes):
     model, seen = new_model(), set()
     model[3].register_forward_hook(lambda module, _, output: seen.add((module.training, output.dtype)))
-    share = Share(0, processes, lambda value: [value] * processes)
-    run(model, batches, replace(RECIPE, epochs=1, precision="bfloat16"), share=share)
+    both = ProcessGroup(0, processes, lambda value: [value] * processes)
+    run(model, batches, replace(RECIPE, epochs=1, precision="bfloat16"), group=both)
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
 
 
@@ -545,7 +551,7 @@ def test_gradients_are_clipped_to_a_norm(batches):
         found = []
         step, torch.optim.AdamW.step = (
             torch.optim.AdamW.step,
-            lambda self, *a: found.append(
+            lambda self, *a, found=found: found.append(
                 max(float(p.grad.abs().max()) for group in self.param_groups for p in group["params"])
             ),
         )

@@ -10,9 +10,10 @@ from tiny import SIZE
 from torch import nn
 from torch.nn import functional as F
 
-from models.adapters import Settings, adapt, parse_settings, timm_model, trainable_parameters
+from models.adapters import adapt, timm_model, trainable_parameters
 from models.backbone import create_backbone
-from models.training.frozen_features import Frozen, Rest, first_trained_block
+from models.methods import MethodSettings, parse_settings
+from models.training.model_halves import FrozenPart, TrainedPart, first_trained_block
 from models.training.optimizer import parameter_groups
 
 
@@ -33,7 +34,7 @@ def test_the_first_trained_block(spec, text, first):
 
 
 def test_a_norm_behind_the_blocks_is_no_block(spec):
-    model = adapt(create_backbone(spec, 3), Settings())
+    model = adapt(create_backbone(spec, 3), MethodSettings())
     model.norm.requires_grad_(True)
     assert first_trained_block(model) == 6
 
@@ -106,8 +107,10 @@ def test_two_halves_give_an_adapted_models_logits(spec, text):
     first = first_trained_block(model)
     with torch.no_grad():
         expected = model(images())
-        assert torch.allclose(Rest(model, first)(Frozen(model, first)(images())), expected, atol=1e-6)
-        assert not torch.allclose(Rest(model, first - 1)(Frozen(model, first)(images())), expected, atol=1e-3)
+        assert torch.allclose(TrainedPart(model, first)(FrozenPart(model, first)(images())), expected, atol=1e-6)
+        assert not torch.allclose(
+            TrainedPart(model, first - 1)(FrozenPart(model, first)(images())), expected, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("kind", VITS)
@@ -117,7 +120,7 @@ def test_two_halves_give_every_familys_logits_and_gradients(kind, mode):
     x = images(size=28 if kind == "registers" else SIZE)
     whole = copy.deepcopy(vit)
     first = first_trained_block(vit)
-    logits, expected = Rest(vit, first)(Frozen(vit, first)(x)), whole(x)
+    logits, expected = TrainedPart(vit, first)(FrozenPart(vit, first)(x)), whole(x)
     assert first == 2 and torch.allclose(logits, expected, atol=1e-5)
     logits.square().sum().backward()
     expected.square().sum().backward()
@@ -134,15 +137,15 @@ def test_only_tokens_that_the_head_reads_go_through_the_last_mlp(kind, tokens):
     x = images(size=28 if kind == "registers" else SIZE)
     whole = vit(x)
     before, seen[:] = list(seen), []
-    assert torch.allclose(Rest(vit, 1)(Frozen(vit, 1)(x)), whole, atol=1e-5)
+    assert torch.allclose(TrainedPart(vit, 1)(FrozenPart(vit, 1)(x)), whole, atol=1e-5)
     assert seen == [*before[:-1], tokens]
 
 
 def test_adapters_get_the_gradients_of_the_whole_forward(spec):
     model = adapted(spec).train()
     whole, labels = copy.deepcopy(model), torch.arange(5) % 3
-    rest = Rest(model, 4).train()
-    F.cross_entropy(rest(Frozen(model, 4)(images())), labels).backward()
+    rest = TrainedPart(model, 4).train()
+    F.cross_entropy(rest(FrozenPart(model, 4)(images())), labels).backward()
     F.cross_entropy(whole(images()), labels).backward()
     assert_same_gradients(model, whole)
 
@@ -154,7 +157,7 @@ def test_layers_of_the_rest_learn_as_those_of_the_whole_model(spec):
         names = {id(p): name for name, p in trainable_parameters(timm_model(model)).items()}
         return {names[id(p)]: group["lr"] for group in parameter_groups(module, 1.0, 0.1, 0.5) for p in group["params"]}
 
-    assert rates(Rest(model, 4)) == rates(model) and set(rates(model).values()) == {1.0, 0.5, 0.25}
+    assert rates(TrainedPart(model, 4)) == rates(model) and set(rates(model).values()) == {1.0, 0.5, 0.25}
 
 
 def assert_same_gradients(model: nn.Module, whole: nn.Module) -> None:
@@ -168,7 +171,7 @@ def assert_same_gradients(model: nn.Module, whole: nn.Module) -> None:
 
 def test_training_the_rest_trains_the_model_and_leaves_the_frozen_part(spec):
     model = adapted(spec)
-    rest, frozen = Rest(model, 4), Frozen(model, 4)
+    rest, frozen = TrainedPart(model, 4), FrozenPart(model, 4)
     vit = timm_model(model)
     named = trainable_parameters(rest)
     assert {id(p) for p in named.values()} == {id(p) for p in trainable_parameters(model).values()}
@@ -185,6 +188,6 @@ def test_training_the_rest_trains_the_model_and_leaves_the_frozen_part(spec):
 
 
 def test_the_frozen_part_stays_in_evaluation_mode_and_outside_of_gradients(spec):
-    frozen = Frozen(adapted(spec).train(), 6).train()  # the adapters of blocks 4 and 5 would have gradients
+    frozen = FrozenPart(adapted(spec).train(), 6).train()  # the adapters of blocks 4 and 5 would have gradients
     assert not frozen(images()).requires_grad
     assert not any(module.training for module in frozen.modules())

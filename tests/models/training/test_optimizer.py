@@ -10,7 +10,8 @@ from timm.optim import param_groups_layer_decay
 from tiny import NAME, SIZE
 from torch import nn
 
-from models.adapters import adapt, parse_settings, timm_model, trainable_parameters
+from models.adapters import adapt, timm_model, trainable_parameters
+from models.methods import parse_settings
 from models.training.optimizer import parameter_groups, warmup_cosine
 
 METHODS = ["linear", "dora", "lora", "full", "dora:blocks=2+5,targets=fc1", "lora:blocks=0,targets=qkv"]

@@ -9,10 +9,12 @@ from scipy.optimize import minimize
 from torch import nn
 
 from models.training.prediction import predict
-from models.training.probe import PENALTIES, ProbeRecipe, fit_probe
+from models.training.probe import fit_probe
+from models.training.recipe import PENALTIES, ProbeRecipe
 from models.training.sampling import feature_batches
 
 CPU = torch.device("cpu")
+RECIPE = ProbeRecipe()
 
 
 def features(count: int, seed: int, noise: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +25,7 @@ def features(count: int, seed: int, noise: float = 2.0) -> tuple[torch.Tensor, t
     return points * torch.tensor([1.0, 10.0, 0.1, 1.0, 100.0]) + torch.tensor([0.0, 50.0, 0.0, -3.0, 0.0]), labels
 
 
-def probe(recipe=ProbeRecipe(), train=(200, 0), held_out=(120, 1), seed=0, **options):
+def probe(recipe=RECIPE, train=(200, 0), held_out=(120, 1), seed=0, **options):
     torch.manual_seed(seed)
     head = nn.Linear(5, 3)
     evaluations = {"held_out": feature_batches(*features(*held_out), 64), "val": feature_batches(*features(120, 2), 64)}
@@ -49,7 +51,7 @@ def objective(
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.5)])
 def test_the_probe_solves_the_problem_as_it_is_written(weights):
     recipe = ProbeRecipe(penalties=(0.01,), label_smoothing=0.1)
-    head, _ = probe(recipe, train=(40, 0), weights=torch.tensor(weights))
+    head, _ = probe(recipe, train=(40, 0), class_weights=torch.tensor(weights))
     inputs, labels = features(40, 0)
     standard = ((inputs - inputs.mean(0)) / inputs.std(0)).double().numpy()
     arguments = standard, labels.numpy(), 0.01, 0.1, weights
