@@ -1,7 +1,7 @@
 """What was tried for a method of our own: candidates chosen on one half of the photos, reported on the other, and the
 one that was made a method confirmed on photos that are in neither.
 
-    python benchmarks/candidates.py RUN --out docs/candidates.md          hours on one thread; continues where it
+    python benchmarks/candidates.py RUN --out docs/results/candidates.md          hours on one thread; continues where it
     stopped python benchmarks/candidates.py RUN --of-each-half 10 --fresh 0 --candidates lrp_magnitude lrp_depth
 
 All are made of parts that could come from one recorded forward pass; here each part of a sum records its own, and its
@@ -46,7 +46,7 @@ RIVALS = (
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/candidates.md"
+        __doc__, "python benchmarks/candidates.py results/sports/linear-seed0 --out docs/results/candidates.md"
     )
     add_photos(parser)
     group = parser.add_argument_group("candidates")

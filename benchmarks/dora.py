@@ -1,6 +1,6 @@
 """What a DoRA training step costs beside LoRA's, as peft computes it and as models/dora.py does.
 
-    python benchmarks/dora.py --out docs/dora.md      DeiT-Tiny 224, 16 images, rank 8 on all four linear layers
+    python benchmarks/dora.py --out docs/results/dora.md      DeiT-Tiny 224, 16 images, rank 8 on all four linear layers
     python benchmarks/dora.py --model vit_base_patch16_224 --batch 4 --rounds 5
     python benchmarks/dora.py --model test_vit --batch 2 --rounds 1
 

@@ -1,8 +1,8 @@
 """What an explanation costs: forward passes per map and memory, beside other packages that do the same.
 
     python benchmarks/explain.py --weights FILE      DeiT-Tiny 224, B = 8, K = 1, 2, 10, one thread
-    python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/benchmark.md      all of it
-    python benchmarks/explain.py --weights FILE --device cuda --throughput --out docs/benchmark-gpu.md
+    python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/results/benchmark.md      all of it
+    python benchmarks/explain.py --weights FILE --device cuda --throughput --out docs/results/benchmark-gpu.md
     python benchmarks/explain.py --model vit_tiny_patch16_224 --batch 2 --targets 2 --rounds 1
 
 A cost is the time of a call divided by its K and by the time of plain forward passes of the same batch taken right

@@ -1,6 +1,6 @@
 """Which relevance method to trust: faithfulness, repeatability, class-dependence and cost of each, on real photos.
 
-    python benchmarks/methods.py RUN --out docs/methods.md          hours on two cores; continues where it stopped
+    python benchmarks/methods.py RUN --out docs/results/methods.md          hours on two cores; continues where it stopped
     python benchmarks/methods.py RUN --images 8 --noise-images 2 --methods lrp_magnitude rollout
     python benchmarks/methods.py deit_tiny_patch16_224 --data PHOTOS
 
@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        __doc__, "python benchmarks/methods.py results/sports/linear-seed0 --out docs/methods.md"
+        __doc__, "python benchmarks/methods.py results/sports/linear-seed0 --out docs/results/methods.md"
     )
     add_photos(parser)
     group = parser.add_argument_group("methods")
@@ -300,7 +300,7 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
 {table}
 - **signed**: maps have negative parts, which speak against the class.
 - **passes**: cost of a map in forward passes at K = 2 (one thread, B = {min(BATCH, images)}, the median of
-  {args.rounds} rounds), measured in the same run; docs/benchmark.md has other K and other packages.
+  {args.rounds} rounds), measured in the same run; docs/results/benchmark.md has other K and other packages.
 - **SRG**: symmetric relevance gain of the predicted class, {STEPS} steps, patches set to the data mean; higher is more
   faithful, chance is 0 (the row of `random`). Mean with a 95 % BCa interval over photos, for the first
   {photos.half} photos and the others. Whatever was chosen by looking at photos was chosen on the first half, so

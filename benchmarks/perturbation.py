@@ -1,6 +1,6 @@
 """Where the time of a faithfulness study goes: reading, maps, perturbed images, forward passes, statistics.
 
-    python benchmarks/perturbation.py --weights FILE --photos PHOTOS --out docs/perturbation.md
+    python benchmarks/perturbation.py --weights FILE --photos PHOTOS --out docs/results/perturbation.md
     python benchmarks/perturbation.py --weights FILE --photos PHOTOS --images 500      nothing is extrapolated
     python benchmarks/perturbation.py --photos PHOTOS --model vit_tiny_patch16_224 --images 2
 

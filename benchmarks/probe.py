@@ -1,6 +1,6 @@
 """What it costs to solve a linear probe along its whole path of penalties: CPU time of one thread, features in memory.
 
-    python benchmarks/probe.py --out docs/probe.md              13,500 features of 100 classes, 192 and 768 wide
+    python benchmarks/probe.py --out docs/results/probe.md              13,500 features of 100 classes, 192 and 768 wide
     python benchmarks/probe.py --features 1000 --classes 10 --widths 64
 
 Features are drawn around a centre for each class, so close that a probe confuses some: how long L-BFGS takes depends on

@@ -1,6 +1,6 @@
 """What training costs beside the loop that most notebooks have: whole processes, one thread each, one after another.
 
-    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/training.md      DeiT-Tiny, about 50 minutes
+    python benchmarks/train.py --data PHOTOS --weights FILE --out docs/results/training-cost.md   DeiT-Tiny, about 50 minutes
     python benchmarks/train.py --data photos/ --model test_vit --epochs 2 --blocks 4-5
 
 Both sides see every image as the model's data config has it, without augmentation, in the same number of epochs (a

@@ -117,7 +117,7 @@ def attnlrp(
     gamma, gamma_patch: of the gamma rule in an MLP's linear layers and at the patch convolution; all
         other linear layers have the epsilon rule. The defaults are the paper's composite for ViTs.
         0 is the epsilon rule. The composite is the paper's choice for ViT-B; on DeiT-Tiny the
-        epsilon rule at the tokens is more faithful (docs/methods.md), and costs a product less each
+        epsilon rule at the tokens is more faithful (docs/results/methods.md), and costs a product less each
         way: see `attnlrp_epsilon`. gamma_patch matters at="pixels" alone.
     gap: absorbed by biases (of linear layers and of norms), the class token, registers, positions (at
         the pixels) and the softmax, whose own point of expansion keeps a part; under attention pooling also
@@ -201,7 +201,7 @@ def lrp_depth(
     in its place, every block's is a map of the same image, and their mean costs nothing more: one recorded
     pass, one way down. Summing over depth is FullGrad's idea (Srinivas, Fleuret, NeurIPS 2019), brought to
     pruned gradients of transformers by LibraGrad (Mehri et al., 2024); CP-LRP is Ali et al., ICML 2022.
-    docs/candidates.md has what else was tried.
+    docs/results/candidates.md has what else was tried.
     gap: absorbed by biases, the class token and registers, in the mean over depth.
     """
     return cp_lrp(
@@ -257,7 +257,7 @@ def lrp_blend(
     CP-LRP holds attention constant and follows values alone; AttnLRP gives half of it to the queries and keys. Each
     errs in its own way, and both say how much of the same quantity a token brings, so that their mean still adds up to
     it. It takes one recorded forward pass and two ways down, and is the most faithful to the probability of all methods
-    here (docs/candidates.md). For maps of other classes see `lrp_contrast`. gap: the mean of the gaps of both.
+    here (docs/results/candidates.md). For maps of other classes see `lrp_contrast`. gap: the mean of the gaps of both.
     """
     return _relevance(
         network,

@@ -1,9 +1,9 @@
 """Matrix products in float16, as tensor cores take them, for the methods whose maps stay what they are.
 
 Offered to methods whose maps stay within 2 % of float32's (relative distance, L2, the worst of 32 maps, with default
-options), whatever the other class: docs/benchmark.md has them all, from
+options), whatever the other class: docs/results/benchmark.md has them all, from
 
-    python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/benchmark.md
+    python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/results/benchmark.md
 
 on a CPU, which rounds as a GPU does. How much faster a GPU becomes is not measured. bfloat16 is not offered: it has
 three binary digits less, its distances are seven to ten times as large, and beyond 2 % for every method that asks for a

@@ -1,4 +1,4 @@
-"""Write docs/families.md: which of timm's vision transformers can be explained, and why the others can't.
+"""Write docs/results/families.md: which of timm's vision transformers can be explained, and why the others can't.
 
     python tools/families.py                           # half a minute
     python tools/families.py --out /tmp/families.md
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))  # a script in a subfolder; the packages lie one f
 from common.files import atomic
 from explain import UnsupportedModel, check_explainable  # noqa: E402
 
-OUT = ROOT / "docs" / "families.md"
+OUT = ROOT / "docs" / "results" / "families.md"
 SIZES = re.compile(
     r"^(tiny|xsmall|small|medium|mediumd|base|large|huge|giant|giantopt|gigantic|little|betwixt|wee|plus"
     r"|so\d+m2?|\db|patch\d+|\d+)$"
@@ -194,7 +194,7 @@ of each by name was asked too.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=OUT, help="Markdown file to write (default: docs/families.md)")
+    parser.add_argument("--out", type=Path, default=OUT, help="Markdown file (default: docs/results/families.md)")
     arguments = parser.parse_args()
     with atomic(arguments.out) as temporary:
         temporary.write_text(document())
