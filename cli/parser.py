@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"error: {message}; {self.prog} --help explains every option\n")
 
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+    def parse_args(self, args=None, namespace=None):
         """Parse as argparse does; refuse an option of an earlier version in one line that names the new one."""
         given = sys.argv[1:] if args is None else [str(one) for one in args]
         for one in given:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from evaluation.measurements import INPUT_NOISE
 from evaluation.options import RUNNER_UP
 from evaluation.regions import REGIONS
 from evaluation.statistics.layers import LayerMeans, layer_means, layer_rows
-from evaluation.statistics.verdicts import measure
+from evaluation.statistics.measured import measure
 from explain.heatmap import to_heatmap
 from explain.registry import METHODS, RelevanceOptions
 from report.figures.bars import bars
@@ -150,7 +150,9 @@ def heat_cells(one: ComparedRun, row: int, pixels: np.ndarray) -> tuple[HeatCell
             one.stored.probability[row, classes[place]],
             one.name(predicted) if wrong else None,
         )
-        frame = None if place or right is None else "correct" if right else "wrong"
+        frame: Literal["correct", "wrong"] | None = None
+        if not place and right is not None:
+            frame = "correct" if right else "wrong"
         cells.append(HeatCell(pixels, heat, caption, frame, not found.any()))
     return cells[0], cells[1]
 

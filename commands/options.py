@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common.devices import RunningOptions
 from data.options import DataOptions
@@ -19,7 +20,7 @@ class PictureOptions:
     colour_map: name of a matplotlib colour map; None takes one for signed maps and another for unsigned ones.
     """
 
-    normalise: str = "heatmap"
+    normalise: Literal["heatmap", "shared"] = "heatmap"
     colour_map: str | None = None
 
 

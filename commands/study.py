@@ -13,6 +13,7 @@ from commands.loading import load_for
 from commands.options import StudyOptions
 from commands.study_output import file_stem, write_study
 from commands.train import train
+from commands.train_options import TrainOptions
 from common import processes
 from common.devices import device_of
 from common.errors import UsageError
@@ -35,7 +36,6 @@ from models.backbone import architecture, create_backbone
 from models.methods import MethodSettings
 from models.options import BackboneSpec
 from models.runs import Run, load_run
-from commands.train_options import TrainOptions
 from models.training.recipe import RECIPES, ProbeRecipe
 from report.figures.verdict_overview import verdict_overview
 
@@ -217,7 +217,7 @@ class Experiment:
 
     def look_inside(self, results: StudyResults, subjects: Subjects, steps: Steps) -> list[Observation]:
         """Measure attention and relevance by depth of every fine-tuned backbone, before and after."""
-        rows = []
+        rows: list[Observation] = []
         for before, after, relevance in self.by_depth(subjects):
             steps.say(describe(after, "depth"))
             found = results.depth[after.label, after.run.config.seed] = self.cache.depth(before, after, relevance)
@@ -264,14 +264,14 @@ class Experiment:
         # maps first: other measurements read them; runs with equal weights share what is measured of them
         for maps in (True, False):
             share(self._measuring(subjects, maps))
-        looking = {}
+        looking: dict[tuple, tuple[str, Callable[[], object]]] = {}
         for before, after, relevance in self.by_depth(subjects):
             job = partial(self.cache.depth, before, after, relevance)
             looking.setdefault((before.content_hash, after.content_hash), (describe(after, "depth"), job))
         share(dict(looking.values()))
 
     def _measuring(self, subjects: Subjects, maps: bool) -> dict[str, Callable[[], object]]:
-        found = {}
+        found: dict[tuple, tuple[str, Callable[[], object]]] = {}
         for (_, _, split), subject in subjects.items():
             for task in self.tasks_on(split):
                 if (task.measurement == "maps") == maps:

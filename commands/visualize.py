@@ -38,7 +38,6 @@ from report.figures.class_heatmaps import (
     head_heatmaps,
     most_probable_caption,
     probability_caption,
-    targets_of_methods,
 )
 
 MOST_PROBABLE = 3  # classes explained where no target is given
@@ -192,9 +191,9 @@ def draw(
     rows, written = [], [out]
     for method in options.relevance:
         facts = facts_of(method)
-        targets = torch.tensor([targets_of_methods(classes, [facts])], device=device)
-        layers = {"layers": True} if options.layers else {}
-        found = relevance(model, x.to(device), targets, method.method, **method.keywords(), **layers)
+        targets = torch.tensor([classes if facts.uses_target else classes[:1]], device=device)
+        asked = method.keywords() | ({"layers": True} if options.layers else {})
+        found = relevance(model, x.to(device), targets, method.method, **asked)
         maps, *beside = [found] if torch.is_tensor(found) else found
         heats = to_heatmap(maps.cpu(), photo.pixels.shape[:2])[0].numpy()
         rows.append(MethodRow(facts, heats, [not one.any() for one in maps[0]]))

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
 INTERRUPTED = 130
 PATIENCE = timedelta(hours=12)  # a process waits while another downloads or draws

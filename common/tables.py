@@ -1,4 +1,4 @@
-"""Rows and records -> CSV, JSON, Markdown. Every file is written beside its final name and renamed."""
+"""Write rows and records as CSV, JSON and Markdown, whole or not at all, and format numbers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ ABSENT = "–"  # shown where a figure does not exist
 
 
 def write_csv(path: str | Path, rows: Iterable[Row]) -> None:
-    """One row a record; columns in the order in which the rows first name them; floats with six significant digits.
+    """Write one line per row, floats with six significant digits.
 
-    A value that is missing, None or NaN is an empty field, as pandas reads it.
+    rows: column -> value; columns stand in the order in which rows first name them. A value that is missing, None or
+        NaN is an empty field, as pandas reads it.
     """
     rows = list(rows)
     names = columns_of(rows)
@@ -33,8 +34,12 @@ def write_csv(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Indented JSON in insertion order. NumPy scalars and arrays, dataclasses and paths become plain values;
-    NaN and infinities, which JSON cannot hold, become null. Raises TypeError for anything else."""
+    """Write indented JSON in insertion order.
+
+    content: plain values; NumPy scalars and arrays, dataclasses and paths become plain ones. NaN and infinities, which
+        JSON cannot hold, become null.
+    Raises TypeError for anything else.
+    """
     text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -48,10 +53,12 @@ def write_text(path: str | Path, text: str) -> None:
 def markdown_table(
     rows: Iterable[Row], columns: Sequence[str] | Mapping[str, str] | None = None, align: str | None = None
 ) -> str:
-    """A GitHub table, ending with a newline.
+    """Return a GitHub table that ends with a newline.
 
-    columns: which keys, in order; a mapping gives key -> heading. align: one of l, c, r for each column; by
-    default numbers go right and everything else left.
+    rows: column -> value.
+    columns: which keys, in order; a mapping gives key -> heading; None takes all.
+    align: one of l, c, r per column; None aligns numbers right and everything else left.
+    Raises ValueError for another number of letters.
     """
     rows = list(rows)
     names = list(columns) if columns is not None else columns_of(rows)
@@ -66,13 +73,13 @@ def markdown_table(
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
-    """Every key that any row has, in order of first appearance."""
+    """Return every key that any row has, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
-    """`digits` decimals; a value too small for them is shown as such, never as zero: number(0.0001) -> '< 0.001'."""
-    if _absent(value):
+    """Format a number with `digits` decimals, or a bound if it is too small: number(0.0001) -> '< 0.001'."""
+    if value is None or _absent(value):
         return ABSENT
     smallest = 10.0**-digits
     if 0 < abs(value) < smallest / 2:
@@ -81,28 +88,31 @@ def number(value: float | None, digits: int = 3, signed: bool = False) -> str:
 
 
 def p_text(p_value: float | None) -> str:
-    """'p = 0.012', 'p < 0.001'."""
+    """Format a p-value: 'p = 0.012', 'p < 0.001'."""
     text = number(p_value)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def percent(fraction: float | None, digits: int = 1, signed: bool = False) -> str:
-    """A fraction as percent: percent(0.925) -> '92.5 %'."""
-    if _absent(fraction):
+    """Format a fraction in percent: percent(0.925) -> '92.5 %'."""
+    if fraction is None or _absent(fraction):
         return ABSENT
     text = f"{100 * fraction:{'+' if signed else ''}.{digits}f}"
     # -0.0 % would claim a sign that the digits do not show.
     return (text.lstrip("+-") if float(text) == 0 else text) + " %"
 
 
-def interval(low: float, high: float, digits: int = 3) -> str:
-    """'[0.012, 0.034]', or a dash where there is none."""
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Format an interval: '[0.012, 0.034]', or a dash where there is none."""
     return ABSENT if _absent(low) or _absent(high) else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def estimate(difference: float | None, low: float | None, high: float | None) -> str:
-    """'+0.039 [-0.015, 0.099]': as many decimals as give half the interval's width two significant digits."""
-    if _absent(difference) or _absent(low) or _absent(high):
+    """Format a difference with its interval: '+0.039 [-0.015, 0.099]'.
+
+    It has as many decimals as give half the interval's width two significant digits.
+    """
+    if difference is None or low is None or high is None or any(map(_absent, (difference, low, high))):
         return f"{_significant(difference)} (no interval)"
     if high <= low:
         return f"{_significant(difference)} [{_significant(low)}, {_significant(high)}]"
@@ -111,7 +121,7 @@ def estimate(difference: float | None, low: float | None, high: float | None) ->
 
 
 def plain(content: Any) -> Any:
-    """`content` as dictionaries, lists, strings, numbers, booleans and None."""
+    """Return `content` as dictionaries, lists, strings, numbers, booleans and None, or raise TypeError."""
     if dataclasses.is_dataclass(content) and not isinstance(content, type):
         return {field.name: plain(getattr(content, field.name)) for field in dataclasses.fields(content)}
     if isinstance(content, Mapping):

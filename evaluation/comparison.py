@@ -91,7 +91,8 @@ def compare_runs(
     second: what the second heatmap shows, a name in `targets.SECOND`.
     measurements: what is measured, names of MEASURES.
     """
-    method, runs = subjects[0].options.relevance[0], []
+    method = subjects[0].options.relevance[0]
+    runs: list[ComparedRun] = []
     for subject in subjects:
         stored = cache.maps(subject, method)
         rows = [row for name in measurements for row in cache.measured(subject, Task(name, method))]

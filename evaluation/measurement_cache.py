@@ -5,7 +5,6 @@ They belong to a model's weights, not to a run: runs with equal weights, such as
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ class MeasurementCache:
         """
         if not processes.first_says(lambda: self.holds(subject, task)):
             self._measure(subject, task)
-        about = {
+        about: dict[str, Any] = {
             "data": Path(subject.data.name).name,
             "method": subject.label,
             "seed": subject.run.config.seed,
@@ -113,7 +112,7 @@ class MeasurementCache:
             card.unlink(missing_ok=True)
             found = compare_depth(before, after, method)
             with atomic(arrays) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, **found)  # type: ignore[arg-type]
+                np.savez_compressed(file, **found)
             write_json(card, settings)
         with np.load(arrays) as stored:
             first, second = (depth_run_of(one, place, stored) for place, one in enumerate((before, after)))
@@ -163,8 +162,3 @@ def _name_of(method: RelevanceOptions) -> str:
     """Return a relevance method with its options as a part of a file's name."""
     options = json.dumps(method.keywords(), sort_keys=True)
     return method.method + ("" if options == "{}" else f"-{hashlib.sha256(options.encode()).hexdigest()[:8]}")
-
-
-def all_measured(cache: MeasurementCache, subjects: Sequence[Subject], done: Sequence[Task]) -> list[Observation]:
-    """Return several measurements of several runs, one after another."""
-    return [row for subject in subjects for task in done for row in cache.measured(subject, task)]

@@ -79,9 +79,11 @@ class Asked:
         parts = zip(*(one.split(size) for one in tensors))
         return self.subject.progress(f"{what}, {self.name}", parts, -(-len(tensors[0]) // size))
 
-    def explain(self, images: Tensor, targets: Tensor, **options) -> Tensor:
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, K, grid_h, grid_w) of images (B, 3, H, W) for targets (B, K)."""
-        return relevance(self.subject.model, images, targets, self.name, **self.method.keywords() | options)
+        maps = relevance(self.subject.model, images, targets, self.name, **self.method.keywords())
+        assert isinstance(maps, Tensor)  # only options that nothing here gives return more
+        return maps
 
 
 # ---- maps: probabilities, similarity between classes, complexity, localisation
@@ -204,7 +206,7 @@ def measure_robustness(asked: Asked) -> Iterator[Observation]:
             some = slice(part.start, part.stop)
             maps = None if known is None else torch.from_numpy(known[some].copy()).to(subject.device)
             targets = torch.from_numpy(classes[some]).to(subject.device)
-            drawn = {"noise": INPUT_NOISE, "seed": subject.options.data_seed, "maps": maps}
+            drawn: dict[str, Any] = {"noise": INPUT_NOISE, "seed": subject.options.data_seed, "maps": maps}
             change = input_noise_change(
                 subject.model, x.to(subject.device), targets, asked.name, **drawn, **asked.method.keywords()
             )

@@ -72,11 +72,17 @@ def choose_targets(subject: Subject, images: Images, probability: np.ndarray) ->
         extra = [] if own or scene is None else [distractor if distractor >= 0 else first]
         named = [first, *drawn, *extra]
         named = named if number is None else [number[c] for c in named]
-        runner_up = max((c for c in range(len(p)) if c != named[0]), key=lambda c, p=p: p[c])
+        runner_up = _most_probable_other(p, named[0])
         rows.append([*named[: 1 + len(drawn)], runner_up, *named[1 + len(drawn) :]])
         distracted.append(distractor >= 0)
     random_classes = min(subject.options.random_classes, probability.shape[1] - 1)
     return Targets(np.array(rows), random_classes, np.array(distracted), PREDICTED if own else TRUE)
+
+
+def _most_probable_other(probability: np.ndarray, first: int) -> int:
+    others = probability.copy()
+    others[first] = -1
+    return int(others.argmax())
 
 
 def _random_classes(subject: Subject, index: int, first: int, classes: int) -> list[int]:
