@@ -1,64 +1,62 @@
-"""What an earlier study saw in a few pictures, measured: claims with figures, intervals and verdicts, as Markdown."""
+"""The claims that an earlier study made from a few pictures, measured: values, intervals, verdicts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from common.tables import ABSENT, estimate, markdown_table, number, p_text, percent
-from evaluation.statistics.paired import holm
-from evaluation.statistics.verdicts import (
-    ONE_SEED,
-    RULE,
-    Judgement,
+from common.tables import ABSENT, estimate, number, p_text, percent
+from evaluation.statistics.measured import (
     Measured,
-    judge,
+    correct_family,
     measure,
     measure_accuracy,
     measure_overfitting,
 )
+from evaluation.statistics.verdicts import Judgement, judge, remarks
 
 MAIN = ("a", "b", "c", "d", "e")
-READING = (
-    "A difference is the first run's figure minus the second's. (a), (d): all validation images; (b), (c): the "
-    "explained images; (e): training images that were not held out, without augmentation. Intervals over images: BCa "
-    "bootstrap (a, b, c, and d with several seeds), Tango's score interval (d with one seed), percentile bootstrap "
-    "(e). With several seeds, (d) compares, image by image, the share of seeds that predict it rightly, "
-    "by the sign-flip test; beside it stand McNemar's exact p-values, one a seed. Intervals speak about other images, not about other training seeds; the interval over seeds, where there are "
-    "several, is Student's t, and seeds are never counted as images. One family of p-values is all claims (a) to (e) of "
-    "a data set that are judged; likeness measured otherwise (b', b'', ...) and pairs of methods that the claims are not "
-    "about are another."
-)
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What one run, a method trained with one seed, contributes; paired by image with other runs.
 
-    val_probability, val_correct: all validation images; train_correct: the images it was trained on; likeness
-    (Spearman), likeness_cosine, entropy_other: the explained images; map_noise: median relative change of its maps.
-    likeness_otherwise: likeness measured in further ways, name -> the explained images.
+    label: the method's name.
+    val_probability: of the true class, of all validation images.
+    val_correct: which validation images are predicted correctly.
+    train_correct: which of the images that it was trained on are predicted correctly.
+    similarity: Spearman similarity of the maps of the true class and of random classes, of the explained images.
+    similarity_cosine: the same by cosine.
+    entropy_random: normalised entropy of random classes' maps, of the explained images.
+    map_noise: median relative change of its maps under input noise.
+    seed: the training seed.
+    similarity_variants: similarity measured in other ways, name -> values of the explained images.
     """
 
     label: str
     val_probability: np.ndarray
     val_correct: np.ndarray
     train_correct: np.ndarray
-    likeness: np.ndarray
-    likeness_cosine: np.ndarray
-    entropy_other: np.ndarray
+    similarity: np.ndarray
+    similarity_cosine: np.ndarray
+    entropy_random: np.ndarray
     map_noise: float
     seed: int = 0
-    likeness_otherwise: Mapping[str, np.ndarray] = field(default_factory=dict)
+    similarity_variants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How a claim is said: 'dora's maps are' + 'more alike' (or 'less alike') + 'than linear's', measured by
-    'Spearman'.
+    """How a claim is said: "dora's maps are" + "more similar" (or "less similar") + "than linear's", by "Spearman".
 
-    topic: what is compared, whoever the two methods are. points: the figures are fractions of images and are shown in
-    percent, their differences in points.
+    topic: what is compared, whoever the two methods are.
+    subject: the beginning of the sentence.
+    more: what the claim says of it.
+    less: the reverse.
+    than: the end of the sentence.
+    measure: the metric.
+    points: the values are fractions of images, shown in percent, and their differences in percentage points.
     """
 
     topic: str
@@ -70,15 +68,21 @@ class Wording:
     points: bool = False
 
     def side(self, claimed: bool = True) -> str:
+        """Return the claim as a sentence without its end, or the reverse of the claim."""
         return f"{self.subject} {self.more if claimed else self.less} than {self.than}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement about two methods: that `measured`, first minus second, has the sign `sign`.
+    """One statement about two methods, with its measurement; the properties are the texts of claims.md.
 
-    corrected_p: its p-value, corrected for its family. judgement: None where the claim is not about such methods. The
-    texts are those of claims.md.
+    letter: "a" to "e", "b'" and so on.
+    wording: how it is said.
+    methods: both methods' names.
+    measured: the difference, first minus second method.
+    sign: 1 or -1, the sign that the claim gives the difference.
+    corrected_p: its p-value, corrected for its family.
+    judgement: None where the claim is not about such methods.
     """
 
     letter: str
@@ -104,7 +108,7 @@ class Claim:
 
     @property
     def scale(self) -> int:
-        """What differences are shown times: 100 for points."""
+        """The factor of printed differences: 100 for percentage points."""
         return 100 if self.wording.points else 1
 
     @property
@@ -136,16 +140,16 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """The verdict's word, and what is said beside it."""
+        """The verdict, with the interval over seeds and the reason where it is undecided."""
         word = self.judgement.word if self.judgement else "not judged"
         return word + (f" ({self.beside})" if self.beside else "")
 
     @property
     def beside(self) -> str:
-        """Why a claim is undecided, and what would have been found; '' for other verdicts."""
-        if self.judgement is None or self.judgement.word != "undecided":
+        """What belongs beside the verdict, see `remarks`; "" where the claim is not judged."""
+        if self.judgement is None:
             return ""
-        return "; ".join(filter(None, (self.judgement.reason, f"smallest detectable: {self.detectable}")))
+        return remarks(self.measured, self.judgement, self.scale, self._points.strip(), self._digits)
 
     @property
     def _points(self) -> str:
@@ -160,170 +164,103 @@ class Claim:
 
 
 def claims(pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]]) -> list[list[Claim]]:
-    """Measure claims (a) to (e) about one data set, for each pair of methods: a list a pair.
+    """Measure claims (a) to (e) about one data set for each pair of methods.
 
-    pairs: (first, second, judged); a method is a list of one Evidence a training seed, in the same order for both.
-    Likeness measured otherwise gives claims (b'), (b'') and so on. Where `judged` is False the methods are not the
-    kinds of the earlier study (linear probe first, DoRA second), and figures stand without verdicts. p-values are
-    corrected together over all pairs: claims (a) to (e) that are judged in one family, all else in another. Raises
-    ValueError when seeds, ways to measure likeness or numbers of images do not match.
+    Similarity measured in other ways gives claims (b'), (b'') and so on. p-values are corrected together over all
+    pairs: judged claims (a) to (e) in one family, all others in another.
+
+    pairs: (first, second, judged). A method is a list of one Evidence per training seed, in the same order for both.
+        Where `judged` is False the methods are not those of the earlier study (linear probe first, DoRA second), and
+        figures stand without verdicts.
+    Returns a list of claims per pair.
+    Raises ValueError when seeds, ways to measure similarity or numbers of images do not match.
     """
     stated = [
         (place, *one, judged) for place, (first, second, judged) in enumerate(pairs) for one in _stated(first, second)
     ]
     main = [letter in MAIN and judged for _, letter, *_, judged in stated]
-    corrected = np.empty(len(stated))
+    corrected: dict[int, tuple[Measured, float]] = {}
     for family in (True, False):
         members = [i for i, one in enumerate(main) if one == family]
-        corrected[members] = holm([stated[i][4].p_value for i in members])
+        corrected |= zip(members, correct_family([stated[i][4] for i in members]))
     found: list[list[Claim]] = [[] for _ in pairs]
-    for (place, letter, wording, sign, measured, judged), p in zip(stated, corrected.tolist()):
-        names = tuple(runs[0].label for runs in pairs[place][:2])
-        found[place].append(
-            Claim(letter, wording, names, measured, sign, p, judge(measured, sign, p) if judged else None)
-        )
+    for i, (place, letter, wording, sign, _, judged) in enumerate(stated):
+        measured, p = corrected[i]
+        names = pairs[place][0][0].label, pairs[place][1][0].label
+        judgement = judge(measured, sign, p) if judged else None
+        found[place].append(Claim(letter, wording, names, measured, sign, p, judgement))
     return found
 
 
 def _stated(first: Sequence[Evidence], second: Sequence[Evidence]) -> list[tuple[str, Wording, int, Measured]]:
-    """Letter, wording, claimed sign and measurement of every claim about two methods."""
+    """Return letter, wording, claimed sign and measurement of every claim about two methods."""
     _check(first, second)
-    a, b = first[0].label, second[0].label
 
     def values(name: str) -> list[list[np.ndarray]]:
         return [[getattr(evidence, name) for evidence in runs] for runs in (first, second)]
 
-    def otherwise(name: str) -> list[list[np.ndarray]]:
-        return [[evidence.likeness_otherwise[name] for evidence in runs] for runs in (first, second)]
+    def variant(name: str) -> list[list[np.ndarray]]:
+        return [[evidence.similarity_variants[name] for evidence in runs] for runs in (first, second)]
 
-    alike = (
-        "likeness of the maps of the true and of other classes",
-        f"{b}'s maps of the true and other classes are",
-        "more alike",
-        "less alike",
-        f"{a}'s",
-    )
+    words, variants = _wordings(first[0].label, second[0].label), list(first[0].similarity_variants)
     return [
-        (
-            "a",
-            Wording(
-                "probability of the true class",
-                f"{a} gives the true class a",
-                "higher probability",
-                "lower probability",
-                b,
-            ),
-            1,
-            measure(*values("val_probability")),
-        ),
-        ("b", Wording(*alike, "Spearman"), -1, measure(*values("likeness"))),
+        ("a", words["a"], 1, measure(*values("val_probability"))),
+        ("b", words["b"], -1, measure(*values("similarity"))),
         *(
-            ("b" + "'" * (i + 1), Wording(*alike, name), -1, measure(*otherwise(name)))
-            for i, name in enumerate(first[0].likeness_otherwise)
+            ("b" + "'" * (i + 1), replace(words["b'"], measure=name), -1, measure(*variant(name)))
+            for i, name in enumerate(variants)
         ),
-        (
-            "c",
-            Wording(
-                "scatter of other classes' maps",
-                f"{a}'s maps of other classes are",
-                "more scattered",
-                "less scattered",
-                f"{b}'s",
-                "normalised entropy",
-            ),
-            1,
-            measure(*values("entropy_other")),
-        ),
-        (
-            "d",
-            Wording(
-                "accuracy on validation",
-                f"{a} is",
-                "more accurate on validation",
-                "less accurate on validation",
-                b,
-                points=True,
-            ),
-            1,
-            measure_accuracy(*values("val_correct")),
-        ),
-        (
-            "e",
-            Wording(
-                "overfitting", f"{b} overfits", "more", "less", a, "training minus validation accuracy", points=True
-            ),
-            -1,
-            measure_overfitting(*values("train_correct"), *values("val_correct")),
-        ),
+        ("c", words["c"], 1, measure(*values("entropy_random"))),
+        ("d", words["d"], 1, measure_accuracy(*values("val_correct"))),
+        ("e", words["e"], -1, measure_overfitting(*values("train_correct"), *values("val_correct"))),
     ]
+
+
+def _wordings(a: str, b: str) -> dict[str, Wording]:
+    """Return how each claim about a linear probe `a` and DoRA `b` is said; "b'" for other similarities."""
+
+    def similarity(classes: str, measure: str = "") -> Wording:
+        maps = f"maps of the true class and of {classes}"
+        return Wording(
+            f"similarity of the {maps}", f"{b}'s {maps} are", "more similar", "less similar", f"{a}'s", measure
+        )
+
+    return {
+        "a": Wording(
+            "probability of the true class",
+            f"{a} gives the true class a",
+            "higher probability",
+            "lower probability",
+            b,
+        ),
+        "b": similarity("random classes", "Spearman"),
+        "b'": similarity("other classes"),
+        "c": Wording(
+            "complexity of random classes' maps",
+            f"{a}'s maps of random classes are",
+            "more spread out",
+            "less spread out",
+            f"{b}'s",
+            "normalised entropy",
+        ),
+        "d": Wording(
+            "accuracy on validation images",
+            f"{a} is",
+            "more accurate on validation images",
+            "less accurate on validation images",
+            b,
+            points=True,
+        ),
+        "e": Wording(
+            "overfitting", f"{b} overfits", "more", "less", a, "training minus validation accuracy", points=True
+        ),
+    }
 
 
 def _check(first: Sequence[Evidence], second: Sequence[Evidence]) -> None:
     seeds = [[evidence.seed for evidence in runs] for runs in (first, second)]
     if not seeds[0] or seeds[0] != seeds[1]:
         raise ValueError(f"claims: expected the same training seeds of both methods, got {seeds[0]} and {seeds[1]}")
-    ways = {tuple(evidence.likeness_otherwise) for evidence in (*first, *second)}
+    ways = {tuple(evidence.similarity_variants) for evidence in (*first, *second)}
     if len(ways) > 1:
-        raise ValueError(f"claims: expected likeness measured in the same ways for every run, got {sorted(ways)}")
-
-
-def claims_markdown(
-    groups: Mapping[tuple[str, str], Sequence[Claim]],
-    facts: Sequence[str],
-    evidence: Sequence[Sequence[Evidence]],
-    accuracies: Sequence[Mapping],
-    sections: Sequence[str] = (),
-) -> str:
-    """Return claims.md: what was compared, accuracies, one table of claims for each two methods, noise, the rule, more.
-
-    groups: both methods' names -> their claims. evidence: a list a method, one Evidence a seed.
-    """
-    lines = [
-        "# What the earlier study saw, measured",
-        "",
-        *(f"- {fact}" for fact in facts),
-        "",
-        "## Accuracy",
-        "",
-        markdown_table(list(accuracies)),
-    ]
-    for (first, second), rows in groups.items():
-        lines += [f"## {first} against {second}", "", _claims_table(first, second, rows)]
-    lines += [
-        "## How to read this",
-        "",
-        f"**Rule.** {RULE}",
-        "",
-        READING,
-        "",
-        "**Noise of the maps themselves** (median change of a map under invisible input noise; differences far "
-        "below it would mean nothing): " + _by_method(evidence, lambda e: percent(e.map_noise, 2)) + ".",
-        "",
-        "**Likeness by cosine**, beside the Spearman figures of (b): "
-        + _by_method(evidence, lambda e: number(float(np.nanmean(e.likeness_cosine))))
-        + ".",
-        "",
-        *sections,
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _claims_table(first: str, second: str, rows: Sequence[Claim]) -> str:
-    several = len(rows[0].measured.seeds.differences) > 1
-    columns = {
-        "letter": "",
-        "text": "claim",
-        "first": first,
-        "second": second,
-        "difference": "difference [95 %, images]",
-    }
-    columns |= {"seeds": "seed by seed; mean [95 %, seeds]"} if several else {}
-    columns |= {"test": "test", "verdict": "verdict"}
-    table = [{key: getattr(row, key) for key in columns} for row in rows]
-    return markdown_table(table, columns, "llrr" + "l" * (len(columns) - 4)) + (
-        "" if several else f"\n{ONE_SEED.capitalize()}.\n"
-    )
-
-
-def _by_method(evidence: Sequence[Sequence[Evidence]], figure: Callable[[Evidence], str]) -> str:
-    return "; ".join(f"{runs[0].label} {', '.join(map(figure, runs))}" for runs in evidence)
+        raise ValueError(f"claims: expected similarity measured in the same ways for every run, got {sorted(ways)}")

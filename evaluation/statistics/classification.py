@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from evaluation.statistics.paired import wilson
+from evaluation.statistics.accuracy import wilson
 
 CALIBRATION_BINS = 15
 MOST_CONFUSIONS = 20

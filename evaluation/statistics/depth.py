@@ -1,4 +1,4 @@
-"""What fine-tuning changed at which depth: attention, relevance and features by block and head, judged and in words.
+"""What fine-tuning changed at which depth: attention and relevance by block and head, tested and judged.
 
 Letters: N images, L layers (blocks, and attention pooling where there is one), h heads.
 """
@@ -7,38 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from scipy.stats import norm
 from tqdm import tqdm
 
-from common.tables import estimate, number
-from evaluation.statistics.layers import ALL
-from evaluation.statistics.paired import Paired, holm, paired, single
+from evaluation.statistics.paired import (
+    POWER,
+    SIGNIFICANT,
+    Paired,
+    detectable_standard_errors,
+    holm,
+    paired,
+)
 from evaluation.statistics.permutation import sign_flip_p
-from evaluation.statistics.verdicts import FEWEST_IMAGES, SIGNIFICANT
+from evaluation.statistics.verdicts import FEWEST_IMAGES
 
 Verdict = Literal["changed", "same", "undecided"]
 
-SMALLEST = 0.02  # of a measure's scale: what counts as a change, and what is small enough to count as none
+SMALLEST = 0.02  # of a measure's scale: a change is at least this large, and "the same" is smaller
 POOL = "pool"
 
 RULE = (
-    "Measures are compared image by image, after minus before: a block's, or, where heads are shown, a head's. One has "
-    "*changed* when the 95 % interval of the mean difference excludes zero, the p-value of a sign-flip test of the mean is below "
-    f"{SIGNIFICANT} after Holm's correction for all measures of all blocks (or of all heads), and the difference is at "
-    f"least {SMALLEST:g} of the measure's scale, which is 1, or 100 %, and for distance that of even attention. It is "
-    "*the same* when the whole interval is nearer to zero than that, and otherwise, or with fewer than "
-    f"{FEWEST_IMAGES} images, *undecided*. A block has changed when one of its measures has, and is the same when all "
-    "are. Intervals speak about other images, not about other training seeds."
+    "Each measure is compared image by image, after minus before fine-tuning: of a block, or, where heads are shown, "
+    "of a head. It has *changed* when three conditions hold: the 95 % interval of the mean difference over images "
+    f"excludes zero; the p-value of a sign-flip test of the mean is below {SIGNIFICANT} after Holm's correction for "
+    f"all measures of all blocks (or of all heads); and the difference is at least {SMALLEST:g} of the measure's "
+    "scale, which is 1, or 100 %, and for distance the value of even attention. It is *the same* when the whole "
+    f"interval lies within that size of zero. Otherwise, and with fewer than {FEWEST_IMAGES} images, it is "
+    "*undecided*. A block has changed when one of its measures has, and is the same when all are. Intervals are about "
+    "other images, not about other training seeds."
 )
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is named, shown (times `factor`, in `unit`), and said when it grows or shrinks.
+    """How a measure is named and shown, and what is said of a change.
 
-    summed: a block's value is the sum over its heads; otherwise their mean.
+    title: a noun phrase.
+    unit: of the shown values.
+    grows: what is said where it increases.
+    shrinks: what is said where it decreases.
+    factor: of the shown values.
+    summed: the value of a block is the sum over its heads instead of their mean.
     """
 
     title: str
@@ -90,10 +102,14 @@ MEASURES = {
 class DepthRun:
     """What one run does at each depth; runs that are compared have the same images in the same order.
 
-    blocks: L names, "0" and so on, and POOL for attention pooling. measures: name -> (N, L, h), names of MEASURES; NaN
-    where one is not defined. uniform: name -> the value of even attention, needed for distance. Against the run before
-    fine-tuning, None for that run itself: divergence (N, L, h), Jensen-Shannon, 0 to 1, of the reading row, and cka
-    (L + 1,), linear CKA of the tokens that enter the first layer and that leave each.
+    label: the run's name.
+    blocks: L names, "0" and so on, and POOL for attention pooling.
+    measures: name in MEASURES -> (N, L, h); NaN where a measure is not defined.
+    uniform: name -> the value of even attention, needed for distance.
+    divergence: (N, L, h) of the reading row from that of the run before fine-tuning, Jensen-Shannon, 0 to 1; None for
+        that run itself.
+    cka: (L + 1,) linear CKA, with the run before fine-tuning, of the tokens that enter the first layer and that leave
+        each; None for that run itself.
     Raises ValueError when shapes do not agree.
     """
 
@@ -124,20 +140,25 @@ class DepthRun:
             )
 
     def by_block(self, name: str) -> np.ndarray:
-        """Mean, or for summed measures sum, over heads: (N, L)."""
+        """Average a measure over heads, or sum it where it is summed: (N, L)."""
         return self.measures[name].sum(-1) if MEASURES[name].summed else self.measures[name].mean(-1)
 
     def smallest(self, name: str) -> float:
-        """The smallest difference that counts, in the measure's own unit."""
+        """Return the smallest difference that counts, in the measure's own unit."""
         return SMALLEST * (self.uniform["distance"] if name == "distance" else 1)
 
 
 @dataclass(frozen=True)
 class Change:
-    """One measure of one block, or of one head of it: after minus before, judged by RULE.
+    """The change of one measure of one block, or of one head of it: after minus before, judged by RULE.
 
-    corrected_p: `paired.p_value` after Holm's correction for all changes that were found together. smallest: the
-    smallest difference that counts, in the measure's unit.
+    measure: a name in MEASURES.
+    block: the block's name.
+    head: None for the whole block.
+    paired: the comparison over images.
+    corrected_p: its p-value after Holm's correction for all changes that were tested together.
+    smallest: the smallest difference that counts, in the measure's unit.
+    family_size: number of changes that were tested together.
     """
 
     measure: str
@@ -146,6 +167,17 @@ class Change:
     paired: Paired
     corrected_p: float
     smallest: float
+    family_size: int = 1
+
+    @property
+    def smallest_detectable(self) -> float:
+        """The difference that would be called a change with a power of 80 %, in the measure's unit.
+
+        It has to be found at the corrected level, and to reach `smallest` in spite of its standard error.
+        """
+        error = self.paired.standard_error
+        found = detectable_standard_errors(self.paired.n, self.family_size) * error
+        return max(found, self.smallest + norm.ppf(POWER) * error)
 
     @property
     def verdict(self) -> Verdict:
@@ -161,8 +193,11 @@ class Change:
 def depth_changes(before: DepthRun, after: DepthRun, by_head: bool = False) -> list[Change]:
     """Compare two runs block by block, or head by head, in every measure that both have; see RULE.
 
-    Left out is what is not defined there; of heads, summed measures; and shares of the reading row that say nothing of
-    their own: where no prefix token but the reading one exists, on_prefix is 0 and on_patches what on_itself leaves.
+    Left out are measures that are not defined, for heads also summed ones, and shares of the reading row that follow
+    from another: where no prefix token but the reading one exists, on_prefix is 0 and on_patches is 1 - on_itself.
+
+    before, after: the run before fine-tuning and after it.
+    by_head: compare single heads.
     Raises ValueError when the runs' images, blocks or heads do not agree.
     """
     check_pair(before, after)
@@ -179,7 +214,7 @@ def depth_changes(before: DepthRun, after: DepthRun, by_head: bool = False) -> l
     defined = [(cell, one) for cell, one in zip(cells, found) if one.n]
     corrected = holm([one.p_value for _, one in defined])
     return [
-        Change(name, before.blocks[layer], head if by_head else None, one, p, after.smallest(name))
+        Change(name, before.blocks[layer], head if by_head else None, one, p, after.smallest(name), len(defined))
         for ((name, layer, head), one), p in zip(defined, corrected)
     ]
 
@@ -200,174 +235,8 @@ def check_pair(before: DepthRun, after: DepthRun) -> None:
 
 
 def shared_measures(runs: Sequence[DepthRun]) -> list[str]:
-    """Measures that all runs have and that say something of their own, in MEASURES' order."""
+    """Return the measures that all runs have and that do not follow from another, in the order of MEASURES."""
     names = [name for name in MEASURES if all(name in run.measures for run in runs)]
     if "on_prefix" in names and not any(np.nan_to_num(run.measures["on_prefix"]).any() for run in runs):
         names = [name for name in names if name not in ("on_prefix", "on_patches")]
     return names
-
-
-def change_rows(changes: Sequence[Change]) -> list[dict[str, Any]]:
-    """Rows for a CSV: measure, block, head ("all": the whole block), images, means, difference and verdict."""
-    return [
-        {
-            "measure": one.measure,
-            "block": one.block,
-            "head": ALL if one.head is None else one.head,
-            "images": one.paired.n,
-            "before": one.paired.mean_b,
-            "after": one.paired.mean_a,
-            "difference": one.paired.difference,
-            "low": one.paired.low,
-            "high": one.paired.high,
-            "p_value": one.paired.p_value,
-            "corrected_p": one.corrected_p,
-            "smallest": one.smallest,
-            "verdict": one.verdict,
-        }
-        for one in changes
-    ]
-
-
-# ---- words
-
-
-def depth_words(
-    before: DepthRun, after: DepthRun, changes: Sequence[Change], of_heads: Sequence[Change] = ()
-) -> list[str]:
-    """Say, a sentence an entry, which blocks changed and how, as far as the numbers go.
-
-    changes, of_heads: `depth_changes` of these two runs, by block and by head.
-    """
-    return [
-        which_blocks(before.label, after.label, [changes]),
-        *_how(changes),
-        *_single_heads(changes, of_heads),
-        *_moved(after),
-        *_alike(after),
-    ]
-
-
-def which_blocks(before: str, after: str, seeds: Sequence[Sequence[Change]]) -> str:
-    """Say in which blocks attention or relevance changed from one run to another, in every training seed alike.
-
-    before, after: their names. seeds: `depth_changes` by block, a list a seed. A measure of a block has changed when it
-    has in every seed, to one side, and is the same when it is in every seed.
-    """
-    cells: dict[tuple[str, str], list[Change]] = {}
-    for one in (one for changes in seeds for one in changes):
-        cells.setdefault((one.block, one.measure), []).append(one)
-    groups: dict[str, list[str]] = {"changed": [], "same": [], "undecided": []}
-    for block in dict.fromkeys(block for block, _ in cells):
-        verdicts = {_agreed(found, len(seeds)) for (other, _), found in cells.items() if other == block}
-        groups["changed" if "changed" in verdicts else "same" if verdicts == {"same"} else "undecided"].append(block)
-    images = max((one.paired.n for changes in seeds for one in changes), default=0)
-    start = f"From {before} to {after} ({images} images, {len(seeds)} training seed{'s' * (len(seeds) > 1)})"
-    if images < FEWEST_IMAGES:
-        return f"{start}, nothing is decided: that takes at least {FEWEST_IMAGES} images."
-    changed, same, undecided = map(block_names, groups.values())
-    what = "attention or relevance" if any(measure == "relevance" for _, measure in cells) else "attention"
-    parts = [f"{what} changed in {changed}" if changed else f"{what} was not found to have changed in any block"]
-    parts += [f"nothing changed by the smallest size that counts in {same}"] if same else []
-    open_ones = [found for (block, _), found in cells.items() if block in groups["undecided"]]
-    parts += [f"undecided: {undecided} ({_why(open_ones, len(seeds))})"] if undecided else []
-    return f"{start}, {'; '.join(parts)}."
-
-
-def _why(cells: Sequence[Sequence[Change]], seeds: int) -> str:
-    """Say why blocks are undecided, of whose measures `cells` holds each seed's change."""
-    found = [cell for cell in cells if _agreed(cell, seeds) == "undecided"]
-    single = [one for cell in found for one in cell if one.verdict == "undecided"]
-    size = [one for one in single if one.paired.low > 0 or one.paired.high < 0]
-    least = [SMALLEST * one.paired.smallest_detectable / one.smallest for one in single if one not in size]
-    return "; ".join(
-        ["seeds disagree"] * any(all(one.verdict != "undecided" for one in cell) for cell in found)
-        + ["about the smallest size that counts, or not certain after correction"] * bool(size)
-        + [f"smallest detectable: {number(value)} of a measure's scale" for value in sorted(least)[-1:]]
-    )
-
-
-def _agreed(found: Sequence[Change], seeds: int) -> Verdict:
-    """One verdict of a measure of a block for all training seeds."""
-    verdicts, signs = {one.verdict for one in found}, {np.sign(one.paired.difference) for one in found}
-    if len(found) < seeds or len(verdicts) > 1:
-        return "undecided"
-    return "undecided" if verdicts == {"changed"} and len(signs) > 1 else found[0].verdict
-
-
-def _how(changes: Sequence[Change]) -> list[str]:
-    """One sentence for each measure that changed, and each direction."""
-    sentences = []
-    for name, measure in MEASURES.items():
-        for sign, says in ((1, measure.grows), (-1, measure.shrinks)):
-            found = [
-                one
-                for one in changes
-                if one.measure == name and one.verdict == "changed" and one.paired.difference * sign > 0
-            ]
-            if found:
-                most = max(found, key=lambda one: abs(one.paired.difference))
-                p, unit = most.paired, "points" if measure.unit == "%" else measure.unit
-                size = estimate(*(measure.factor * value for value in (p.difference, p.low, p.high)))
-                where = block_names([one.block for one in found])
-                where += f", most in {block_names([most.block])}" if len(found) > 1 else ""
-                sentences.append(f"{says[0].upper()}{says[1:]} in {where}: {size} ({measure.title.lower()}, {unit}).")
-    return sentences
-
-
-def _single_heads(changes: Sequence[Change], of_heads: Sequence[Change]) -> list[str]:
-    """How many heads changed, and where only heads did: their changes may cancel in the block's mean."""
-    heads = {(one.block, one.head) for one in of_heads}
-    changed = {(one.block, one.head) for one in of_heads if one.verdict == "changed"}
-    blocks = {one.block for one in changes if one.verdict == "changed" and not MEASURES[one.measure].summed}
-    alone = [
-        block
-        for block in dict.fromkeys(one.block for one in of_heads)
-        if block in {block for block, _ in changed} - blocks
-    ]
-    if not changed:
-        return []
-    where = f"; in {block_names(alone)} heads changed but not their mean" if alone else ""
-    return [f"Of {len(heads)} heads, {len(changed)} changed their attention in at least one measure{where}."]
-
-
-def _moved(run: DepthRun) -> list[str]:
-    if run.divergence is None:
-        return []
-    means = [single(values) for values in run.divergence.mean(-1).T]
-    order = np.argsort([one.mean for one in means], kind="stable")
-    least, most = ((block_names([run.blocks[i]]), means[i]) for i in (order[0], order[-1]))
-    sizes = [f"{number(one.mean)} [{number(one.low)}, {number(one.high)}]" for _, one in (most, least)]
-    return [
-        f"The reading row moved most in {most[0]}, by a Jensen-Shannon divergence of {sizes[0]}, and least in "
-        f"{least[0]}, by {sizes[1]} (0: not at all, 1: to other tokens entirely)."
-    ]
-
-
-def _alike(run: DepthRun) -> list[str]:
-    if run.cka is None or not np.isfinite(run.cka).any():
-        return []
-    least = int(np.nanargmin(run.cka))
-    where = "at the input" if not least else f"after {block_names([run.blocks[least - 1]])}"
-    ends = {0: f"{number(run.cka[0])} at the input", len(run.cka) - 1: f"{number(run.cka[-1])} after the last layer"}
-    others = " and ".join(text for place, text in ends.items() if place != least)
-    return [
-        f"Tokens are least alike {where}, with a linear CKA of {number(run.cka[least])} (1: the same up to "
-        f"rotation); it is {others}."
-    ]
-
-
-def block_names(blocks: Sequence[str]) -> str:
-    """'block 3', 'blocks 0, 2 to 5 and attention pooling', '' of none; runs of three and more are joined."""
-    numbers = [int(name) for name in blocks if name != POOL]
-    runs: list[list[int]] = []
-    for place in numbers:
-        if runs and place == runs[-1][-1] + 1:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
-    if parts:
-        parts[0] = f"block{'s' * (len(numbers) > 1)} {parts[0]}"
-    parts += ["attention pooling"] * (POOL in blocks)
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,222 +1,159 @@
-"""From differences to verdicts: what one claim about two methods needs before it counts as supported.
-
-Letters: S training seeds, N images. Images are the unit of every test and interval over images: with several seeds an
-image's values are averaged over them first, so that N stays the number of images. Seeds are judged beside that.
-"""
+"""Verdicts: what a claim about two methods needs before it counts as supported, and what is said beside it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from common.tables import number, p_text
-from evaluation.statistics.paired import DETECTABLE_STANDARD_ERRORS, Seeds, mcnemar, over_seeds, overfitting, paired
+from common.tables import ABSENT, estimate, number
+from evaluation.statistics.measured import Measured
+from evaluation.statistics.paired import SIGNIFICANT, Seeds
 
-Verdict = Literal["supported", "not supported", "undecided"]
+SUPPORTED_ACROSS_SEEDS: Literal["supported across seeds"] = "supported across seeds"
+SUPPORTED_FOR_IMAGES: Literal["supported for these images"] = "supported for these images"
+CONTRADICTED_ACROSS_SEEDS: Literal["contradicted across seeds"] = "contradicted across seeds"
+CONTRADICTED_FOR_IMAGES: Literal["contradicted for these images"] = "contradicted for these images"
+UNDECIDED: Literal["undecided"] = "undecided"
+Verdict = Literal[
+    "supported across seeds",
+    "supported for these images",
+    "contradicted across seeds",
+    "contradicted for these images",
+    "undecided",
+]
+Side = Literal["claimed", "reverse", "undecided"]
+SIDES: dict[Verdict, Side] = {
+    SUPPORTED_ACROSS_SEEDS: "claimed",
+    SUPPORTED_FOR_IMAGES: "claimed",
+    CONTRADICTED_ACROSS_SEEDS: "reverse",
+    CONTRADICTED_FOR_IMAGES: "reverse",
+    UNDECIDED: "undecided",
+}
 
 FEWEST_IMAGES = 20
-SIGNIFICANT = 0.05
 TOO_FEW = "too few images"
+INCLUDES_ZERO = "the interval over images includes zero"
+SEEDS_DISAGREE = "seeds disagree"
 ONE_SEED = "one training seed: says nothing about other seeds"
 
 RULE = (
-    "A claim states the sign of a mean difference between two methods on the same images. It is *supported* when the "
-    "whole 95 % interval over images lies on the claimed side of zero, every training seed's difference does so too, "
-    f"and its test's p-value, corrected by Holm's method for its family, is below {SIGNIFICANT}; it is "
-    "*not supported* when all of this holds on the other side of zero; otherwise it is *undecided*, with the smallest "
-    "difference that these images would have shown in four cases of five (2.8 standard errors). Undecided does not "
-    f"mean equal. With fewer than {FEWEST_IMAGES} images nothing is decided, and one training seed says nothing about "
-    "other seeds."
+    "A claim says which of two methods has the larger mean on the same images. It is *supported for these images* "
+    "when three conditions hold: the whole 95 % interval of the mean difference over images lies on the claimed side "
+    f"of zero; the difference of every training seed lies on that side; and the p-value is below {SIGNIFICANT} after "
+    "Holm's correction for all tests of its family. It is *supported across seeds* when also the 95 % interval over "
+    "training seeds (Student's t) lies on that side, so that other seeds should give the same answer; one seed cannot "
+    "show that. When the same conditions hold on the other side of zero, the claim is *contradicted for these images* "
+    "or *contradicted across seeds*: the reverse is true. In all other cases it is *undecided*, which does not mean "
+    "that the methods are equal. The smallest detectable difference beside it is the one that these images would show "
+    "in four of five cases at the corrected level, 0.05 divided by the number of tests of the family. With fewer than "
+    f"{FEWEST_IMAGES} images nothing is decided."
 )
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A mean difference, first minus second method, over `n` images and for each training seed.
-
-    mean_a, mean_b: both methods' means over images and seeds. [low, high]: 95 % interval over images. p_value: of
-    `test`, two-sided; detail: what else the test says, in words. n_dropped: images left out because a value of some
-    seed was not finite.
-    """
-
-    n: int
-    mean_a: float
-    mean_b: float
-    difference: float
-    low: float
-    high: float
-    standard_error: float
-    test: str
-    p_value: float
-    detail: str
-    seeds: Seeds
-    n_dropped: int = 0
-
-    @property
-    def smallest_detectable(self) -> float:
-        """The difference found with 80 % power by a two-sided 5 % test; NaN where all images agree, which tells
-        nothing about how far others would."""
-        return DETECTABLE_STANDARD_ERRORS * self.standard_error or float("nan")
-
-
-@dataclass(frozen=True)
 class Judgement:
-    """A verdict; `reason`: why it is undecided, where the interval over images alone does not say so."""
+    """A verdict about a claim.
+
+    word: one of the words of RULE.
+    reason: why it is undecided; "" for other verdicts.
+    """
 
     word: Verdict
     reason: str = ""
 
+    @property
+    def side(self) -> Side:
+        """Which side of zero the verdict names: "claimed", "reverse" or "undecided"."""
+        return SIDES[self.word]
 
-def measure(a, b) -> Measured:
-    """Compare two methods by a figure of each image: `a`, `b` `(S, N)`, the same seeds and images in the same order.
-
-    Interval: BCa of the differences averaged over seeds; test: sign-flip permutation of their mean. An image with a
-    value that is not finite in any seed is left out of all. Raises ValueError when shapes differ or there is no seed.
-    """
-    a, b = _seeds_by_images(a), _seeds_by_images(b)
-    _same_seeds(a, b)
-    kept = np.isfinite(a).all(0) & np.isfinite(b).all(0)
-    a, b = a[:, kept], b[:, kept]
-    found = paired(a.mean(0), b.mean(0))
-    detail = f"rank-biserial {number(found.effect, 2, signed=True)}, n = {found.n}"
-    if found.effect * found.difference < 0:
-        detail += "; ranks point the other way than the mean: few images differ much"
-    return Measured(
-        found.n,
-        found.mean_a,
-        found.mean_b,
-        found.difference,
-        found.low,
-        found.high,
-        found.standard_error,
-        "sign-flip permutation",
-        found.p_value,
-        detail,
-        _each_seed(a - b),
-        int((~kept).sum()),
-    )
+    @property
+    def scope(self) -> str:
+        """What the verdict speaks about: "across seeds", "for these images", or "" where it is undecided."""
+        return "" if self.side == "undecided" else " ".join(self.word.split()[1:])
 
 
-def measure_accuracy(correct_a, correct_b) -> Measured:
-    """Compare two methods by which images they predict rightly: `correct_a`, `correct_b` `(S, N)` booleans.
+def side_of_interval(difference: float, low: float, high: float, claimed_sign: int) -> Side:
+    """Tell on which side of zero a whole interval lies.
 
-    One seed: McNemar's exact test and Tango's interval. Several: an image's value is the share of seeds that predict
-    it rightly, which only `measure`'s test and interval can take; each seed's exact p-value stands in the detail. Where
-    the shares agree in every image, a bootstrap knows no width, and the widest of the seeds' Tango intervals stands.
-    Raises ValueError as `measure`, or without images.
-    """
-    a, b = _seeds_by_images(correct_a), _seeds_by_images(correct_b)
-    _same_seeds(a, b)
-    each = [mcnemar(*pair) for pair in zip(a, b)]
-    counts = "; ".join(f"{m.only_a} and {m.only_b}, {p_text(m.p_value)}" for m in each)
-    detail = f"only one right, of {each[0].n}, and McNemar's exact test: {counts}"
-    if len(each) > 1:
-        found = replace(measure(a, b), detail=detail)
-        if found.low == found.high:
-            widest = max(each, key=lambda m: m.high - m.low)
-            found = replace(found, low=widest.low, high=widest.high)
-        return found
-    (m,) = each
-    return Measured(
-        m.n,
-        m.correct_a / m.n,
-        m.correct_b / m.n,
-        m.difference,
-        m.low,
-        m.high,
-        m.standard_error,
-        "McNemar exact",
-        m.p_value,
-        detail,
-        over_seeds([m.difference]),
-    )
-
-
-def measure_overfitting(train_a, train_b, val_a, val_b) -> Measured:
-    """Compare how much better two methods are on training than on validation images: booleans `(S, N_train)` and
-    `(S, N_val)`. See `statistics.overfitting`; `n` is the smaller number of images. Raises ValueError as `measure`."""
-    train_a, train_b, val_a, val_b = map(_seeds_by_images, (train_a, train_b, val_a, val_b))
-    _same_seeds(train_a, train_b)
-    _same_seeds(val_a, val_b)
-    o = overfitting(*(values.mean(0) for values in (train_a, train_b, val_a, val_b)))
-    counts = train_a.shape[1], val_a.shape[1]
-    each = [np.nan] * len(train_a) if 0 in counts else (train_a - train_b).mean(1) - (val_a - val_b).mean(1)
-    detail = f"{counts[0]} training and {counts[1]} validation images"
-    return Measured(
-        min(counts),
-        o.gap_a,
-        o.gap_b,
-        o.difference,
-        o.low,
-        o.high,
-        o.standard_error,
-        "Welch",
-        o.p_value,
-        detail,
-        over_seeds(each),
-    )
-
-
-def verdict(difference: float, low: float, high: float, claimed_sign: int) -> Verdict:
-    """Judge the claim that `difference` has the sign `claimed_sign` (1 or -1) by its interval over images alone.
-
-    Raises ValueError for another sign, or when the difference lies outside a computed interval on the other side
-    of zero, which can only come from mixed-up arguments.
+    difference: the estimate, inside the interval.
+    low, high: ends of the interval; NaN where there is none.
+    claimed_sign: 1 or -1, the sign of the claimed side.
+    Raises ValueError for another sign, or when the difference lies on the other side of zero than its interval, which
+        can only come from mixed-up arguments.
     """
     if claimed_sign not in (1, -1):
-        raise ValueError(f"verdict: expected claimed_sign 1 or -1, got {claimed_sign!r}")
+        raise ValueError(f"side_of_interval: expected claimed_sign 1 or -1, got {claimed_sign!r}")
     if not np.isfinite([difference, low, high]).all() or low <= 0 <= high:
         return "undecided"
     side = 1 if low > 0 else -1
     if low > high or difference * side < 0:
-        raise ValueError(f"verdict: interval [{low}, {high}] does not belong to difference {difference}")
-    return "supported" if side == claimed_sign else "not supported"
+        raise ValueError(f"side_of_interval: interval [{low}, {high}] does not belong to difference {difference}")
+    return "claimed" if side == claimed_sign else "reverse"
 
 
 def judge(measured: Measured, claimed_sign: int, corrected_p: float) -> Judgement:
-    """Judge the claim that `measured` has the sign `claimed_sign` (1 or -1) by RULE.
+    """Judge by RULE the claim that a difference has a sign.
 
-    corrected_p: `measured.p_value` after `statistics.holm` with the other claims of its family; NaN decides nothing.
-    Raises ValueError as `verdict`.
+    measured: the difference.
+    claimed_sign: 1 or -1.
+    corrected_p: its p-value after correction, see `correct_family`; NaN decides nothing.
+    Raises ValueError as `side_of_interval`.
     """
-    word = verdict(measured.difference, measured.low, measured.high, claimed_sign)
+    side = side_of_interval(measured.difference, measured.low, measured.high, claimed_sign)
+    seeds = measured.seeds
     if measured.n < FEWEST_IMAGES:
-        return Judgement("undecided", TOO_FEW)
-    if word == "undecided":
-        return Judgement(word)
-    if not (np.sign(measured.seeds.differences) == np.sign(measured.difference)).all():
-        return Judgement("undecided", "seeds disagree")
+        return Judgement(UNDECIDED, TOO_FEW)
+    if side == "undecided":
+        return Judgement(UNDECIDED, INCLUDES_ZERO)
+    if not (np.sign(seeds.differences) == np.sign(measured.difference)).all():
+        return Judgement(UNDECIDED, SEEDS_DISAGREE)
     if not corrected_p < SIGNIFICANT:
-        return Judgement("undecided", f"corrected p = {number(corrected_p)}")
-    return Judgement(word)
+        return Judgement(UNDECIDED, f"corrected p = {number(corrected_p)}")
+    across = side_of_interval(seeds.mean, seeds.low, seeds.high, claimed_sign) == side
+    if side == "claimed":
+        return Judgement(SUPPORTED_ACROSS_SEEDS if across else SUPPORTED_FOR_IMAGES)
+    return Judgement(CONTRADICTED_ACROSS_SEEDS if across else CONTRADICTED_FOR_IMAGES)
+
+
+def remarks(measured: Measured, judgement: Judgement, scale: int = 1, unit: str = "", digits: int = 3) -> str:
+    """Say what belongs beside a verdict: why it is undecided, what would have been found, the interval over seeds.
+
+    The smallest detectable difference is given only where more images could decide and the difference is smaller:
+    beside a larger one it would suggest that the difference should have been found.
+
+    measured, judgement: the difference and its verdict.
+    scale: factor of the figures, 100 for percentage points.
+    unit: after the figures, such as "points".
+    digits: decimals of the smallest detectable difference.
+    """
+    parts = [judgement.reason] if judgement.reason else []
+    least, after = measured.smallest_detectable, f" {unit}" if unit else ""
+    if judgement.side == "undecided" and judgement.reason not in (TOO_FEW, SEEDS_DISAGREE):
+        if not abs(measured.difference) >= least:
+            found = ABSENT if np.isnan(least) else number(scale * least, digits) + after
+            parts.append(f"smallest detectable: {found}")
+    return "; ".join(filter(None, [*parts, seeds_text(measured.seeds, scale, unit)]))
+
+
+def seeds_text(seeds: Seeds, scale: int = 1, unit: str = "") -> str:
+    """Give the mean over seeds with its interval: "seeds: +0.012 [-0.003, 0.027]"; "" for one seed, which has none.
+
+    scale: factor of the figures; a negative one swaps the methods.
+    unit: after the figures, such as "points".
+    """
+    if len(seeds.differences) == 1:
+        return ""
+    low, high = sorted((scale * seeds.low, scale * seeds.high))
+    text = estimate(scale * seeds.mean, low, high)
+    return f"seeds: {text} {unit}".rstrip()
 
 
 def agreement(seeds: Seeds) -> str:
-    """Say how many seeds there are and whether their differences have one sign: '3 seeds, all of one sign'."""
+    """Say how many seeds there are and whether their differences have one sign: "3 seeds, all of one sign"."""
     count = len(seeds.differences)
     if count == 1:
         return "1 seed"
     signs = {float(np.sign(difference)) for difference in seeds.differences}
     return f"{count} seeds, " + ("all of one sign" if signs in ({1.0}, {-1.0}) else "not all of one sign")
-
-
-def _each_seed(differences: np.ndarray) -> Seeds:
-    """Seeds of differences (S, N); NaN where no image is left."""
-    return over_seeds(differences.mean(1) if differences.size else [np.nan] * len(differences))
-
-
-def _seeds_by_images(values) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or not len(values):
-        raise ValueError(
-            f"expected one row a training seed and one value an image, shape (n_seeds, n_images), "
-            f"got shape {values.shape}"
-        )
-    return values
-
-
-def _same_seeds(a: np.ndarray, b: np.ndarray) -> None:
-    if a.shape != b.shape:
-        raise ValueError(f"expected the same seeds and images for both methods, got shapes {a.shape} and {b.shape}")

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UsageError
 from evaluation.observations import COLUMNS, Observation, Results, read_results, write_results
-from evaluation.statistics.verdicts import measure
+from evaluation.statistics.measured import measure
 
 
 def row(

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.statistics.claims import Claim, Evidence, claims, claims_markdown
+from evaluation.statistics.claims import Claim, Evidence, claims
+from evaluation.statistics.claims_markdown import claims_markdown
 from evaluation.statistics.paired import holm
-from evaluation.statistics.verdicts import FEWEST_IMAGES
+from evaluation.statistics.verdicts import FEWEST_IMAGES, SIDES
 
 N = 60
 
@@ -42,7 +43,7 @@ def verdicts(first: Evidence, second: Evidence) -> dict[str, str]:
 
 
 def test_the_earlier_studys_claims_hold_where_they_hold():
-    """(a) linear's probability higher, (b) DoRA's maps more alike, (c) linear's map more scattered, ..."""
+    """(a) linear's probability higher, (b) DoRA's maps more similar, (c) linear's maps more spread out, ..."""
     first = evidence("linear", val_right=58, train_right=58)
     second = evidence("dora", val_right=40, train_right=60)
     first = Evidence(
@@ -50,15 +51,15 @@ def test_the_earlier_studys_claims_hold_where_they_hold():
         first.val_probability + 0.2,
         first.val_correct,
         first.train_correct,
-        first.likeness - 0.2,
-        first.likeness_cosine,
-        first.entropy_other + 0.2,
+        first.similarity - 0.2,
+        first.similarity_cosine,
+        first.entropy_random + 0.2,
         0.01,
     )
-    assert verdicts(first, second) == dict.fromkeys("abcde", "supported")
+    assert verdicts(first, second) == dict.fromkeys("abcde", "supported for these images")
 
 
-def test_the_reverse_is_not_supported():
+def test_the_reverse_contradicts_a_claim():
     first = evidence("linear", val_right=40, train_right=60)
     second = evidence("dora", val_right=58, train_right=58)
     second = Evidence(
@@ -66,26 +67,26 @@ def test_the_reverse_is_not_supported():
         second.val_probability + 0.2,
         second.val_correct,
         second.train_correct,
-        second.likeness - 0.2,
-        second.likeness_cosine,
-        second.entropy_other + 0.2,
+        second.similarity - 0.2,
+        second.similarity_cosine,
+        second.entropy_random + 0.2,
         0.01,
     )
-    assert verdicts(first, second) == dict.fromkeys("abcde", "not supported")
+    assert verdicts(first, second) == dict.fromkeys("abcde", "contradicted for these images")
 
 
 def test_noise_decides_nothing_and_says_what_it_could_have_found():
     first, second = evidence(noise=0, val_right=40), evidence("dora", noise=1, val_right=38)
     found = verdicts(first, second)
-    assert all(found[letter].startswith("undecided (smallest detectable: 0.0") for letter in "abc")
-    assert all(found[letter].startswith("undecided (smallest detectable: 6.5 points)") for letter in "de")
-    assert found["d"].endswith(" points)")
+    reason = "undecided (the interval over images includes zero; smallest detectable: "
+    assert all(found[letter].startswith(f"{reason}0.0") for letter in "abc")
+    assert all(found[letter] == f"{reason}8.2 points)" for letter in "de")
 
 
 def test_few_images_decide_nothing_however_large_the_difference():
     few = FEWEST_IMAGES - 1
     found = verdicts(evidence(shift=0.3, count=few), evidence("dora", noise=1, count=few))
-    assert all(verdict.startswith("undecided (too few images; smallest detectable: ") for verdict in found.values())
+    assert set(found.values()) == {"undecided (too few images)"}
 
 
 def test_runs_of_other_kinds_get_figures_without_verdicts():
@@ -100,7 +101,7 @@ def test_a_difference_is_the_first_run_minus_the_second():
     assert a.difference == "0.1 [0.1, 0.1]" and d.difference.startswith("+10.0 [") and d.difference.endswith("] points")
     assert e.difference.startswith("-10.0 [") and e.measured.difference == pytest.approx(-0.1) and e.unit == "points"
     assert (d.first, d.second) == ("83.3 %", "73.3 %") and (e.first, e.second) == ("16.7 %", "26.7 %")
-    assert "only one right, of 60, and McNemar's exact test: 6 and 0, p = 0.031" in d.test and "p < 0.001" in a.test
+    assert "only one correct, of 60, and McNemar's exact test: 6 and 0, p = 0.031" in d.test and "p < 0.001" in a.test
 
 
 def test_p_values_are_corrected_for_all_claims_together():
@@ -119,7 +120,7 @@ def test_the_family_is_all_judged_claims_of_the_data_set():
         evidence("dora", noise=1, val_right=34),
         evidence("late", noise=2),
     )
-    linear, dora, late = (replace(one, likeness_otherwise={"SSIM": one.likeness}) for one in (linear, dora, late))
+    linear, dora, late = (replace(one, similarity_variants={"SSIM": one.similarity}) for one in (linear, dora, late))
     pairs = claims([([linear], [dora], True), ([linear], [late], True), ([dora], [late], False)])
     judged = [claim for found in pairs[:2] for claim in found if claim.letter in "abcde"]
     others = [claim for found in pairs for claim in found if claim not in judged]
@@ -141,18 +142,31 @@ def test_every_seed_has_to_agree():
     a, b, c, *_ = claims_of(first, second)
     assert a.verdict.startswith("undecided (seeds disagree")
     assert a.seeds.startswith("+0.300, +0.300, -0.100; +0.17 [-0.")
+    assert a.verdict.endswith("; seeds: +0.17 [-0.41, 0.74])")
     two = {claim.letter: claim.verdict for claim in claims_of(first[:2], second[:2])}
-    assert (two["a"], two["b"], two["c"]) == ("supported", "not supported", "supported")
+    assert two["a"] == "supported across seeds (seeds: 0.3 [0.3, 0.3])"
+    assert two["b"] == "contradicted across seeds (seeds: 0.3 [0.3, 0.3])" and two["c"] == two["a"]
 
 
-def test_likeness_measured_otherwise_is_a_claim_of_its_own():
+def test_seeds_of_one_sign_that_differ_much_support_a_claim_for_these_images_only():
+    first, second = (
+        [replace(evidence(label, shift=shift), seed=seed) for seed, shift in enumerate(shifts)]
+        for label, shifts in (("linear", (0.02, 0.2, 0.1)), ("dora", (0.0, 0.0, 0.0)))
+    )
+    a, *_ = claims_of(first, second)
+    assert a.judgement.side == "claimed" and a.verdict == "supported for these images (seeds: +0.11 [-0.12, 0.33])"
+
+
+def test_similarity_measured_in_another_way_is_a_claim_of_its_own():
     first, second = evidence(), evidence("dora")
-    first = replace(first, likeness_otherwise={"centred head": first.likeness - 0.2, "contrast": first.likeness})
-    second = replace(second, likeness_otherwise={"centred head": second.likeness, "contrast": second.likeness})
+    first = replace(first, similarity_variants={"centred head": first.similarity - 0.2, "contrast": first.similarity})
+    second = replace(second, similarity_variants={"centred head": second.similarity, "contrast": second.similarity})
     found = {claim.letter: claim for claim in claims_of([first], [second])}
     assert list(found) == ["a", "b", "b'", "b''", "c", "d", "e"]
-    assert found["b'"].text == "dora's maps of the true and other classes are more alike than linear's (centred head)"
-    assert found["b'"].verdict == "supported" and found["b"].verdict.startswith("undecided")
+    maps = "dora's maps of the true class and of {} are more similar than linear's"
+    assert found["b"].text == f"{maps.format('random classes')} (Spearman)"
+    assert found["b'"].text == f"{maps.format('other classes')} (centred head)"
+    assert found["b'"].verdict == "supported for these images" and found["b"].verdict.startswith("undecided")
     with pytest.raises(ValueError, match="same ways"):
         claims_of([first], [evidence("dora")])
 
@@ -193,7 +207,7 @@ def test_the_file_can_be_read_alone():
     runs = [evidence("linear"), evidence("dora", shift=0.1)]
     text = markdown([runs[0]], [runs[1]], sections=["## More\n"])
     assert "- data: photos, 3 classes" in text and "| linear | val | 90.0 % |" in text and text.endswith("## More\n")
-    assert all(f"*{word}*" in text for word in ("supported", "not supported", "undecided"))
+    assert all(f"*{word}*" in text for word in SIDES)
     assert f"fewer than {FEWEST_IMAGES} images nothing is decided" in text and "linear 0.40 %; dora 0.40 %" in text
     assert "## linear against dora\n" in text and "One training seed: says nothing about other seeds." in text
     assert "seed by seed" not in text

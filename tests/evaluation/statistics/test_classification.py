@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from common.tables import plain
+from evaluation.statistics.accuracy import wilson
 from evaluation.statistics.classification import (
     CALIBRATION_BINS,
     class_counts,
@@ -18,7 +19,6 @@ from evaluation.statistics.classification import (
     expected_calibration_error,
     macro_accuracy,
 )
-from evaluation.statistics.paired import wilson
 
 NAMES = ["archery", "golf", "polo", "judo", "luge", "surfing", "rowing"]
 

@@ -4,20 +4,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
 
-from evaluation.statistics.paired import holm, mcnemar, over_seeds, paired
+from evaluation.statistics.measured import Measured, correct_family, measure
+from evaluation.statistics.paired import over_seeds, paired
+from evaluation.statistics.permutation import sign_flip_p
 from evaluation.statistics.verdicts import (
+    CONTRADICTED_ACROSS_SEEDS,
+    CONTRADICTED_FOR_IMAGES,
     FEWEST_IMAGES,
+    INCLUDES_ZERO,
     RULE,
+    SEEDS_DISAGREE,
+    SIDES,
+    SUPPORTED_ACROSS_SEEDS,
+    SUPPORTED_FOR_IMAGES,
     TOO_FEW,
+    UNDECIDED,
     Judgement,
     agreement,
     judge,
-    measure,
-    measure_accuracy,
-    measure_overfitting,
-    verdict,
+    remarks,
+    seeds_text,
+    side_of_interval,
 )
 
 
@@ -28,131 +36,55 @@ def differing(*shifts: float, count: int = 60, noise: float = 0.1) -> tuple[np.n
     return base + np.array(shifts)[:, None] + generator.normal(0, noise, (len(shifts), count)), base
 
 
-# Measuring
-
-
-def test_one_seed_is_the_paired_comparison():
-    a, b = differing(0.1)
-    found, expected = measure(a, b), paired(a[0], b[0])
-    assert (found.difference, found.low, found.high, found.p_value, found.n) == (
-        expected.difference,
-        expected.low,
-        expected.high,
-        expected.p_value,
-        expected.n,
-    )
-    assert found.seeds.differences == pytest.approx((expected.difference,))
-    assert found.smallest_detectable == pytest.approx(expected.smallest_detectable)
-
-
-def test_images_are_the_unit_whatever_the_number_of_seeds():
-    """Seeds that repeat one another add nothing: pooled as images they would halve the interval."""
-    a, b = differing(0.1)
-    one, four = measure(a, b), measure(np.repeat(a, 4, 0), np.repeat(b, 4, 0))
-    assert four.n == one.n == 60
-    assert (four.low, four.high, four.p_value) == pytest.approx((one.low, one.high, one.p_value))
-
-
-def test_every_seed_is_shown_and_the_mean_is_theirs():
-    found = measure(*differing(0.1, -0.2, 0.3, noise=0))
-    assert found.seeds.differences == pytest.approx((0.1, -0.2, 0.3))
-    assert found.difference == pytest.approx(found.seeds.mean) == pytest.approx(0.2 / 3)
-    assert found.seeds == over_seeds(found.seeds.differences)
-
-
-def test_an_image_that_one_seed_cannot_measure_is_left_out_of_all():
-    a, b = differing(0.1, 0.3, noise=0)
-    a[1, 4], b[0, 7], a[0, :2] = np.nan, np.inf, np.nan
-    found = measure(a, b)
-    assert (found.n, found.n_dropped) == (56, 4) and found.seeds.differences == pytest.approx((0.1, 0.3))
-
-
-def test_nothing_to_measure_is_no_figure():
-    found = measure(np.full((2, 3), np.nan), np.zeros((2, 3)))
-    assert found.n == 0 and np.isnan([found.difference, found.low, found.p_value, *found.seeds.differences]).all()
-
-
-def test_accuracy_of_one_seed_is_mcnemars_and_of_several_the_share_of_seeds():
-    a, b = np.arange(100)[None] < 80, np.arange(100)[None] < 70
-    one, exact = measure_accuracy(a, b), mcnemar(a[0], b[0])
-    assert (one.difference, one.low, one.p_value) == (exact.difference, exact.low, exact.p_value)
-    assert one.test == "McNemar exact"
-    assert one.standard_error == pytest.approx(np.std([0] * 90 + [1] * 10, ddof=1) / 10)
-    several = measure_accuracy(np.repeat(a, 3, 0), np.concatenate([b, b, a]))
-    assert several.test == "sign-flip permutation" and (several.mean_a, several.difference) == pytest.approx(
-        (0.8, 0.2 / 3)
-    )
-    assert several.seeds.differences == pytest.approx((0.1, 0.1, 0.0))
-
-
-def test_overfitting_seed_by_seed():
-    train, val = np.arange(50)[None] < 50, np.arange(40)[None] < 30
-    worse = np.arange(40)[None] < 20
-    found = measure_overfitting(
-        np.repeat(train, 2, 0), np.repeat(train, 2, 0), np.repeat(val, 2, 0), np.concatenate([worse, val])
-    )
-    assert found.seeds.differences == pytest.approx((-0.25, 0.0)) and found.difference == pytest.approx(-0.125)
-    assert found.n == 40 and found.low < -0.125 < found.high < 0 < found.p_value < 0.05
-
-
-@pytest.mark.parametrize(
-    "a, b, message",
-    [
-        (np.zeros((2, 5)), np.zeros((3, 5)), r"\(2, 5\) and \(3, 5\)"),
-        (np.zeros(5), np.zeros(5), r"\(n_seeds, n_images\)"),
-        (np.zeros((0, 5)), np.zeros((0, 5)), r"\(n_seeds, n_images\)"),
-    ],
-)
-def test_other_shapes_are_refused(a, b, message):
-    for measured in (measure, measure_accuracy):
-        with pytest.raises(ValueError, match=message):
-            measured(a, b)
-
-
-def opposed(typical: int, others: int, by: float) -> tuple[np.ndarray, np.ndarray]:
-    """Many images near +0.01, some far on the other side, over three seeds."""
-    generator = np.random.default_rng(0)
-    shifts = np.concatenate([generator.normal(0.01, 0.002, typical), generator.normal(-by, 0.02, others)])
-    base = generator.uniform(0.3, 0.6, (3, len(shifts)))
-    return base + shifts + generator.normal(0, 0.001, base.shape), base
-
-
-def test_the_test_is_about_the_mean_as_the_interval_is_and_says_where_ranks_point_the_other_way():
-    """400 images near +0.01 and 100 near -0.2: the mean is negative, the typical image positive."""
-    found = measure(*opposed(400, 100, 0.2))
-    assert found.high < 0 and found.p_value < 1e-6
-    assert "rank-biserial +0.28, n = 500; ranks point the other way than the mean" in found.detail
-    assert "other way" not in measure(*differing(0.1)).detail
-
-
-def test_certain_ranks_on_one_side_do_not_support_a_mean_on_the_other():
-    """Wilcoxon's p is below 1e-20, for the other side; corrected for five claims the mean is undecided."""
-    a, b = opposed(480, 20, 0.45)
-    found = measure(a, b)
-    assert found.high < 0 and wilcoxon((a - b).mean(0)).pvalue < 1e-20 and 0.01 < found.p_value < 0.05
-    assert judge(found, -1, holm([found.p_value] * 5)[0]).word == "undecided"
+def measured_of(difference: float, error: float = 0.1, seeds: tuple[float, ...] = (), p: float = 0.001) -> Measured:
+    """A difference with a normal interval over 100 images, and its seeds."""
+    low, high = difference - 1.96 * error, difference + 1.96 * error
+    over = over_seeds(seeds or [difference])
+    return Measured(100, difference, 0.0, difference, low, high, error, "sign-flip permutation", p, "", over)
 
 
 # Verdicts
 
 
-def test_a_claim_holds_where_images_seeds_and_the_corrected_p_value_agree():
-    found = measure(*differing(0.1, 0.2))
-    assert judge(found, 1, 0.01) == Judgement("supported") and judge(found, -1, 0.01) == Judgement("not supported")
+def test_seeds_that_agree_closely_support_a_claim_across_seeds():
+    found = measure(*differing(0.1, 0.12, 0.11, noise=0.01))
+    assert found.seeds.low > 0
+    assert judge(found, 1, 0.01) == Judgement(SUPPORTED_ACROSS_SEEDS)
+    assert judge(found, -1, 0.01) == Judgement(CONTRADICTED_ACROSS_SEEDS)
+
+
+@pytest.mark.parametrize("shifts", [(0.2,), (0.1, 0.3), (0.05, 0.4, 0.1)])
+def test_a_seed_interval_with_zero_in_it_or_one_seed_supports_it_for_these_images_only(shifts):
+    found = measure(*differing(*shifts))
+    assert not found.seeds.low > 0
+    assert judge(found, 1, 0.01) == Judgement(SUPPORTED_FOR_IMAGES)
+    assert judge(found, -1, 0.01) == Judgement(CONTRADICTED_FOR_IMAGES)
+
+
+def test_sides_and_scopes_of_every_word():
+    found = [(word, Judgement(word).side, Judgement(word).scope) for word in SIDES]
+    assert found == [
+        (SUPPORTED_ACROSS_SEEDS, "claimed", "across seeds"),
+        (SUPPORTED_FOR_IMAGES, "claimed", "for these images"),
+        (CONTRADICTED_ACROSS_SEEDS, "reverse", "across seeds"),
+        (CONTRADICTED_FOR_IMAGES, "reverse", "for these images"),
+        (UNDECIDED, "undecided", ""),
+    ]
+    assert all(f"*{word}*" in RULE for word in SIDES)
 
 
 def test_one_seed_of_the_other_sign_leaves_it_undecided():
     found = measure(*differing(0.2, 0.2, -0.01, noise=0.01))
     assert found.low > 0
-    assert judge(found, 1, 0.001) == judge(found, -1, 0.001) == Judgement("undecided", "seeds disagree")
+    assert judge(found, 1, 0.001) == judge(found, -1, 0.001) == Judgement(UNDECIDED, SEEDS_DISAGREE)
 
 
 @pytest.mark.parametrize(
     "corrected, expected",
     [
-        (0.049, Judgement("supported")),
-        (0.05, Judgement("undecided", "corrected p = 0.050")),
-        (float("nan"), Judgement("undecided", "corrected p = –")),
+        (0.049, Judgement(SUPPORTED_FOR_IMAGES)),
+        (0.05, Judgement(UNDECIDED, "corrected p = 0.050")),
+        (float("nan"), Judgement(UNDECIDED, "corrected p = –")),
     ],
 )
 def test_the_corrected_p_value_has_to_be_small(corrected, expected):
@@ -160,13 +92,13 @@ def test_the_corrected_p_value_has_to_be_small(corrected, expected):
 
 
 def test_an_interval_with_zero_in_it_decides_nothing():
-    assert judge(measure(*differing(0.2, -0.2)), 1, 0.001) == Judgement("undecided")
+    assert judge(measure(*differing(0.2, -0.2)), 1, 0.001) == Judgement(UNDECIDED, INCLUDES_ZERO)
 
 
-@pytest.mark.parametrize("count, word", [(FEWEST_IMAGES - 1, "undecided"), (FEWEST_IMAGES, "supported")])
+@pytest.mark.parametrize("count, word", [(FEWEST_IMAGES - 1, UNDECIDED), (FEWEST_IMAGES, SUPPORTED_FOR_IMAGES)])
 def test_too_few_images_decide_nothing(count, word):
     found = judge(measure(*differing(0.3, count=count, noise=0)), 1, 0.0001)
-    assert (found.word, found.reason) == (word, TOO_FEW if word == "undecided" else "")
+    assert (found.word, found.reason) == (word, TOO_FEW if word == UNDECIDED else "")
 
 
 @pytest.mark.parametrize(
@@ -191,17 +123,17 @@ def test_noise_alone_is_seldom_called_a_finding():
         one = replace(
             like, difference=found.difference, low=found.low, high=found.high, seeds=over_seeds([found.difference])
         )
-        wrong += judge(one, 1, found.p_value).word != "undecided"
+        wrong += judge(one, 1, found.p_value).side != "undecided"
     assert wrong <= 13
 
 
 @pytest.mark.parametrize(
     "low, high, sign, expected",
     [
-        (0.1, 0.3, 1, "supported"),
-        (0.1, 0.3, -1, "not supported"),
-        (-0.3, -0.1, -1, "supported"),
-        (-0.3, -0.1, 1, "not supported"),
+        (0.1, 0.3, 1, "claimed"),
+        (0.1, 0.3, -1, "reverse"),
+        (-0.3, -0.1, -1, "claimed"),
+        (-0.3, -0.1, 1, "reverse"),
         (-0.1, 0.3, 1, "undecided"),
         (0.0, 0.3, 1, "undecided"),
         (-0.3, 0.0, -1, "undecided"),
@@ -209,13 +141,54 @@ def test_noise_alone_is_seldom_called_a_finding():
         (float("nan"), 0.3, 1, "undecided"),
     ],
 )
-def test_verdict(low, high, sign, expected):
-    assert verdict((low + high) / 2, low, high, sign) == expected
+def test_side_of_an_interval(low, high, sign, expected):
+    assert side_of_interval((low + high) / 2, low, high, sign) == expected
 
 
-def test_verdict_refuses_mixed_up_arguments_and_the_rule_names_all_three():
+def test_mixed_up_arguments_are_refused():
     with pytest.raises(ValueError, match="claimed_sign"):
-        verdict(0.1, 0.0, 0.2, 0)
+        side_of_interval(0.1, 0.0, 0.2, 0)
     with pytest.raises(ValueError, match="does not belong"):
-        verdict(-0.1, 0.1, 0.2, 1)
-    assert all(f"*{word}*" in RULE for word in ("supported", "not supported", "undecided"))
+        side_of_interval(-0.1, 0.1, 0.2, 1)
+
+
+# The smallest detectable difference
+
+
+@pytest.mark.parametrize("size", [1, 8, 60])
+def test_a_difference_of_the_smallest_detectable_size_is_found_in_four_of_five_cases(size):
+    """One true difference in a family of `size`, 600 times. 80 % are 480, and four standard deviations are 39.
+
+    2.8 standard errors, whatever the size of the family, were found in 51 % (8) and 25 % (60) of the cases.
+    """
+    true = replace(measured_of(0.0, error=0.1), family_size=size).smallest_detectable
+    values = np.random.default_rng(size).normal(true, 1, (100, 600))
+    found = 0
+    for p, column in zip(sign_flip_p(values, flips=19_999), values.T):
+        one = measured_of(column.mean(), column.std(ddof=1) / 10, p=p)
+        family = correct_family([one, *[replace(one, p_value=1.0)] * (size - 1)])
+        found += judge(family[0][0], 1, family[0][1]).side == "claimed"
+    assert abs(found - 480) < 39
+
+
+def test_what_would_have_been_found_is_told_only_beside_a_smaller_difference():
+    small = replace(measured_of(0.1), family_size=5)
+    assert remarks(small, judge(small, 1, 1.0)) == f"{INCLUDES_ZERO}; smallest detectable: 0.347"
+    points = replace(measured_of(0.01, 0.02), family_size=5)
+    said = remarks(points, judge(points, 1, 1.0), 100, "points", 1)
+    assert said == f"{INCLUDES_ZERO}; smallest detectable: 6.9 points"
+    border = replace(measured_of(0.25), family_size=5)
+    assert remarks(border, judge(border, 1, 0.06)) == "corrected p = 0.060; smallest detectable: 0.347"
+    large = replace(measured_of(-0.5, seeds=(-0.9, -0.7, 0.1)), family_size=5)
+    assert remarks(large, judge(large, -1, 0.001)).startswith("seeds disagree; seeds: -0.5 [")
+    rare = replace(measured_of(-0.5), family_size=5)
+    assert remarks(rare, judge(rare, -1, 0.2)) == "corrected p = 0.200"
+    few = replace(measured_of(0.1), n=FEWEST_IMAGES - 1)
+    assert remarks(few, judge(few, 1, 0.001)) == TOO_FEW
+
+
+def test_the_interval_over_seeds_stands_beside_every_verdict():
+    found = measure(*differing(0.1, 0.12, 0.11, noise=0.001))
+    assert remarks(found, judge(found, 1, 0.01)) == seeds_text(found.seeds) == "seeds: +0.110 [0.085, 0.135]"
+    assert seeds_text(found.seeds, -100, "points") == "seeds: -11.0 [-13.5, -8.5] points"
+    assert seeds_text(over_seeds([0.1])) == ""
