@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from evaluation.metrics.grid_pointing_game import cell_share, make_mosaics
+from evaluation.metrics.grid_pointing_game import cell_share, make_mosaics, mosaic_share
 
 CLASSES = 10
 
@@ -27,9 +27,9 @@ def coloured(per_class=3, size=(24, 24), classes=CLASSES):
 )
 def test_cells_hold_the_images_row_by_row(n, size, rows, columns):
     images, labels = coloured(size=size)
-    mosaics, targets, which = make_mosaics(images, labels, n=n, count=5)
-    assert mosaics.shape == (5, 3, *size) and mosaics.dtype == images.dtype
-    assert which.shape == targets.shape == (5, n * n) and targets.dtype == which.dtype == torch.int64
+    mosaics, targets, which = make_mosaics(images, labels, n=n, count=3)
+    assert mosaics.shape == (3, 3, *size) and mosaics.dtype == images.dtype
+    assert which.shape == targets.shape == (3, n * n) and targets.dtype == which.dtype == torch.int64
     for cell in range(n * n):
         (y, x), index = divmod(cell, n), which[:, cell].double()[:, None, None, None]
         inside = mosaics[:, :, rows[y] : rows[y + 1], columns[x] : columns[x + 1]]
@@ -49,26 +49,34 @@ def test_images_are_scaled_without_aliasing():
     assert torch.equal(mosaics[:, :, 12:, 12:], half)
 
 
-def test_draws_are_fixed_by_the_seed_and_use_all_images():
+def test_no_image_is_used_twice_and_as_many_mosaics_are_made_as_possible():
     images, labels = coloured(size=(4, 4))
-    _, targets, which = make_mosaics(images, labels, count=30, seed=4)
-    assert torch.equal(which, make_mosaics(images, labels.numpy(), count=30, seed=4)[2])
+    for count, made in ((None, 7), (7, 7), (100, 7), (3, 3)):
+        _, targets, which = make_mosaics(images, labels, count=count)
+        assert which.shape == (made, 4) and len(which.unique()) == which.numel()
+        assert all(len(set(row)) == 4 for row in targets.tolist())
+    uneven = torch.tensor([0] * 20 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 2)  # 11 others go round in threes
+    _, targets, which = make_mosaics(images[:1].expand(31, -1, -1, -1), uneven)
+    assert len(which) == 3 and len(which.unique()) == 12 and (targets == 0).any(1).all()
+
+
+def test_draws_are_fixed_by_the_seed():
+    images, labels = coloured(per_class=40, size=(4, 4))
+    _, targets, which = make_mosaics(images, labels, seed=4)
+    assert torch.equal(which, make_mosaics(images, labels.numpy(), seed=4)[2])
     assert torch.equal(which[:7], make_mosaics(images, labels, count=7, seed=4)[2]), "a prefix, whatever the count"
-    assert not torch.equal(which, make_mosaics(images, labels, count=30, seed=5)[2])
-    for label in range(CLASSES):
-        drawn = which.flatten()[targets.flatten() == label].tolist()
-        for start in range(0, len(drawn) - 2, 3):
-            assert sorted(drawn[start : start + 3]) == [label, label + 10, label + 20], "each once before any twice"
-    _, many, _ = make_mosaics(images, labels, count=500)
+    assert not torch.equal(which, make_mosaics(images, labels, seed=5)[2])
+    assert len(which) == 100 and len(which.unique()) == 400, "all images of classes of one size"
+    many = torch.cat([make_mosaics(images, labels, seed=seed)[1] for seed in range(5)])
     shares = [np.bincount(cell, minlength=CLASSES) / 500 for cell in many.T.numpy()]
     assert np.abs(np.array(shares) - 1 / CLASSES).max() < 0.06, "every class as often in every cell"
 
 
 def test_only_images_among_the_given_are_used():
     images, labels = coloured(size=(4, 4))
-    among = [0, 3, 13, 5, 26]
-    _, targets, which = make_mosaics(images, labels, count=20, among=among)
-    assert set(which.flatten().tolist()) == set(among) and set(targets.flatten().tolist()) == {0, 3, 5, 6}
+    among = [0, 3, 13, 5, 26, 6, 15, 10]
+    _, targets, which = make_mosaics(images, labels, among=among)
+    assert sorted(which.flatten().tolist()) == sorted(among) and set(targets.flatten().tolist()) == {0, 3, 5, 6}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +87,7 @@ def test_only_images_among_the_given_are_used():
         (dict(among=[]), "0 classes among 0 images"),
         (dict(among=[0, 1, 2, 30]), "among goes from 0 to 30; the images are 0 to 29"),
         (dict(among=[-1, 1, 2, 3]), "among goes from -1"),
+        (dict(among=[0, 1, 2, 3, 3]), "among names an image twice: 5 indices, 4 different ones"),
         (dict(labels=torch.zeros(3)), "do not fit"),
         (dict(n=1), "expected 1 or more, of 2 x 2 or more"),
         (dict(n=5), "each cell a pixel or more"),
@@ -120,10 +129,18 @@ def test_exact_contributions_of_a_linear_model_lie_in_their_cells():
     """The logit of class c is the sum of channel c, which only images of class c have anything in."""
     labels = torch.arange(12) % 4
     images = torch.rand(12, 1, 24, 24) * F.one_hot(labels, 4)[:, :, None, None]
-    mosaics, targets, _ = make_mosaics(images, labels, count=6)
+    mosaics, targets, _ = make_mosaics(images, labels)
     channels = torch.stack([mosaic[row] for mosaic, row in zip(mosaics, targets)])
     assert cell_share(F.avg_pool2d(channels, 4)) == pytest.approx(1)
     assert cell_share(F.avg_pool2d(channels.roll(1, 1), 4)) == pytest.approx(0)
+
+
+def test_the_value_of_a_mosaic_is_the_mean_over_its_cells():
+    maps = np.random.default_rng(0).normal(0, 1, (5, 4, 6, 6))
+    maps[1, 2], maps[2] = -1, -1
+    shares, found = cell_share(maps), mosaic_share(maps)
+    assert found[[0, 3, 4]] == pytest.approx(shares[[0, 3, 4]].mean(1))
+    assert found[1] == pytest.approx(np.nanmean(shares[1])) and np.isnan(found[2])
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 9, 4, 4), (4, 4, 4)])
