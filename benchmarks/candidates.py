@@ -254,7 +254,7 @@ interval of its SRG less that of `{REFERENCE}` excludes 0 and its noise (median 
 ({difference(reporting[BLEND], reporting[REFERENCE])}; noise in methods.md) is the default of `explain.relevance` and of visualize.py. compare.py
 and study.py explain by `{DEPTH}` ({difference(reporting[DEPTH], reporting[REFERENCE])}) where nothing else is said: `{BLEND}` and `{CONTRAST}`
 start from a contrast, and for a model that is sure, the strongest competitor of every other class is the predicted one, so that
-their maps turn into the negative of the predicted class's map (likeness of two classes in methods.md: clearly negative, where
+their maps turn into the negative of the predicted class's map (similarity of two classes in methods.md: clearly negative, where
 that of `{DEPTH}` is about 0). What speaks for another class, and whether it is the same as what speaks for the true one, is
 what these two commands ask, and cannot be asked of such maps.
 

@@ -94,7 +94,7 @@ class Photos:
     """
 
     def __init__(self, args: argparse.Namespace, fresh: int | None = None):
-        self.run: Run = load_explainable([args.run], external_options(args))[0]
+        self.run: Run = load_explainable([args.run], external_options(args, [args.run]))[0]
         self.data = data = data_of_runs(argparse.Namespace(**vars(args), runs=[args.run]), [self.run])
         split, draw = data.splits["val"], np.random.default_rng(args.data_seed)
         indices = draw.permutation(stratified(split.labels, min(args.images, len(split)), args.data_seed))
@@ -191,7 +191,7 @@ def row(name: str, found: dict, references: dict[str, dict], half: int, costs: f
         },
         "noise": f"{percent(np.nanmedian(noise), 2)}, {percent(np.nanmax(noise), 2)}",
         "float32": f"{scientific(np.nanmedian(rounding))}, {scientific(np.nanmax(rounding))}",
-        "likeness of two classes": number(np.nanmean(likeness), 2) if np.isfinite(likeness).any() else "",
+        "similarity of two classes": number(np.nanmean(likeness), 2) if np.isfinite(likeness).any() else "",
         "source": METHODS[name].source,
     }
 
@@ -310,7 +310,7 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
   {min(args.noise_images or images, images)} photos x 2 classes.
 - **float32**: relative difference between the map in float32 and in float64: median and worst of
   {min(args.rounding_images or images, images)} photos x 2 classes.
-- **likeness of two classes**: mean Spearman correlation between the maps of the predicted and of a random other class;
+- **similarity of two classes**: mean Spearman correlation between the maps of the predicted and of a random other class;
   lower is more class-specific, 1 is the same map.
 """
 

@@ -596,7 +596,7 @@ def test_another_package_explains_the_same_classes_of_the_same_images(peer):
 
 
 def test_the_docs_have_a_row_for_every_method_and_its_cost():
-    """What METHODS and --help say of a map's cost is what docs/results/benchmark.md measured at K = 2, to a tenth of it."""
+    """The cost of a map in METHODS and --help is what docs/results/benchmark.md measured at K = 2, to a tenth of it."""
     benchmark, measured, table = (
         (ROOT / "docs" / name).read_text() for name in ("results/benchmark.md", "results/methods.md", "comparing.md")
     )

@@ -27,7 +27,7 @@ EXPLAINED = [family for family in FAMILIES if family.refusal is None]
 MODELS = list(dict.fromkeys(name for family in EXPLAINED for name in (family.models[0], family.models[-1])))
 of_another_timm = pytest.mark.skipif(
     f"timm {timm.__version__};" not in OUT.read_text(),
-    reason=f"docs/results/families.md was written from another timm than {timm.__version__}, which is installed here: run "
+    reason=f"docs/results/families.md was written from another timm than {timm.__version__}, the installed one: run "
     "python tools/families.py to compare",
 )
 

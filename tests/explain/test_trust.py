@@ -231,7 +231,7 @@ def test_the_rest_of_the_batch_changes_nothing_at_the_size_that_people_use(metho
     ],
 )
 def test_arithmetic_of_a_map_in_forward_passes(targets, limits):
-    """Of matrix products and attention, so that no clock decides; docs/results/benchmark.md has the time, of all operations."""
+    """Of matrix products and attention, so that no clock decides; docs/results/benchmark.md times all operations."""
     model = timm.create_model("deit_tiny_patch16_224", num_classes=10).eval()
     images, classes = draw(1, 3, 224, 224).float(), torch.arange(targets)[None]
 
