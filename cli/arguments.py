@@ -2,10 +2,12 @@
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from cli.parser import natural, positive, positive_number, terminal_width
 from common.devices import CACHE, CACHE_LIMIT, RunningOptions
+from data.datasets import check_options
 from data.options import DataOptions
 from explain.registry import (
     COMPARISON_METHOD,
@@ -16,6 +18,7 @@ from explain.registry import (
     find_method,
 )
 from models.options import BackboneSpec, ExternalOptions
+from models.sources import check_sources, check_weights_file
 
 EXTERNAL = "a model trained elsewhere: a timm name, a merged .safetensors or .pth file, a peft folder"
 
@@ -63,8 +66,11 @@ def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", severa
 
 
 def data_options(args: argparse.Namespace, spec: str | None = None) -> DataOptions:
-    """Return the data options; spec: the data set, where --data takes several."""
-    return DataOptions(
+    """Return the data options; raises UsageError for what can be refused before an image is read.
+
+    spec: the data set, where --data takes several.
+    """
+    options = DataOptions(
         args.data if spec is None else spec,
         args.data_seed,
         None if args.classes is None else tuple(args.classes),
@@ -72,6 +78,8 @@ def data_options(args: argparse.Namespace, spec: str | None = None) -> DataOptio
         args.val_images,
         args.context_bias,
     )
+    check_options(options)
+    return options
 
 
 # ---- models
@@ -88,7 +96,8 @@ def add_model(to: argparse.ArgumentParser) -> None:
 
 
 def backbone_options(args: argparse.Namespace) -> BackboneSpec:
-    """Return the backbone that --model, --weights and --image-size name."""
+    """Return the backbone that --model, --weights and --image-size name; raises UsageError for a missing file."""
+    check_weights_file(args.weights)
     return BackboneSpec(args.model, args.weights, args.image_size)
 
 
@@ -120,9 +129,15 @@ def add_external(to: argparse.ArgumentParser) -> None:
     )
 
 
-def external_options(args: argparse.Namespace) -> ExternalOptions:
-    """Return what the command line says about models trained elsewhere."""
-    return ExternalOptions(args.model, args.weights, args.image_size, args.class_names)
+def external_options(args: argparse.Namespace, runs: Sequence[str]) -> ExternalOptions:
+    """Return what the command line says about models trained elsewhere.
+
+    runs: every RUN given. Raises UsageError for a RUN that does not exist or is not finished, and for options that fit
+    none of them.
+    """
+    options = ExternalOptions(args.model, args.weights, args.image_size, args.class_names)
+    check_sources(runs, options)
+    return options
 
 
 # ---- relevance

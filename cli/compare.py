@@ -1,6 +1,7 @@
 """The command line of compare.py. Imports no torch."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cli.arguments import (
 )
 from cli.parser import colour_map, make_parser, natural, positive
 from commands.options import CompareOptions, PictureOptions
-from data.datasets import check_options
+from common.errors import UsageError
 from evaluation.options import SECOND, MeasurementOptions
 
 DOC = "Show, for two or more runs side by side, what speaks for an image's true class and for another one."
@@ -26,7 +27,8 @@ DOC = "Show, for two or more runs side by side, what speaks for an image's true 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line of compare.py."""
-    made = make_parser(DOC, "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare")
+    example = "python compare.py results/study/linear-seed0 results/study/dora-seed0 --out results/compare"
+    made = make_parser(DOC, example)
     made.add_argument("runs", nargs="+", metavar="RUN", help=f"two or more: folders that train.py wrote, or {EXTERNAL}")
     add_data(made, default=None)
     add_relevance(made, comparing=True)
@@ -42,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=SECOND,
         default="auto",
         help="class of the second heatmap: the first random class, the runner-up (the run's most probable class but "
-        "the true one), or auto: the distractor's class where a scene shows unused equipment, else the first random class",
+        "the true one), or auto: the distractor's class where a scene shows unused equipment, else a random class",
     )
     group.add_argument(
         "--pick",
@@ -84,10 +86,8 @@ def add_picture(group, several: str) -> None:
 
 def compare_options(args: argparse.Namespace) -> CompareOptions:
     """Return the typed options; raises UsageError for what can be refused before any model is loaded."""
+    _check_runs(args.runs)
     (method,) = relevance_options(args)
-    data = data_options(args) if args.data is not None else None
-    if data is not None:
-        check_options(data)
     measurement = MeasurementOptions(
         relevance=(method,),
         images=args.images,
@@ -98,7 +98,7 @@ def compare_options(args: argparse.Namespace) -> CompareOptions:
     return CompareOptions(
         runs=tuple(args.runs),
         out=args.out,
-        data=data,
+        data=None if args.data is None else data_options(args),
         split=args.split,
         measurement=measurement,
         rows=args.rows,
@@ -107,6 +107,15 @@ def compare_options(args: argparse.Namespace) -> CompareOptions:
         picture=PictureOptions(args.normalise, args.colour_map),
         layers=args.layers,
         overwrite=args.overwrite,
-        external=external_options(args),
+        external=external_options(args, args.runs),
         running=replace(running_options(args), cache=None),
     )
+
+
+def _check_runs(given: Sequence[str]) -> None:
+    """Raise UsageError for fewer than two runs, or for one given twice."""
+    if len(given) < 2:
+        raise UsageError(f"one run was given ({given[0]}); comparing takes two or more")
+    places = [Path(one).resolve() for one in given]
+    if twice := [one for i, one in enumerate(given) if places[i] in places[:i]]:
+        raise UsageError(f"{twice[0]} was given twice; comparing takes different runs")

@@ -16,7 +16,6 @@ from cli.arguments import (
 from cli.parser import fraction_below_one, make_parser, natural, positive
 from commands.options import StudyOptions
 from common.errors import UsageError
-from data.datasets import check_options
 from evaluation.options import IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
 from models.methods import MethodSettings, parse_settings
 
@@ -104,9 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def study_options(args: argparse.Namespace) -> StudyOptions:
     """Return the typed options; raises UsageError for what can be refused before any model is loaded."""
+    _check_names(args.data)
     data = tuple(data_options(args, spec) for spec in dict.fromkeys(args.data))
-    for one in data:
-        check_options(one)
     measurement = MeasurementOptions(
         relevance=tuple(relevance_options(args)),
         measurements=measurement_names(args.metrics),
@@ -138,3 +136,10 @@ def methods_of(texts: list[str]) -> tuple[MethodSettings, ...]:
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise UsageError(f"--methods {' '.join(texts)}: give two or more different methods to compare")
     return methods
+
+
+def _check_names(specs: list[str]) -> None:
+    """Raise UsageError for two data sets of one name, whose results could not be told apart."""
+    names = [Path(spec).name for spec in dict.fromkeys(specs)]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--data {' '.join(specs)}: two have one name; rename a folder")

@@ -15,6 +15,7 @@ from cli.arguments import (
 from cli.compare import add_picture
 from cli.parser import make_parser
 from commands.options import PictureOptions, VisualizeOptions
+from commands.visualize_files import image_files
 
 DOC = "Draw what speaks for one or more classes in your own images, by one or more relevance methods."
 
@@ -41,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--layers",
         action="store_true",
-        help="also draw the relevance of each head of each block, IMAGE-layers-METHOD-COLUMN-CLASS.png: what the head "
-        "adds to the map or, for signed methods, what it carries away from each patch, which does not add up to the map",
+        help="also draw the relevance of each head of each block, IMAGE-layers-METHOD-COLUMN-CLASS.png: what it "
+        "adds to the map or, for signed methods, what it carries away from each patch (this does not add up to the map)",
     )
     add_external(made)
     group = made.add_argument_group("output")
@@ -62,12 +63,12 @@ def visualize_options(args: argparse.Namespace) -> VisualizeOptions:
     """Return the typed options; raises UsageError for what can be refused before any model is loaded."""
     return VisualizeOptions(
         run=args.run,
-        images=tuple(args.images),
+        images=tuple(image_files(args.images)),
         targets=tuple(args.targets),
         relevance=tuple(relevance_options(args)),
         picture=PictureOptions(args.normalise, args.colour_map),
         layers=args.layers,
         out=args.out,
-        external=external_options(args),
+        external=external_options(args, [args.run]),
         running=running_options(args),
     )

@@ -14,7 +14,7 @@ from common.tables import percent, write_csv, write_json
 from evaluation.comparison import ComparedRun, Comparison, region_means, summaries, wide_rows
 from evaluation.depth import heads_add_up, layer_names, relevance_shares
 from evaluation.measurements import INPUT_NOISE
-from evaluation.options import RUNNER_UP
+from evaluation.options import AUTO, RUNNER_UP
 from evaluation.regions import REGIONS
 from evaluation.statistics.layers import LayerMeans, layer_means, layer_rows
 from evaluation.statistics.measured import measure
@@ -100,26 +100,22 @@ def draw_grid(path: Path, comparison: Comparison, shown: Sequence[int] | np.ndar
     """Draw one row per image: the photo, then the heatmaps of two classes for each run."""
     rows, data = [int(row) for row in shown], comparison.runs[0].subject.data
     pixels = [one.subject.images(one.subject.options.images).pixels(rows) for one in comparison.runs]
-    distractors = bool(comparison.distracted.any())
+    distractors = bool(comparison.distracted.any()) and options.second == AUTO
+    runner_up = options.second == RUNNER_UP
     own = [one.subject.own_classes for one in comparison.runs]
+    heads = [
+        GridRun(head_of(one, options.split), target_heads(mine, distractors, runner_up))
+        for one, mine in zip(comparison.runs, own)
+    ]
     comparison_grid(
         path,
-        [
-            GridRun(head_of(one, options.split), second_head(own[i], distractors, options))
-            for i, one in enumerate(comparison.runs)
-        ],
+        heads,
         [grid_row(comparison, row, [seen[row] for seen in pixels], options) for row in rows],
         GridStyle(options.picture.normalise, options.picture.colour_map, METHODS[comparison.method.method].signed),
         title=f"What speaks for a class: {method_name(comparison.method)} on {len(rows)} images of {data.name}, "
         f"{options.split}",
-        footnote=grid_note(own, distractors and options.second == "auto"),
+        footnote=grid_note(own, distractors, runner_up),
     )
-
-
-def second_head(own: bool, distractors: bool, options: CompareOptions) -> tuple[str, str]:
-    """Return the headings of a run's two columns."""
-    first, second = target_heads(own, distractors and options.second == "auto")
-    return first, "runner-up class" if options.second == RUNNER_UP else second
 
 
 def grid_row(comparison: Comparison, row: int, pixels: Sequence[np.ndarray], options: CompareOptions) -> GridRow:

@@ -130,39 +130,44 @@ def _scaled(heats: Sequence[np.ndarray], style: GridStyle) -> list[np.ndarray]:
 # ---- words
 
 
-def target_heads(own_classes: bool, distractors: bool) -> tuple[str, str]:
-    """Return what the two columns of a run show.
+def target_heads(own_classes: bool, distractors: bool, runner_up: bool = False) -> tuple[str, str]:
+    """Return the headings of a run's two columns.
 
     own_classes: whether the run's model has classes of its own, and not those of the data.
-    distractors: whether some images show the unused equipment of another class.
+    distractors: whether the second column shows the distractor's class for images that have a distractor.
+    runner_up: whether the second column shows the runner-up.
     """
+    if runner_up:
+        return "predicted class" if own_classes else "true class", "runner-up class"
     if own_classes:
-        return "predicted class", "random other class"
-    return "true class", "unused or random class" if distractors else "random other class"
+        return "predicted class", "random class"
+    return "true class", "distractor's or random class" if distractors else "random class"
 
 
-def grid_note(own_classes: Sequence[bool], distractors: bool) -> str:
+def grid_note(own_classes: Sequence[bool], distractors: bool, runner_up: bool = False) -> str:
     """Return what the frames and the classes under the heatmaps are, as far as the picture has them.
 
-    own_classes, distractors: as in `target_heads`, the first per run.
+    own_classes, distractors, runner_up: as in `target_heads`, the first per run.
     """
-    note = ["Under each heatmap: the class explained and the probability the run gives it."]
+    note = ["Under each heatmap: the class explained and the run's probability of it."]
     if not all(own_classes):
         note.append("Frames: blue, the run predicts the true class; orange, it does not (its prediction is named).")
-        note.append(
-            (
-                "Where a second sport's equipment lies unused the other class is that sport, elsewhere it"
-                if distractors
-                else "The other class"
-            )
-            + " is drawn uniformly from the classes that are neither true nor predicted."
-        )
+        note.append(_second_note(distractors, runner_up))
     if any(own_classes):
         note.append(
-            "A model with classes of its own is explained for the one that it predicts and for one drawn "
-            "uniformly from its others."
+            "A model with classes of its own is explained for its predicted class and for "
+            + ("its runner-up." if runner_up else "a random one of its others.")
         )
     return " ".join(note)
+
+
+def _second_note(distractors: bool, runner_up: bool) -> str:
+    if runner_up:
+        return "The runner-up is the run's most probable class but the true one."
+    random = "a random class, drawn uniformly from all but the true one, the same for every run."
+    if distractors:
+        return f"Second column: the class of the unused equipment (distractor) where there is some, elsewhere {random}"
+    return f"Second column: {random}"
 
 
 def photo_caption(true: str, unused: str | None = None, image: str | None = None) -> str:
