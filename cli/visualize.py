@@ -43,7 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--layers",
         action="store_true",
         help="also draw the relevance of each head of each block, IMAGE-layers-METHOD-COLUMN-CLASS.png: what it "
-        "adds to the map or, for signed methods, what it carries away from each patch (this does not add up to the map)",
+        "adds to the map or, for signed methods, what it carries away from each patch, which does not add up to the "
+        "map",
     )
     add_external(made)
     group = made.add_argument_group("output")

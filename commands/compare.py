@@ -32,7 +32,6 @@ def compare(options: CompareOptions) -> dict[str, Any]:
 
     All processes that torchrun started compute; the first of them writes.
     """
-    check_runs(options.runs)
     device = device_of(options.running.device)
     with processes.first_goes_ahead():  # the others find what it has downloaded
         runs = load_explainable(options.runs, options.external)
@@ -45,15 +44,6 @@ def compare(options: CompareOptions) -> dict[str, Any]:
                 f"predicts, and its accuracy is not defined"
             )
     return compare_loaded(runs, data, options, device)
-
-
-def check_runs(given: Sequence[str]) -> None:
-    """Raise UsageError for fewer than two runs, or for one given twice."""
-    if len(given) < 2:
-        raise UsageError(f"one run was given ({given[0]}); comparing takes two or more")
-    places = [Path(one).resolve() for one in given]
-    if twice := [one for i, one in enumerate(given) if places[i] in places[:i]]:
-        raise UsageError(f"{twice[0]} was given twice; comparing takes different runs")
 
 
 def data_of_runs(options: CompareOptions, runs: Sequence[Run]) -> ImageData:
@@ -125,8 +115,7 @@ def prepare(data: ImageData, options: CompareOptions, configuration: dict[str, A
 
 
 def picked(split: Split, names: Sequence[str]) -> np.ndarray:
-    """Return the indices of images by name, ascending; raises UsageError, with the nearest names, for an unknown "
-    "one."""
+    """Return the indices of images by name, ascending; raises UsageError for an unknown name."""
     number = {split.name(i): i for i in range(len(split))}
     for name in names:
         if name not in number:

@@ -63,7 +63,7 @@ class VisualizeOptions:
     """Heatmaps of the user's own images by one run.
 
     run: a run folder, or a model trained elsewhere.
-    images: files, folders and globs.
+    images: files, each once.
     targets: `true`, `pred` and class names; empty takes the three most probable classes.
     relevance: the relevance methods, one row of heatmaps each.
     picture: how heatmaps are drawn.
@@ -74,7 +74,7 @@ class VisualizeOptions:
     """
 
     run: str
-    images: tuple[str, ...]
+    images: tuple[Path, ...]
     targets: tuple[str, ...] = ()
     relevance: tuple[RelevanceOptions, ...] = (RelevanceOptions(),)
     picture: PictureOptions = PictureOptions()

@@ -16,7 +16,6 @@ from commands.train import train
 from commands.train_options import TrainOptions
 from common import processes
 from common.devices import device_of
-from common.errors import UsageError
 from common.files import check_writable
 from common.tables import write_text
 from data.datasets import ImageData
@@ -49,8 +48,6 @@ def study(options: StudyOptions) -> None:
     with processes.first_goes_ahead():
         loaded = [load_for(one, options.backbone, options.running.cache) for one in options.data]
     names = [Path(data.name).name for data in loaded]
-    if len(set(names)) < len(names):
-        raise UsageError(f"--data {' '.join(one.spec for one in options.data)}: two have one name; rename a folder")
     processes.first_says(lambda: check_writable(options.out))
     found = {}
     for one, data, name in zip(options.data, loaded, names):

@@ -1,9 +1,5 @@
-"""What visualize.py does: find the images, explain each by every method, draw one picture per image."""
+"""What visualize.py does: explain each image by every method, and draw one picture per image."""
 
-import glob
-import os
-import re
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,13 +9,14 @@ from PIL import Image
 
 from commands.comparison_output import heads_note, method_name
 from commands.options import VisualizeOptions
+from commands.visualize_files import drawn_layers, folder_of, output_names, slug
 from common import processes
 from common.console import warn
 from common.devices import device_of
 from common.errors import ExplainedError, UsageError
 from common.files import check_writable
 from common.names import nearest
-from data.images import BROKEN_IMAGE, EXTENSIONS, open_image
+from data.images import BROKEN_IMAGE, open_image
 from data.transforms import evaluation_transform, to_pixels
 from evaluation.depth import heads_add_up, layer_names, layer_shares
 from evaluation.images import probabilities_of
@@ -41,13 +38,12 @@ from report.figures.class_heatmaps import (
 )
 
 MOST_PROBABLE = 3  # classes explained where no target is given
-LAYERS_FILE = re.compile(rf"(.+)-layers-(?:{'|'.join(METHODS)})-\d+-.*\.png")
 
 
 def visualize(options: VisualizeOptions) -> None:
-    """Find the images, load the run, draw one picture per image."""
+    """Load the run and draw one picture per image."""
     device = device_of(options.running.device)
-    paths = image_files(options.images)
+    paths = options.images
     with processes.first_goes_ahead():  # the others find what it has downloaded
         (run,) = load_explainable([options.run], options.external)
     check_targets(options.targets, run.class_names, paths)
@@ -83,62 +79,7 @@ def _draw(
     return draw(run, path, image, out, options, device)
 
 
-# ---- which images, which classes, which files
-
-
-def image_files(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that paths, folders and globs name, each once; raises UsageError for what names nothing."""
-    paths: list[Path] = []
-    for pattern in patterns:
-        if Path(pattern).is_dir():
-            found = sorted(p for p in Path(pattern).rglob("*") if p.suffix.lower() in EXTENSIONS and p.name[0] != ".")
-        elif Path(pattern).is_file():
-            found = [Path(pattern)]
-        else:
-            found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-        if not found:
-            missing = glob.escape(pattern) == pattern and not Path(pattern).exists()
-            raise UsageError(
-                f"{pattern} {'does not exist' if missing else 'matches no image'}; give image files, folders "
-                f"that hold some, or a quoted glob"
-            )
-        paths += found
-    return list({os.path.abspath(path): path for path in paths}.values())
-
-
-def folder_of(path: Path) -> str:
-    """Return the name of an image's folder: among photos sorted by class, its class."""
-    return Path(os.path.abspath(path)).parent.name
-
-
-def output_names(paths: Sequence[Path], out: Path, changes: Sequence[str] = ()) -> list[Path]:
-    """Return one PNG path per image; images of the same name are told apart by their folder, then by a number.
-
-    changes: options of the relevance methods in words, which end the names.
-    """
-    alike: Counter[str] = Counter(path.stem for path in paths)
-    numbers: Counter[str] = Counter()
-    names: dict[str, None] = {}  # a set that keeps its order
-    for path in paths:
-        name = base = path.stem if alike[path.stem] == 1 else f"{folder_of(path)}-{path.stem}"
-        while name in names:
-            numbers[base] += 1
-            name = f"{base}-{numbers[base] + 1}"
-        names[name] = None
-    end = "".join(f"-{slug(change)}" for change in changes)
-    return [out / f"{name}{end}.png" for name in names]
-
-
-def drawn_layers(folder: Path, names: Sequence[Path]) -> dict[Path, list[Path]]:
-    """Return the pictures of heads that an earlier call with --layers drew for each of these pictures.
-
-    They would be taken for this call's. A file that this call draws for another image is not among them.
-    """
-    found, own = defaultdict(list), set(names)
-    for file in folder.glob("*-layers-*.png"):
-        if (match := LAYERS_FILE.fullmatch(file.name)) and file not in own:
-            found[folder / f"{match[1]}.png"].append(file)
-    return found
+# ---- which classes
 
 
 def check_targets(targets: Sequence[str], class_names: Sequence[str], paths: Sequence[Path]) -> None:
@@ -166,11 +107,6 @@ def targets_of(targets: Sequence[str], path: Path, probability: np.ndarray, clas
         for target in targets
     ]
     return list(dict.fromkeys(chosen))
-
-
-def slug(name: str) -> str:
-    """Return a name as part of a file's name: letters, digits, underscores and hyphens, at most 60."""
-    return re.sub(r"[^\w]+", "-", name).strip("-")[:60]
 
 
 # ---- pictures

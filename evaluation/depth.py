@@ -80,8 +80,7 @@ def heads_add_up(method: str) -> bool:
 
 
 def layer_names(model: torch.nn.Module, count: int) -> list[str]:
-    """Return the names of the last `count` layers: blocks as timm counts them, then attention pooling, if there is "
-    "one."""
+    """Return the names of the last `count` layers: blocks as timm counts them, then attention pooling."""
     names = [str(i) for i in range(len(model.blocks))]  # type: ignore[arg-type]
     return (names + (["pool"] if model.attn_pool is not None else []))[-count:]
 

@@ -20,14 +20,14 @@ from evaluation.observations import Observation
 from evaluation.options import MeasurementOptions
 from explain import UnsupportedModel, check_explainable
 from models.backbone import architecture, content_hash
-from models.external import check_external_options, is_pretrained, load_model
+from models.external import check_known, is_pretrained, load_model
 from models.options import BackboneSpec, ExternalOptions
 from models.runs import Run
 
 
 def load_explainable(given: Sequence[str], options: ExternalOptions) -> list[Run]:
     """Load runs and models trained elsewhere; raises UsageError where relevance cannot follow one's model."""
-    check_external_options(list(given), options)
+    check_known(given)
     return [_load_explainable(name, options) for name in given]
 
 

@@ -13,6 +13,7 @@ from timm.models import load_state_dict
 
 from common.errors import ExplainedError, UsageError
 from models.options import BUNDLED, BackboneSpec
+from models.sources import check_weights_file
 from models.types import TimmModel
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -133,10 +134,7 @@ def _build(spec: BackboneSpec, **options) -> TimmModel:
         overlay = {key: card[key] for key in ("mean", "std", "interpolation", "crop_pct")}
     elif not is_timm_name(name):
         raise UsageError(f"unknown model {spec.name!r}; expected 'bundled' or a timm name; {near_names(name)}")
-    if spec.weights is not None and not Path(spec.weights).is_file():
-        raise UsageError(
-            f"--weights {spec.weights} is not a file; expected a .safetensors (or .pth) file for {spec.name}"
-        )
+    check_weights_file(spec.weights)
     overrides |= options
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import textwrap
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from models.backbone import (
 )
 from models.options import BUNDLED, BackboneSpec, ExternalOptions
 from models.runs import CARD, Run, load_run
+from models.sources import ADAPTER_CONFIG, FILE, NAME, PEFT, RUN_FOLDER, in_one_line, read_names, source_of
 from models.types import TimmModel
 
 NO_OPTIONS = ExternalOptions()
-ADAPTER_CONFIG = "adapter_config.json"
 IN_ADAPTER = "base_model.model."  # what peft writes before a model's own parameter names
 
 
@@ -93,16 +92,10 @@ def load_model(given: str, options: ExternalOptions = NO_OPTIONS) -> Run:
     return load_run(given, options.weights) if load is None else load(given, options)
 
 
-def check_external_options(given: list[str], options: ExternalOptions) -> None:
-    """Raise UsageError where an option was given that is used for none of the models."""
-    used = set().union(*(USED[_loader(one)] for one in given))
-    unused = [
-        f"--{f.name.replace('_', '-')}"
-        for f in fields(options)
-        if getattr(options, f.name) is not None and f.name not in used
-    ]
-    if unused:
-        raise UsageError(f"{', '.join(unused)} is used for none of {', '.join(given)}; leave it out")
+def check_known(given: Sequence[str]) -> None:
+    """Raise UsageError where one of several RUNs could only be a pretrained model, and timm has none of this name."""
+    for one in given:
+        _loader(one)
 
 
 def is_pretrained(given: str) -> bool:
@@ -112,19 +105,13 @@ def is_pretrained(given: str) -> bool:
 
 def _loader(given: str) -> Callable[[str, ExternalOptions], Run] | None:
     """Return what loads a model trained elsewhere, or None for a run folder."""
-    path = Path(given)
-    if path.is_file():
-        return _from_file
-    if path.is_dir():
-        return _from_peft if (path / ADAPTER_CONFIG).is_file() else None
-    if is_pretrained(given):
-        return _from_timm
-    if path.name == given:  # no folder before it: perhaps a name
+    source = source_of(given)
+    if source == NAME and not is_pretrained(given):
         raise UsageError(
             f"{given} is not a folder, a file or a timm name; expected a run folder, a merged file, a "
             f"peft folder or a timm name; {near_names(given)}"
         )
-    return None
+    return LOADERS[source]
 
 
 def _from_timm(name: str, options: ExternalOptions) -> Run:
@@ -167,7 +154,7 @@ def _from_peft(folder: str, options: ExternalOptions) -> Run:
         merged = plain(load_adapter(model, Path(folder))).eval()
     except Exception as error:  # peft has many tuners, and each raises its own kind
         raise ExplainedError(
-            f"the adapter in {folder} cannot be merged into {name} ({_in_one_line(error)}); give the "
+            f"the adapter in {folder} cannot be merged into {name} ({in_one_line(error)}); give the "
             f"base that it was trained on with --model"
         ) from error
     names = read_names(options.class_names) if options.class_names else None
@@ -182,28 +169,6 @@ def _run(given: str, name: str, model: TimmModel, class_names: list[str], data_c
             f"the head in {given} has one class; expected a classifier of two or more, whose classes can be told apart"
         )
     return ExternalModel(Path(given), ExternalConfig(name, tuple(class_names), data_config), {}, model)
-
-
-def read_names(path: str) -> list[str]:
-    """Read class names: a text file, one a line, or a JSON list. Raises UsageError when it is neither."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else list(map(str.strip, text.strip().splitlines()))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--class-names {path} cannot be read ({_in_one_line(error)}); expected a text file with one "
-            f"name a line, or a JSON list"
-        ) from error
-    if odd := [name for name in names if not isinstance(name, str) or not name]:
-        raise UsageError(
-            f"--class-names {path} holds {odd[0]!r}, which is not a name; expected one name a line, or a "
-            f"JSON list of names"
-        )
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise UsageError(
-            f"--class-names {path} names {', '.join(twice[:3])} more than once; give every class a name of its own"
-        )
-    return names
 
 
 def _as_many(names: list[str] | None, model: TimmModel, given: str, options: ExternalOptions) -> list[str]:
@@ -243,7 +208,7 @@ def _card(path: Path) -> dict:
             return json.loads((file.metadata() or {}).get(CARD, "{}"))
     except Exception as error:
         raise ExplainedError(
-            f"{path} cannot be read as weights ({_in_one_line(error)}); expected a .safetensors file, "
+            f"{path} cannot be read as weights ({in_one_line(error)}); expected a .safetensors file, "
             f"as train.py --export writes it"
         ) from error
 
@@ -257,7 +222,7 @@ def _read_adapter(folder: Path, options: ExternalOptions) -> tuple[dict, str]:
         state = {key.removeprefix(IN_ADAPTER): value for key, value in load_file(folder / ADAPTER_WEIGHTS).items()}
     except Exception as error:  # a missing file, damage, a peft type that this version does not know
         raise ExplainedError(
-            f"the adapter in {folder} cannot be read ({_in_one_line(error)}); expected "
+            f"the adapter in {folder} cannot be read ({in_one_line(error)}); expected "
             f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, as peft writes them"
         ) from error
     name = options.model or (base or "").removeprefix("timm/")
@@ -269,14 +234,10 @@ def _read_adapter(folder: Path, options: ExternalOptions) -> tuple[dict, str]:
     return state, name
 
 
-def _in_one_line(error: Exception) -> str:
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)  # torch lists every parameter
-
-
-# The options used for each kind of RUN; None is a run folder.
-USED: dict[Callable[[str, ExternalOptions], Run] | None, set[str]] = {
-    None: {"weights"},
-    _from_timm: {"weights", "image_size", "class_names"},
-    _from_file: {"model", "image_size", "class_names"},
-    _from_peft: {"model", "weights", "image_size", "class_names"},
+# What loads each kind of model trained elsewhere; None for run folders.
+LOADERS: dict[str, Callable[[str, ExternalOptions], Run] | None] = {
+    RUN_FOLDER: None,
+    NAME: _from_timm,
+    FILE: _from_file,
+    PEFT: _from_peft,
 }

@@ -14,11 +14,11 @@ from models.adapters import ADAPTER_WEIGHTS, adapt, load_adapter, plain, timm_mo
 from models.backbone import content_hash, create_backbone, is_head
 from models.methods import MethodSettings
 from models.run_config import RunConfig, differing
+from models.sources import CONFIG, SUMMARY, check_finished
 from models.tensor_files import atomic_tensors, check_names, write_tensors
 from models.types import TimmModel
 
-CONFIG, SUMMARY, RESUME = "config.json", "summary.json", "resume.safetensors"
-HEAD, BACKBONE, ADAPTER = "head.safetensors", "backbone.safetensors", "adapter"
+RESUME, HEAD, BACKBONE, ADAPTER = "resume.safetensors", "head.safetensors", "backbone.safetensors", "adapter"
 CARD = "train.py export"  # the key of a merged file's metadata
 
 
@@ -119,11 +119,7 @@ def load_run(folder: str | Path, weights: str | None = None) -> Run:
 
 def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     """Return configuration and summary of a finished run; raises as `load_run` does."""
-    if not (folder / CONFIG).is_file():
-        what = "holds no config.json" if folder.is_dir() else "is not a folder"
-        raise UsageError(f"{folder} {what}; expected a run folder, as `python train.py --out RUN` writes it")
-    if not (folder / SUMMARY).is_file():
-        raise UsageError(f"the run in {folder} was interrupted; finish it by giving its train.py command again")
+    check_finished(folder)
     return read_config(folder), read_json(folder / SUMMARY)
 
 

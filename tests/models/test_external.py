@@ -15,10 +15,11 @@ from tiny import NAME, SIZE, finish, same_state
 from common.errors import ExplainedError, UsageError
 from models.adapters import target_pattern
 from models.backbone import create_backbone, model_data_config
-from models.external import NO_OPTIONS, check_external_options, load_model, read_names
+from models.external import NO_OPTIONS, load_model
 from models.methods import parse_settings
 from models.options import BackboneSpec, ExternalOptions
 from models.runs import export, load_run
+from models.sources import check_external_options, read_names
 
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
