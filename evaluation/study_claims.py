@@ -35,13 +35,16 @@ def _evidence(study: StudyResults, method: str, place: int, seed: int) -> Eviden
         predicted("val", "probability"),
         predicted("val", "correct") == 1,
         predicted("train", "correct") == 1,
-        explained("spearman", RANDOM),
-        explained("cosine", RANDOM),
-        explained("entropy", RANDOM),
+        *(_always(explained(metric, RANDOM)) for metric in ("spearman", "cosine", "entropy")),
         float("nan") if noise is None else float(np.nanmedian(noise)),
         seed,
         {name: values for name, values in otherwise.items() if values is not None},
     )
+
+
+def _always(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None  # maps are always measured
+    return values
 
 
 def claims_of(study: StudyResults) -> dict[tuple[str, str], list[Claim]]:
