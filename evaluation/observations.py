@@ -51,7 +51,9 @@ class Observation:
 
 
 COLUMNS = tuple(column.name for column in fields(Observation))
-EARLIER_COLUMNS = tuple("removal" if name == "imputation" else name for name in COLUMNS)  # of files of version 1
+EARLIER_COLUMNS = tuple(
+    "removal" if name == "imputation" else name for name in COLUMNS
+)  # before the column was renamed
 # what two paired observations share, besides metric and image
 CONDITIONS = ("data", "split", "relevance", "target", "imputation", "place")
 KEY = (*CONDITIONS, "metric", "method", "seed")
@@ -80,7 +82,7 @@ def write_results(path: str | Path, observations: Iterable[Observation]) -> int:
 def read_results(path: str | Path) -> Iterator[Observation]:
     """Yield the observations of a file that `write_results` wrote, one by one.
 
-    path: the CSV file; one of version 1, whose column `imputation` was called `removal`, is read too.
+    path: the CSV file; an earlier one, whose column `imputation` was called `removal`, is read too.
     Raises UsageError, naming the line, for other columns and for a seed or value that is not a number.
     """
     with open(path, newline="", encoding="utf-8") as stream:

@@ -168,11 +168,11 @@ def random_logit(
     if classes == 1:
         raise ValueError("the model has one class; random_logit compares with another.")
     before = _maps(model, images, targets, method, batch_size, options, maps)
-    others = torch.tensor(
+    drawn = torch.tensor(
         [[_other(image, target, classes, seed) for target in row] for image, row in zip(images, targets.tolist())],
         device=targets.device,
     )
-    return spearman(before, _maps(model, images, others, method, batch_size, options))
+    return spearman(before, _maps(model, images, drawn, method, batch_size, options))
 
 
 def _other(image: Tensor, target: int, classes: int, seed: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from common.tables import ABSENT, estimate, number, p_text, percent
+from common.tables import estimate, number, p_text, percent
 from evaluation.statistics.measured import (
     Measured,
     correct_family,
@@ -119,11 +119,6 @@ class Claim:
     def difference(self) -> str:
         m = self.measured
         return estimate(*(self.scale * value for value in (m.difference, m.low, m.high))) + self._points
-
-    @property
-    def detectable(self) -> str:
-        least = self.measured.smallest_detectable
-        return ABSENT if np.isnan(least) else number(self.scale * least, self._digits) + self._points
 
     @property
     def seeds(self) -> str:

@@ -1,4 +1,4 @@
-"""How well one split's images were classified: accuracies with intervals, calibration, the most frequent confusions.
+"""How well the images of a split were classified: accuracies with intervals, calibration, most frequent confusions.
 
 Letters: N images, C classes. Accuracies are fractions from 0 to 1, and intervals are of 95 %.
 """
@@ -20,18 +20,20 @@ MOST_CONFUSIONS = 20
 def classification_summary(
     labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, rank: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Describe one split's predictions as plain values for JSON.
+    """Describe the predictions of a split as plain values for JSON.
 
-    labels, predicted: `(N,)` true and predicted class, 0 to C - 1. confidence: `(N,)` probability of the predicted
-    class. rank: `(N,)` how many classes were found more probable than the true one. Keys of the result:
-
-    images, accuracy, low, high: Wilson's interval.
-    macro_accuracy: see `macro_accuracy`.
-    top5: k (5, or C where there are fewer classes), accuracy, low, high: Wilson's interval.
-    expected_calibration_error: see there; bins of equal width are `calibration_bins`.
-    per_class: name -> images, accuracy, low, high (Wilson's), in the order of `class_names`, for classes with images.
-    confusions: true, predicted, images: see `confusions`.
-
+    labels, predicted: (N,) integers, true and predicted class, 0 to C - 1.
+    confidence: (N,) probability of the predicted class.
+    rank: (N,) integers, how many classes are more probable than the true one.
+    class_names: C names.
+    Returns these keys:
+        images, accuracy, low, high: with Wilson's interval.
+        macro_accuracy: see `macro_accuracy`.
+        top5: k (5, or C where there are fewer classes), accuracy, low, high: with Wilson's interval.
+        expected_calibration_error: see there.
+        calibration_bins: its number of bins of equal width.
+        per_class: name -> images, accuracy, low, high (Wilson), of classes with images, in the order of `class_names`.
+        confusions: true, predicted, images: see `confusions`.
     Raises ValueError without images, when shapes differ, or when a value is out of its range.
     """
     labels, predicted, rank = (np.asarray(values) for values in (labels, predicted, rank))
@@ -53,25 +55,28 @@ def classification_summary(
 
 
 def class_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each class how many of its images are predicted rightly, and how many it has: `(classes,)` each."""
+    """Count, for each class, its images that are predicted correctly, and all its images: (C,) each."""
     right = labels[labels == predicted]
     return np.bincount(right, minlength=classes), np.bincount(labels, minlength=classes)
 
 
 def macro_accuracy(correct: np.ndarray, images: np.ndarray, confidence: float = 0.95) -> dict[str, Any]:
-    """Mean over classes of each class's accuracy, whatever its number of images; classes without images are left out.
+    """Average the accuracies of all classes, whatever their numbers of images; classes without images are left out.
 
-    correct, images: `(C,)` counts. [low, high] is Wilson's interval at the effective number of images, that of a plain
-    sample whose mean would be as uncertain (Kish 1965, Survey Sampling; with Wilson's interval: Franco et al. 2019,
-    J. Survey Statistics and Methodology 7). That number is mean (1 - mean) / variance of the mean, in which each
-    class's accuracy is drawn to the mean by one image, as 1 of 1 is no proof of 100 %; and never more than where all
-    classes are equally hard. With as many images in every class it is at most N, so that the interval holds Wilson's.
+    The interval is Wilson's at the effective number of images, that of a simple random sample whose mean would be as
+    uncertain. That number is mean (1 - mean) / variance of the mean. In the variance each class's accuracy is shrunk
+    towards the mean by one image, as 1 of 1 does not prove 100 %. The number is at most that of equally hard classes;
+    with as many images in every class it is at most N, so that the interval contains Wilson's.
 
     Why not Wilson's intervals of the classes combined by square-and-add (MOVER, Zou, Huang and Zhang 2009): with few
-    images in each of many classes all their intervals lean to the middle, and the lean adds up. For 100 classes of 5
-    images at 95 % the combination held the truth 83 times in 100 (simulated), this interval 95 times.
+    images in each of many classes all their intervals are biased to the middle, and the bias adds up. For 100 classes
+    of 5 images at 95 % the combination covered the truth in 83 of 100 simulations, this interval in 95.
 
+    correct, images: (C,) counts.
+    confidence: of the interval.
     Raises ValueError without images.
+    Source: Kish 1965, Survey Sampling; with Wilson's interval, Franco et al. 2019 (J. Survey Statistics and
+        Methodology 7).
     """
     n = images[images > 0].astype(np.float64)
     if not len(n):
@@ -94,10 +99,14 @@ def macro_accuracy(correct: np.ndarray, images: np.ndarray, confidence: float = 
 
 
 def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
-    """Mean distance between accuracy and confidence over bins of confidence, weighted by their images; 0 is calibrated.
+    """Average |accuracy - confidence| over bins of confidence, weighted by their images; 0 is calibrated.
 
-    correct, confidence: `(N,)`. Bins have equal width, hold their upper end, and the first holds 0 too. Guo et al.,
-    ICML 2017, equation 3. With few images it is too large by chance alone.
+    With few images it is too large by chance alone.
+
+    correct: (N,) booleans.
+    confidence: (N,) probability of the predicted class.
+    bins: of equal width; each contains its upper end, and the first contains 0 too.
+    Source: Guo et al., ICML 2017, equation 3.
     """
     ends = np.arange(bins + 1) / bins
     index = np.clip(np.searchsorted(ends, confidence, side="left") - 1, 0, bins - 1)
@@ -108,8 +117,12 @@ def expected_calibration_error(correct: np.ndarray, confidence: np.ndarray, bins
 def confusions(
     labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str], most: int = MOST_CONFUSIONS
 ) -> list[dict[str, Any]]:
-    """Return the `most` frequent pairs of a true class and another that its images are taken for, with their number of
-    images; equally frequent ones by name."""
+    """Return the most frequent pairs of a true and a wrongly predicted class, with their number of images.
+
+    labels, predicted: (N,) integers.
+    class_names: C names.
+    most: how many pairs; equally frequent ones stand in the order of their names.
+    """
     wrong = labels != predicted
     pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]]), axis=1, return_counts=True)
     rows = [
@@ -125,7 +138,7 @@ def _accuracy(correct: int, images: int) -> dict[str, float]:
 
 
 def _wilson_of_share(share: float, images: float, confidence: float) -> tuple[float, float]:
-    """Wilson's interval where the number of images is no whole number, as `statistics.wilson` is for counts."""
+    """Return Wilson's interval for a number of images that is not an integer; `wilson` is for counts."""
     z = stats.norm.ppf(0.5 + confidence / 2)
     centre = share + z**2 / (2 * images)
     half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
@@ -137,7 +150,7 @@ def _check(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, ra
     check_classes("classification_summary", labels, predicted, classes)
     if not labels.shape == confidence.shape == rank.shape:
         raise ValueError(
-            f"classification_summary: expected one value an image, got {len(labels)} labels, confidence "
+            f"classification_summary: expected one value per image, got {len(labels)} labels, confidence "
             f"of shape {confidence.shape} and rank of shape {rank.shape}"
         )
     if not ((0 <= rank) & (rank < classes)).all():

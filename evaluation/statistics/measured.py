@@ -175,7 +175,7 @@ def _seeds_by_images(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not len(values):
         raise ValueError(
-            f"expected one row a training seed and one value an image, shape (n_seeds, n_images), "
+            f"expected one row per training seed and one value per image, shape (n_seeds, n_images), "
             f"got shape {values.shape}"
         )
     return values

@@ -82,11 +82,11 @@ def test_top_five_is_top_all_where_there_are_fewer_classes(classes, k):
         ({"labels": [0, 1, 7]}, "from 0 to 6 for classes, got int64 from 0 to 7"),
         ({"predicted": [0, 1, -1]}, "from 0 to 6"),
         ({"labels": [0.0, 1.0, 0.0]}, "whole numbers"),
-        ({"confidence": [0.1, 0.2]}, "one value an image"),
+        ({"confidence": [0.1, 0.2]}, "one value per image"),
         ({"confidence": [0.1, 0.2, 1.2]}, "confidence from 0 to 1"),
         ({"confidence": [0.1, 0.2, float("nan")]}, "confidence from 0 to 1"),
         ({"rank": [0, 0, 7]}, "ranks from 0 to 6"),
-        ({"rank": [[0, 0, 1]]}, "one value an image"),
+        ({"rank": [[0, 0, 1]]}, "one value per image"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes, words):
