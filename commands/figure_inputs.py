@@ -13,8 +13,9 @@ import numpy as np
 from common.tables import estimate, number, p_text
 from evaluation.statistics.claims import Claim
 from evaluation.statistics.depth import MEASURES, RULE, Change, DepthRun, check_pair, shared_measures
+from evaluation.statistics.measured import Measured
 from evaluation.statistics.paired import single
-from evaluation.statistics.verdicts import ONE_SEED, Measured, agreement
+from evaluation.statistics.verdicts import ONE_SEED, agreement
 from report.figures.depth_profiles import DepthLine, DepthMeasure, HeadMeasure, depth_heads, depth_profiles
 from report.figures.rainclouds import Cloud
 from report.figures.verdict_overview import Panel, Verdict

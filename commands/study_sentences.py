@@ -10,16 +10,16 @@ from dataclasses import replace
 
 from common.tables import estimate
 from evaluation.statistics.claims import Claim
-from evaluation.statistics.verdicts import ONE_SEED, agreement, judge
+from evaluation.statistics.verdicts import ONE_SEED, agreement, judge, seeds_text
 
 
 def claim_sentence(claim: Claim) -> str:
     """Say what was measured about a claim and what follows.
 
-    "dora's maps are more alike than linear's by 0.031 [0.012, 0.050] Spearman (500 images, 3 seeds, all of one sign):
-    supported." The side is named only where the interval, the seeds and the corrected p-value leave one; otherwise the
-    sentence says that it is undecided, with the difference as tables have it, first less second method, and the
-    smallest detectable difference. A claim that is not judged gets no verdict; its side is told by the same rule.
+    "dora's maps are more alike than linear's by 0.031 [0.012, 0.050] Spearman (500 images, 3 seeds, all of one sign;
+    seeds: +0.031 [0.025, 0.037]): supported across seeds." The side is named only where the interval, the seeds and the
+    corrected p-value leave one; otherwise the sentence says that it is undecided, with the difference as tables have
+    it, first less second method, and why. A claim that is not judged gets no verdict; the same rule names its side.
 
     claim: one statement about two methods, measured.
     """
@@ -30,11 +30,13 @@ def claim_sentence(claim: Claim) -> str:
         beside = replace(claim, judgement=judgement).beside
         return (
             f"Whether {wording.side()} is undecided: {claim.methods[0]} less {claim.methods[1]} {_amount(claim, 1)} "
-            f"({behind}; {beside})."
+            f"({'; '.join(filter(None, (behind, beside)))})."
         )
     claimed = judgement.side == "claimed"
-    size = _amount(claim, claim.sign if claimed else -claim.sign).removeprefix("+")
-    text = f"{wording.side(claimed)} by {size} ({behind})"
+    sign = claim.sign if claimed else -claim.sign
+    size = _amount(claim, sign).removeprefix("+")
+    seeds = seeds_text(m.seeds, sign * claim.scale, "points" if wording.points else "")
+    text = f"{wording.side(claimed)} by {size} ({'; '.join(filter(None, (behind, seeds)))})"
     if claim.judgement is None:
         return f"{text}."
     return f"{text}{'' if claimed else ', the reverse of the claim'}: {judgement.word}."

@@ -216,7 +216,7 @@ def _similarity_panel(values: Sequence[np.ndarray | None], first: str, blocks: S
         _blocks_below(axes, ("in", *blocks))
         axes.set_xlabel("tokens after block (in: before the first)")
 
-    return f"Features: likeness to {first} (linear CKA, 1: the same)", draw
+    return f"Features: similarity to {first} (linear CKA, 1: the same)", draw
 
 
 def _blocks_below(axes: Axes, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Shared by the tests of figures."""
+"""A fixture for the tests of figures."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from report.figures import canvas
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
-    """Every figure that was drawn, to ask where its texts ended up."""
+    """Return a list that every figure drawn in the test is added to."""
     figures: list[Figure] = []
 
     def recorded(*args, **settings):

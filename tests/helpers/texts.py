@@ -1,4 +1,4 @@
-"""Where a figure's texts ended up."""
+"""Checks of the texts in a figure."""
 
 from itertools import combinations
 
@@ -10,7 +10,7 @@ from report.figures import canvas
 
 
 def check_texts(figure: Figure) -> list[Text]:
-    """All texts lie inside the figure and none touches another. Returns them."""
+    """Check that all texts lie inside the figure and none touches another; return them."""
     with matplotlib.rc_context(canvas.STYLE):
         renderer = figure.canvas.get_renderer()
         texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
@@ -27,8 +27,13 @@ def check_texts(figure: Figure) -> list[Text]:
     return texts
 
 
+def words_of(figure) -> str:
+    """Return all texts of a figure, each whole, wherever its lines were broken."""
+    return " ".join(text.get_text() for text in check_texts(figure)).replace("\n", " ").replace("\\$", "$")
+
+
 def out_of_view(figure: Figure) -> list[Text]:
-    """Labels of ticks beyond the ends of an axis: matplotlib keeps them and does not draw them."""
+    """Return labels of ticks beyond the ends of an axis: matplotlib keeps them and does not draw them."""
     labels = []
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         low, high = sorted(axis.get_view_interval())

@@ -1,4 +1,4 @@
-"""report.figures.charts.confusion_matrix: every image is in its cell, every name and number is legible, and nothing is clipped."""
+"""report.figures.confusion_matrix: every image is in its cell, names and numbers are legible, nothing is clipped."""
 
 import matplotlib
 import numpy as np

@@ -1,4 +1,4 @@
-"""report.figures.charts: pictures of the promised size, the same bytes twice, and no text clipped or over another."""
+"""report.figures.grid: pictures of the promised size, the same bytes twice, and no text clipped or over another."""
 
 import matplotlib
 import numpy as np
@@ -7,9 +7,8 @@ from PIL import Image
 from texts import check_texts
 
 from report.figures import canvas
-from report.figures.canvas import font, text_width, wrap
-from report.figures.charts import CORRECT, PALETTE, Cell, bars, grid, training_curves
-from report.figures.grid import Scale
+from report.figures.canvas import CORRECT, PALETTE, font, text_width, wrap
+from report.figures.grid import Cell, Scale, grid
 
 LONG = ("figure skating women", "wheelchair basketball", "snowmobile racing", "Donaudampfschifffahrtsgesellschaft polo")
 VARIANT = "dora:blocks=9,targets=fc1,rank=4,alpha=8"
@@ -114,65 +113,9 @@ def test_grid_refuses_what_does_not_fit(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-HISTORY = [
-    {"epoch": e, "train_loss": 2 / e, "train_accuracy": 1 - 0.5 / e, "val_loss": 3 / e, "val_accuracy": 0.5, "lr": 0.1}
-    | ({"val_shuffled_accuracy": 0.4, "val_shuffled_loss": float("nan")} if e > 2 else {"held_out_accuracy": None})
-    for e in range(1, 8)
-]
-
-
-@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], [{"epoch": 1, "train_loss": 1.0}]])
-def test_training_curves_show_percent_and_mark_the_epoch(tmp_path, drawn, history):
-    training_curves(tmp_path / "curves.png", history, 1, f"{VARIANT} on scenes, bundled backbone, seed 0, " * 3)
-    texts = {text.get_text() for text in check_texts(drawn[0])}
-    assert {"accuracy (%)", "loss", "chosen epoch (1)"} <= texts
-    if "train_accuracy" in history[0]:
-        line = drawn[0].axes[1].lines[0]
-        assert line.get_ydata()[0] == pytest.approx(50.0)
-    assert Image.open(tmp_path / "curves.png").size[0] == 1100
-    with pytest.raises(ValueError, match="at least one record"):
-        training_curves(tmp_path / "none.png", [], 1, "t")
-
-
-def test_a_probes_curves_go_along_its_penalties(tmp_path, drawn):
-    history = [
-        {"penalty": 10.0**-i, "train_loss": 1 / (i + 1), "train_accuracy": 0.5, "val_loss": 0.7} for i in range(5)
-    ]
-    training_curves(tmp_path / "curves.png", history, 3, "linear on scenes")
-    texts = {text.get_text() for text in check_texts(drawn[0])}
-    assert {"penalty", "chosen penalty (0.01)"} <= texts
-    left, right = drawn[0].axes[0].get_xlim()
-    assert left > 1 and right < 1e-4, "the largest penalty first"
-
-
-def regions(count: int) -> dict:
-    names = [f"{where}, {split}" for split in ("val", "val_shuffled") for where in ("evidence", "players", "surface")]
-    return {
-        name: {run: (1.2 + i / 9, 1.0, 1.5 + i / 9) for i, run in enumerate(("linear", VARIANT, "full $5 $6"))}
-        for name in names[:count]
-    }
-
-
-@pytest.mark.parametrize("count, reference", [(6, 1.0), (2, None), (1, 1.0)])
-def test_bars_draw_every_series_with_its_interval(tmp_path, drawn, count, reference):
-    bars(tmp_path / "bars.png", "Relevance by region against its share of the area", regions(count), "ratio", reference)
-    texts = {text.get_text() for text in check_texts(drawn[0])}
-    assert {"linear", VARIANT, "ratio"} <= texts and ("area share" in texts) == (reference is not None)
-    assert len(drawn[0].axes[0].containers) >= 3
-
-
-def test_bars_leave_out_what_is_missing(tmp_path):
-    groups = {"a": {"x": (1.0, 0.5, 1.5)}, "b": {"y": (2.0, float("nan"), float("nan"))}, "c": {}}
-    bars(tmp_path / "bars.png", "t", groups, "share", 1.0)
-    with pytest.raises(ValueError, match="at least one group"):
-        bars(tmp_path / "none.png", "t", {}, "share", 1.0)
-
-
 def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_path):
     def draw(folder):
         grid(folder / "grid.png", **comparison(2, 2))
-        training_curves(folder / "curves.png", HISTORY, 3, "t")
-        bars(folder / "bars.png", "t", regions(3), "ratio", 1.0)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
@@ -180,7 +123,7 @@ def test_the_same_content_gives_the_same_bytes_whatever_the_users_settings(tmp_p
     before = dict(matplotlib.rcParams)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": False, "savefig.dpi": 50, "figure.dpi": 300}):
         assert draw(tmp_path / "b") == first
-    assert len(first) == 3 and dict(matplotlib.rcParams) == before
+    assert len(first) == 1 and dict(matplotlib.rcParams) == before
     assert b"matplotlib" not in first["grid.png"].lower()
 
 
