@@ -10,6 +10,7 @@ recorded has a 1 where the targets K go: (B, 1, N, D) between layers and (B, h, 
 attention.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -121,6 +122,17 @@ class Network:
         self.model = model
         self.heads = [model.head, model.head_dist] if is_distilled(model) else [model.head]
         self._magnitudes: dict[nn.Linear, Tensor] = {}
+        self._shared_images: Tensor | None = None
+        self._shared_record: Record | None = None
+
+    def sharing_record(self, images: Tensor) -> "Network":
+        """Return this network, which records the forward pass of this tensor `images` once for all who ask for it.
+
+        For targets that go through in chunks. The record stays in memory as long as the network returned.
+        """
+        shared = copy.copy(self)
+        shared._shared_images, shared._shared_record = images, None
+        return shared
 
     def magnitude(self, linear: nn.Linear) -> Tensor:
         """|W| of a linear layer, (out, in); computed once for all batches of a call."""
@@ -148,6 +160,13 @@ class Network:
 
         every_row: also compute the last block's rows that reach no head, so that M is N everywhere.
         """
+        if images is not self._shared_images or every_row:
+            return self._record(images, every_row)
+        if self._shared_record is None:
+            self._shared_record = self._record(images)
+        return self._shared_record
+
+    def _record(self, images: Tensor, every_row: bool = False) -> Record:
         model, by_token = self.model, self.model.global_pool == "token"
         embedding = self._record_embedding(images)
         x, blocks = embedding.norm_pre.output, []

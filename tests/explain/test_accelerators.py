@@ -9,9 +9,7 @@ import torch
 from changed_vits import STRUCTURES, make_structure
 from small_vits import make_vit
 
-from explain import METHODS, batching, relevance, rules
-from explain import compute as computing
-from explain.batching import images_at_once, in_parts
+from explain import METHODS, rules
 from explain.methods import FUNCTIONS
 from explain.precision import HalfProducts, half_product
 from explain.registry import NOT_IN_HALF
@@ -66,70 +64,6 @@ def test_float16_does_not_wait_for_the_device(method):
     assert maps.device.type == "meta" and maps.dtype == torch.float32
     product = half_product(empty(2, 5, 7), empty(2, 7, 3))
     assert product.shape == (2, 5, 3) and product.dtype == torch.float32
-
-
-@pytest.mark.parametrize("batch", [1, 500])
-def test_an_accelerator_takes_all_images_at_once_and_a_cpu_what_its_cache_holds(vit, batch, monkeypatch):
-    widest, targets = 10 * 48, 2  # tokens times the hidden layer
-    monkeypatch.setattr(batching, "CACHE_ELEMENTS", 7 * widest * targets)
-    assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 7
-    assert images_at_once(Network(vit.to("meta")), empty(batch, 3, 24, 24), targets) == batch
-    monkeypatch.setattr(batching, "CACHE_ELEMENTS", 1)
-    assert images_at_once(Network(vit), torch.zeros(batch, 3, 24, 24), targets) == 1
-
-
-def test_what_fills_the_memory_is_tried_again_by_halves():
-    sizes = []
-
-    def compute(part):
-        images = list(range(10))[part]
-        if len(images) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        sizes.append(len(images))
-        return images
-
-    assert sum(in_parts(compute, 10, 10), []) == list(range(10)) and sizes == [3, 3, 3, 1]
-    assert sum(in_parts(compute, 10, 2), []) == list(range(10)) and sizes[4:] == [2] * 5
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("no room"),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("MPS backend out of memory"),
-        RuntimeError("shapes do not fit"),
-        ValueError("no class 9"),
-    ],
-)
-def test_what_halving_cannot_mend_is_raised(error):
-    tried = []
-
-    def compute(part):
-        tried.append(part.stop - part.start)
-        raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        in_parts(compute, 4, 4)
-    assert tried == ([4, 2, 1] if "memory" in repr(error).lower() else [4])
-
-
-def test_maps_of_halves_are_those_of_the_whole(vit, monkeypatch):
-    images, targets = torch.randn(5, 3, 24, 24), torch.tensor([[0, 1]] * 5)
-    expected = relevance(vit.float(), images, targets, "lrp_depth", gap=True)
-    whole, sizes = FUNCTIONS["lrp_depth"], []
-
-    def full_beyond_two(network, images, targets, **options):
-        if len(images) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(images))
-        return whole(network, images, targets, **options)
-
-    monkeypatch.setitem(FUNCTIONS, "lrp_depth", full_beyond_two)
-    monkeypatch.setattr(computing, "images_at_once", lambda network, images, targets: len(images))
-    for found, wanted in zip(relevance(vit, images, targets, "lrp_depth", gap=True), expected, strict=True):
-        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6 * wanted.abs().max())
-    assert sizes == [2, 2, 1]
 
 
 def test_copies_are_scaled_without_a_look_and_to_the_same():
