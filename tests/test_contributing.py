@@ -5,6 +5,8 @@ Each test adds table entries, as an edit of the named file would, and uses them 
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,6 +31,9 @@ from models.methods import Method, MethodSettings
 from models.runs import load_run
 from models.training import recipe
 from models.training.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_a_new_relevance_method(monkeypatch):
@@ -123,3 +128,30 @@ def test_a_new_data_set(tmp_path):
     val = data.splits["val"]
     red = [i for i, label in enumerate(val.labels) if data.class_names[label] == "red"]
     assert all(val.masks(i)["evidence"].mean() == 0.5 for i in red) and len(red) == 6
+
+
+# ---- the documents themselves
+
+
+def test_every_link_between_documents_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_every_file_and_test_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`(?:python )?((?:docs|tests|tools|models|explain|evaluation|data|cli|common|benchmarks)/[\w/.]+)`", text
+    )
+    assert named and [name for name in named if not (ROOT / name).exists()] == []
+    assert set(re.findall(r"\(`(test_a_new_\w+)`\)", text)) == {
+        name for name in globals() if name.startswith("test_a_new")
+    }
+
+
+def test_the_readme_stays_short_and_its_test_command_is_that_of_ci():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert f"```bash\n{last}\n```" in readme
