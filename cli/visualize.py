@@ -62,11 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def visualize_options(args: argparse.Namespace) -> VisualizeOptions:
     """Return the typed options; raises UsageError for what can be refused before any model is loaded."""
+    relevance = tuple(relevance_options(args))
     return VisualizeOptions(
         run=args.run,
         images=tuple(image_files(args.images)),
         targets=tuple(args.targets),
-        relevance=tuple(relevance_options(args)),
+        relevance=relevance,
         picture=PictureOptions(args.normalise, args.colour_map),
         layers=args.layers,
         out=args.out,
