@@ -16,7 +16,8 @@ from evaluation.statistics.depth import MEASURES, RULE, Change, DepthRun, check_
 from evaluation.statistics.measured import Measured
 from evaluation.statistics.paired import single
 from evaluation.statistics.verdicts import ONE_SEED, agreement
-from report.figures.depth_profiles import DepthLine, DepthMeasure, HeadMeasure, depth_heads, depth_profiles
+from report.figures.depth_heads import HeadMeasure, depth_heads
+from report.figures.depth_profiles import DepthLine, DepthMeasure, depth_profiles
 from report.figures.rainclouds import Cloud
 from report.figures.verdict_overview import Panel, Verdict
 
@@ -42,8 +43,9 @@ def cloud(label: str, differences: np.ndarray, measured: Measured) -> Cloud:
         f"mean {estimate(m.difference, m.low, m.high)}",
         f"{m.n} images{dropped}, {m.test} {p_text(m.p_value)}",
         agreement(m.seeds),
-        f"smallest detectable: {number(m.smallest_detectable)}",
     )
+    if not abs(m.difference) >= m.smallest_detectable:  # a larger one is found, or its verdict says why not
+        facts += (f"smallest detectable: {number(m.smallest_detectable)}",)
     return Cloud(label, differences, m.difference, m.low, m.high, tuple(m.seeds.differences), facts)
 
 

@@ -13,7 +13,8 @@ from evaluation.differences import compared, difference_rows
 from evaluation.measurements import CELLS
 from evaluation.quantities import CLASS_DEPENDENCE, COMPLEXITY, GRID_POINTING, Quantity, faithfulness, localisation
 from evaluation.statistics.depth import RULE as DEPTH_RULE
-from evaluation.statistics.depth import depth_changes, depth_words
+from evaluation.statistics.depth import depth_changes
+from evaluation.statistics.depth_words import depth_words
 from evaluation.statistics.verdicts import RULE
 from evaluation.study_results import StudyResults
 from evaluation.study_tables import mean_of, region_rows

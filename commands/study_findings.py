@@ -19,7 +19,8 @@ from evaluation.quantities import (
     localisation,
 )
 from evaluation.statistics.claims import MAIN, Claim
-from evaluation.statistics.depth import depth_changes, which_blocks
+from evaluation.statistics.depth import depth_changes
+from evaluation.statistics.depth_words import which_blocks
 from evaluation.statistics.verdicts import ONE_SEED
 from evaluation.study_results import StudyResults
 from report.markdown import Section
@@ -156,7 +157,7 @@ def _short(found: Sequence[Difference]) -> list[dict[str, Any]]:
             "means": ", ".join(one.means),
             "difference [95 %]": one.estimate,
             "images": one.measured.n,
-            "higher": one.says.removesuffix(" higher"),
+            "verdict": one.says,
         }
         for one in found
     ]

@@ -16,7 +16,8 @@ from evaluation.maps import StoredMaps
 from evaluation.measurement_cache import MeasurementCache
 from evaluation.metrics.similarity import spearman
 from evaluation.observations import Observation, write_results
-from evaluation.statistics.claims import MAIN, claims_markdown
+from evaluation.statistics.claims import MAIN
+from evaluation.statistics.claims_markdown import claims_markdown
 from evaluation.study_claims import claims_of, evidence_of
 from evaluation.study_results import StudyResults
 from evaluation.subjects import Subject

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.tables import ABSENT, estimate, number, percent
+from common.tables import estimate, number, percent
 from evaluation.quantities import Quantity
-from evaluation.statistics.paired import holm
-from evaluation.statistics.verdicts import Judgement, Measured, judge, measure, measure_accuracy
+from evaluation.statistics.measured import Measured, correct_family, measure, measure_accuracy
+from evaluation.statistics.verdicts import Judgement, judge, remarks
 from evaluation.study_results import StudyResults
 
 
@@ -28,18 +28,16 @@ class Difference:
 
     @property
     def says(self) -> str:
-        """What interval, seeds and corrected p-value leave: which method's figure is higher, or why that is open."""
-        if self.judgement.word == "undecided":
-            least = number(self.scale * self.measured.smallest_detectable, 1 if self.quantity.percent else 3)
-            least += self._unit if least != ABSENT else ""
-            return (
-                "undecided (" + "; ".join(filter(None, (self.judgement.reason, f"smallest detectable {least}"))) + ")"
-            )
-        return f"{self.pair[0 if self.judgement.word == 'supported' else 1]} higher"
+        """Which method's value is higher, across seeds or for these images, or why that is undecided."""
+        if not self.decided:
+            digits = 1 if self.quantity.percent else 3
+            beside = remarks(self.measured, self.judgement, self.scale, self._unit.strip(), digits)
+            return f"undecided ({beside})"
+        return f"{self.pair[0 if self.judgement.side == 'claimed' else 1]} higher {self.judgement.scope}"
 
     @property
     def decided(self) -> bool:
-        return self.judgement.word != "undecided"
+        return self.judgement.side != "undecided"
 
     @property
     def scale(self) -> int:
@@ -80,9 +78,10 @@ def compared(
             values = study.both(*pair, quantity, relevance)
             if values is not None and np.isfinite(values[0] - values[1]).any():
                 found.append((quantity, pair, measure(*values), (values[0] - values[1]).mean(0)))
-    corrected = holm([m.p_value for _, _, m, _ in found]) if found else []
+    corrected = correct_family([m for _, _, m, _ in found])
     return [
-        Difference(quantity, pair, m, each, p, judge(m, 1, p)) for (quantity, pair, m, each), p in zip(found, corrected)
+        Difference(quantity, pair, m, each, p, judge(m, 1, p))
+        for (quantity, pair, _, each), (m, p) in zip(found, corrected)
     ]
 
 

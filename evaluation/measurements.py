@@ -16,7 +16,7 @@ from evaluation.images import Images
 from evaluation.maps import StoredMaps, compute_maps
 from evaluation.metrics.complexity import entropy, gini, mass_outside_top, total_variation
 from evaluation.metrics.faithfulness import Curves, perturbation_curves
-from evaluation.metrics.grid_pointing_game import cell_share, make_mosaics
+from evaluation.metrics.grid_pointing_game import make_mosaics, mosaic_share
 from evaluation.metrics.localisation import mass, patch_coverage, pointing_game, rank_accuracy
 from evaluation.metrics.randomisation import cascading_randomisation, emprt
 from evaluation.metrics.robustness import input_noise_change
@@ -251,13 +251,11 @@ def measure_grid_pointing(asked: Asked) -> Iterator[Observation]:
     among = np.flatnonzero([name in subject.correct for name in names])
     if len(np.unique(images.labels[among])) < cells:
         return
-    mosaics, targets, which = make_mosaics(
-        x, labels[:, 0], count=len(among) // cells, n=CELLS, seed=subject.options.data_seed, among=among
-    )
+    mosaics, targets, which = make_mosaics(x, labels[:, 0], n=CELLS, seed=subject.options.data_seed, among=among)
     maps = [asked.explain(a, b).cpu().numpy() for a, b in asked.batches("mosaics", mosaics, targets)]
-    for members, shares in zip(which.tolist(), cell_share(np.concatenate(maps), CELLS)):
+    for members, share in zip(which.tolist(), mosaic_share(np.concatenate(maps), CELLS)):
         mosaic = " | ".join(names[i] for i in members)
-        yield subject.observe(mosaic, asked.name, TRUE, "mosaic_share", float(np.nanmean(shares)))
+        yield subject.observe(mosaic, asked.name, TRUE, "mosaic_share", float(share))
 
 
 def measure_randomisation(asked: Asked) -> Iterator[Observation]:
