@@ -39,7 +39,7 @@ def cloud(label: str, differences: np.ndarray, measured: Measured) -> Cloud:
     """
     m = measured
     dropped = f" ({m.n_dropped} without a value)" if m.n_dropped else ""
-    facts = (
+    facts: tuple[str, ...] = (
         f"mean {estimate(m.difference, m.low, m.high)}",
         f"{m.n} images{dropped}, {m.test} {p_text(m.p_value)}",
         agreement(m.seeds),
