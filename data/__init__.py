@@ -1,1 +1,1 @@
-"""Name or path -> images, labels, class names."""
+"""Images, labels, class names and masks of a data set, by its name or path."""

@@ -1,10 +1,11 @@
-"""An image folder: one subfolder a class, every file read once before it is trusted."""
+"""A split of an image folder: one subfolder per class. Every file is read and checked before it is used."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -12,12 +13,20 @@ from tqdm import tqdm
 
 from common.names import some
 from data.images import EXTENSIONS, open_image, open_mask
-from data.scan_cache import Findings
+from data.scan_cache import FileChecks
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask that fits its image: where it lies, the file's SHA-256, and the image's EXIF orientation."""
+    """A mask that fits its image.
+
+    path: the file.
+    digest: the file's SHA-256.
+    orientation: EXIF orientation of the image, 1 to 8.
+    """
 
     path: Path
     digest: str
@@ -26,7 +35,14 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class FolderSplit:
-    """Readable images of one split: paths below `root`, class indices, the SHA-256 of each file, masks or None."""
+    """The N readable images of one split.
+
+    root: the split's folder.
+    paths: files below `root`, with forward slashes.
+    labels: class indices, (N,) int64.
+    digests: SHA-256 of each file.
+    mask_files: mask of each image, or None.
+    """
 
     root: Path
     paths: tuple[str, ...]
@@ -38,19 +54,24 @@ class FolderSplit:
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
+        """Return an image in RGB."""
         return open_image(self.root / self.paths[index])
 
     def name(self, index: int) -> str:
+        """Return the path of an image, from the split's folder on."""
         return f"{self.root.name}/{self.paths[index]}"
 
     def scene(self, index: int) -> None:
-        return None  # nobody drew it
+        """Return None: an image from a file has no drawn scene."""
+        return None
 
     def masks(self, index: int) -> dict[str, np.ndarray] | None:
+        """Return an image's mask as {"evidence": bool (h, w)}; None where it has none."""
         file = self.mask_files[index]
         return None if file is None else {"evidence": open_mask(file.path, file.orientation)}
 
     def select(self, indices: Sequence[int]) -> "FolderSplit":
+        """Return a split of the images at `indices`, in that order."""
         return replace(
             self,
             paths=tuple(self.paths[i] for i in indices),
@@ -65,26 +86,30 @@ class FolderSplit:
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
     def masks_fingerprint(self) -> str:
-        """Return the SHA-256 of the masks that are used, or "" where there are none."""
+        """Return the SHA-256 of the masks in use, or "" without masks."""
         rows = [f"{p}\t{m.digest}" for p, m in zip(self.paths, self.mask_files) if m]
         return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else ""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A split and one line for each kind of file that was left out of it."""
+    """A split, and one warning for each kind of file that was left out of it."""
 
     split: FolderSplit
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False, cache: Path | None = None) -> Scan:
-    """Read every image file of the given classes below `folder`; skip and count those that do not decode.
+    """Read every image file of the given classes; leave out those that cannot be decoded.
 
-    A class without a folder simply has no images: its index stays reserved. `cache`: a folder that remembers the
-    findings, so that the next scan reads only files that are new or changed; None reads every file.
+    folder: the split's folder; a class without a subfolder has no images, and its index stays reserved.
+    class_names: names of subfolders, in the order of class indices.
+    progress: whether to show a progress bar.
+    cache: folder that keeps the checks, so that the next scan reads only new and changed files; None reads every file.
+
+    Raises OSError where `cache` cannot be written.
     """
-    findings = Findings(folder, cache)
+    checks = FileChecks(folder, cache)
     candidates = [
         (path, label)
         for label, name in enumerate(class_names)
@@ -92,8 +117,8 @@ def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False
         for path in sorted((folder / name).rglob("*"))
         if looks_like_image(path)
     ]
-    digests = in_threads(lambda item: findings.digest(item[0]), candidates, f"checking {folder.name}", progress)
-    findings.save(class_names)
+    digests = in_threads(lambda item: checks.digest(item[0]), candidates, f"checking {folder.name}", progress)
+    checks.save(class_names)
     kept = [(path, label, digest) for (path, label), digest in zip(candidates, digests) if digest]
     split = FolderSplit(
         folder,
@@ -102,11 +127,17 @@ def scan_folder(folder: Path, class_names: Sequence[str], progress: bool = False
         tuple(digest for _, _, digest in kept),
         (None,) * len(kept),
     )
-    return Scan(split, _skipped(folder, [path for (path, _), digest in zip(candidates, digests) if not digest]))
+    return Scan(split, _unreadable(folder, [path for (path, _), digest in zip(candidates, digests) if not digest]))
 
 
-def in_threads(function: Callable, items: Sequence, what: str, progress: bool) -> list:
-    """Return the function's values of all items, in order, with a progress bar where one is wanted."""
+def in_threads(function: Callable[[Item], Value], items: Sequence[Item], what: str, progress: bool) -> list[Value]:
+    """Call a function with every item, in threads; return the values in order.
+
+    function: takes an item; called by several threads at once.
+    items: its arguments.
+    what: title of the progress bar.
+    progress: whether to show one, after two seconds.
+    """
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
         return list(
             tqdm(
@@ -123,11 +154,11 @@ def in_threads(function: Callable, items: Sequence, what: str, progress: bool) -
 
 def looks_like_image(path: Path) -> bool:
     """Tell by its name whether a file is meant as an image."""
-    # "._1.jpg" is what macOS writes beside 1.jpg on foreign disks; it is no image
+    # macOS writes "._1.jpg" beside 1.jpg on other systems' disks; it is not an image.
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def _skipped(folder: Path, broken: list[Path]) -> tuple[str, ...]:
+def _unreadable(folder: Path, broken: list[Path]) -> tuple[str, ...]:
     if not broken:
         return ()
     named = some([path.relative_to(folder).as_posix() for path in broken])

@@ -1,11 +1,11 @@
-"""Masks that an image folder brings: where in each image the evidence lies, what makes the class that class.
+"""Masks of an image folder: in each image, the evidence, which are the pixels that make the class that class.
 
     FOLDER/masks/CLASS/STEM.png           for the image CLASS/STEM.jpg (or .png, ...) of val/ or valid/
     FOLDER/masks/SPLIT/CLASS/STEM.png     for an image of any split, named as its folder: train, val, test
 
-A mask is a grayscale or 1-bit PNG of its image's own size in which the evidence is not 0. It lies over the pixels as
-the image's file stores them: an EXIF orientation of the image turns both, unless the mask carries one of its own. Not
-every image needs a mask. Images in subfolders of a class have theirs in the same subfolders.
+A mask is a grayscale or 1-bit PNG of its image's size in which the evidence is not 0. It marks the pixels as the
+image's file stores them: an EXIF orientation of the image turns both, unless the mask has one of its own. Images
+without a mask are allowed. Images in subfolders of a class have their masks in the same subfolders.
 """
 
 import glob
@@ -20,24 +20,33 @@ from data.folder import FolderSplit, MaskFile, in_threads, looks_like_image
 from data.images import BROKEN_IMAGE, MaskFormatError, open_image, open_mask, orientation_of
 
 FOLDER = "masks"
+ImageKey = tuple[str, str]  # a split, and the path of an image in it without suffix
 
-# Why a mask is not used, in the words of the warning.
+# Why a mask is not used, as the warning says it.
 NO_IMAGE = (
     "belong to no readable image (expected masks/CLASS/STEM.png for images of the validation split, "
     "masks/SPLIT/CLASS/STEM.png for those of any)"
 )
-NOT_ALONE = "share an image with another mask, or their name with several images,"
+AMBIGUOUS = "share an image with another mask, or their name with several images,"
 UNREADABLE = "cannot be read"
-FORMAT = "are no grayscale or 1-bit PNG"
-SIZE = "are not of their image's size"
+FORMAT = "are not grayscale or 1-bit PNG files"
+SIZE = "do not have the size of their image"
 EMPTY = "are zero everywhere"
 
 
 def with_masks(
     root: Path, splits: dict[str, FolderSplit], class_names: Sequence[str], progress: bool = False
 ) -> tuple[dict[str, FolderSplit], list[str]]:
-    """Return the splits with the masks below root/masks that fit their images, and a line for each kind of misfit."""
-    pairs, refused = _pairs(_masks_by_image(root / FOLDER, splits, class_names), _indices_by_image(splits))
+    """Find and check the masks of a folder.
+
+    root: the image folder; its masks lie below root/masks.
+    splits: split -> images without masks.
+    class_names: the classes in use; masks of other classes are left out.
+    progress: whether to show a progress bar.
+
+    Returns the splits with the masks that fit their images, and one warning for each reason why others are not used.
+    """
+    pairs, rejected = _pairs(_masks_by_image(root / FOLDER, splits, class_names), _indices_by_image(splits))
     found = in_threads(
         lambda pair: _check(root / FOLDER / pair[0], _image_path(splits, pair)), pairs, f"checking {FOLDER}", progress
     )
@@ -47,18 +56,20 @@ def with_masks(
             kept[name][index] = result
         else:
             why, detail = result
-            refused[why].append(file + detail)
-    notes = [
+            rejected[why].append(file + detail)
+    warnings = [
         f"{len(files)} mask(s) in {root / FOLDER} {why} and are not used: {some(sorted(files))}"
-        for why, files in refused.items()
+        for why, files in rejected.items()
     ]
-    return {name: replace(split, mask_files=tuple(kept[name])) for name, split in splits.items()}, notes
+    return {name: replace(split, mask_files=tuple(kept[name])) for name, split in splits.items()}, warnings
 
 
-def _masks_by_image(folder: Path, splits, class_names) -> dict[tuple[str, str], list[str]]:
-    """Return (split, image path without suffix) -> mask paths below `folder`, but for classes that are left out."""
+def _masks_by_image(
+    folder: Path, splits: dict[str, FolderSplit], class_names: Sequence[str]
+) -> dict[ImageKey, list[str]]:
+    """Return the paths below `folder` of the masks of each image; masks of classes that are left out are not in it."""
     found = defaultdict(list)
-    # unlike rglob, glob follows linked folders and passes by hidden ones
+    # Unlike rglob, glob follows linked folders and skips hidden ones.
     for file in sorted(glob.glob("**", root_dir=folder, recursive=True)):
         if looks_like_image(folder / file) and not any(part.startswith("__") for part in PurePath(file).parts):
             name, image = _image_of(PurePath(file), splits)
@@ -69,8 +80,8 @@ def _masks_by_image(folder: Path, splits, class_names) -> dict[tuple[str, str], 
     return found
 
 
-def _image_of(file: PurePath, splits: dict[str, FolderSplit]) -> tuple[str, str]:
-    """Return the split that a mask's path names, and the path of its image there without suffix."""
+def _image_of(file: PurePath, splits: dict[str, FolderSplit]) -> ImageKey:
+    """Return the image that a mask's path names."""
     folders = {name: name for name in splits} | {split.root.name: name for name, split in splits.items()}
     first, *rest = file.with_suffix("").parts
     if rest and first in folders:
@@ -78,7 +89,7 @@ def _image_of(file: PurePath, splits: dict[str, FolderSplit]) -> tuple[str, str]
     return "val", "/".join((first, *rest))
 
 
-def _indices_by_image(splits: dict[str, FolderSplit]) -> dict[tuple[str, str], list[int]]:
+def _indices_by_image(splits: dict[str, FolderSplit]) -> dict[ImageKey, list[int]]:
     found = defaultdict(list)
     for name, split in splits.items():
         for index, path in enumerate(split.paths):
@@ -86,16 +97,19 @@ def _indices_by_image(splits: dict[str, FolderSplit]) -> dict[tuple[str, str], l
     return found
 
 
-def _pairs(masks, images) -> tuple[list[tuple[str, str, int]], dict[str, list[str]]]:
-    """Return (mask path, split, index of its image) where one belongs to one, and the other masks by reason."""
-    pairs, refused = [], defaultdict(list)
+def _pairs(
+    masks: dict[ImageKey, list[str]], images: dict[ImageKey, list[int]]
+) -> tuple[list[tuple[str, str, int]], dict[str, list[str]]]:
+    """Return (mask path, split, index of its image) where one mask belongs to one image, and the others by reason."""
+    pairs: list[tuple[str, str, int]] = []
+    rejected: dict[str, list[str]] = defaultdict(list)
     for (name, image), files in masks.items():
         indices = images.get((name, image), [])
         if len(files) == len(indices) == 1:
             pairs.append((files[0], name, indices[0]))
         else:
-            refused[NOT_ALONE if indices else NO_IMAGE] += files
-    return pairs, refused
+            rejected[AMBIGUOUS if indices else NO_IMAGE] += files
+    return pairs, rejected
 
 
 def _image_path(splits: dict[str, FolderSplit], pair: tuple[str, str, int]) -> Path:
@@ -104,7 +118,7 @@ def _image_path(splits: dict[str, FolderSplit], pair: tuple[str, str, int]) -> P
 
 
 def _check(mask: Path, image: Path) -> MaskFile | tuple[str, str]:
-    """Return the mask if it fits its image, else the reason and what was seen."""
+    """Return the mask if it fits its image, otherwise the reason and a detail for the warning."""
     orientation, (width, height) = orientation_of(image), open_image(image).size
     try:
         content = mask.read_bytes()
@@ -114,7 +128,7 @@ def _check(mask: Path, image: Path) -> MaskFile | tuple[str, str]:
     except BROKEN_IMAGE:
         return UNREADABLE, ""
     if marked.shape != (height, width):
-        turned = "" if orientation == 1 else " once turned as EXIF says"
+        turned = "" if orientation == 1 else " after EXIF rotation"
         return SIZE, f" ({marked.shape[1]} x {marked.shape[0]} for {width} x {height}{turned})"
     if not marked.any():
         return EMPTY, ""

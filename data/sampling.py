@@ -1,4 +1,4 @@
-"""Random choices of images that keep the proportions of the classes."""
+"""Stratified sampling of images."""
 
 from collections import Counter
 
@@ -6,10 +6,14 @@ import numpy as np
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Choose `count` indices so that classes keep their shares as nearly as whole images allow; sorted.
+    """Choose `count` images at random so that the classes keep their proportions; return their indices, ascending.
 
-    Images are ranked within their class in random order and dealt class by class, so that a smaller choice
-    is always part of a larger one of the same seed.
+    With the same seed, a smaller choice is part of a larger one: images are ranked within their class in random order,
+    and taken by rank relative to the size of the class.
+
+    labels: class indices, (N,) int64.
+    count: number of images; more than N returns all.
+    seed: of the random order.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
@@ -18,7 +22,7 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     position = np.empty(len(labels))
     for index in order:
         label = int(labels[index])
-        position[index] = (seen[label] + 0.5) / size[label]  # in (0, 1): the share of its class dealt before it
+        position[index] = (seen[label] + 0.5) / size[label]  # in (0, 1): the fraction of its class before it
         seen[label] += 1
     tie_break = generator.permutation(len(labels))
     return np.sort(np.lexsort((tie_break, position))[:count])

@@ -1,4 +1,8 @@
-"""Images to normalised (3, H, W) tensors and back, as the model's own data config says."""
+"""Transforms between images and normalised tensors, by the model's data config.
+
+A data config is timm's dictionary of input_size, interpolation, mean, std, crop_pct and crop_mode.
+Letters: h, w the size of a file's image; H, W the size of the model's input.
+"""
 
 import random
 from collections.abc import Callable, Iterator
@@ -16,16 +20,16 @@ from torchvision.transforms import v2
 
 from data.datasets import Split
 
-RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # two operations an image, each half of the time, magnitude about 9 of 10
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # two operations per image, each with probability 0.5, of magnitude about 9 of 10
 
 
 def evaluation_transform(config: dict) -> Callable[[Image.Image], torch.Tensor]:
-    """Return timm's own evaluation transform for a data config: image -> float32 (3, H, W), normalised."""
+    """Return timm's evaluation transform of a data config: RGB image -> (3, H, W) float32, normalised."""
     return create_transform(**_geometry(config), mean=config["mean"], std=config["std"], is_training=False)
 
 
 def mask_transform(config: dict) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the same resize and crop for masks: bool (h, w) -> bool (H, W), nearest neighbour."""
+    """Return the resize and crop of `evaluation_transform` for masks: bool (h, w) -> bool (H, W), nearest neighbour."""
     geometry = _geometry(config) | {"interpolation": "nearest"}
     transform = create_transform(**geometry, mean=(0.0,) * 3, std=(1.0,) * 3, is_training=False)
 
@@ -36,12 +40,18 @@ def mask_transform(config: dict) -> Callable[[np.ndarray], np.ndarray]:
     return apply
 
 
-def training_transform(config: dict, augmentation: str, smallest_crop: float = 0.5):
-    """Return the transform of training images: image -> float32 (3, H, W), normalised.
+def training_transform(
+    config: dict, augmentation: str, smallest_crop: float = 0.5
+) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the transform of training images: RGB image -> (3, H, W) float32, normalised.
 
-    `none`: as in evaluation. `flip`: that of the image or of its mirror image. `crop` cuts a random rectangle of
-    `smallest_crop` to 1 of the area, aspect 3/4 to 4/3, resizes it, and flips. `rand` goes on with timm's RandAugment
-    (Cubuk et al., NeurIPS 2020), which draws from Python's and NumPy's global generators, the others from torch's.
+    config: the model's data config.
+    augmentation: `none`: as in evaluation; `flip`: mirrored with probability 0.5; `crop`: a random rectangle of aspect
+        3/4 to 4/3, resized and mirrored with probability 0.5; `rand`: `crop`, then timm's RandAugment.
+    smallest_crop: smallest area of a random rectangle, as a fraction of the image's.
+
+    RandAugment draws from the global generators of Python and NumPy, the others from torch's.
+    Source of RandAugment: Cubuk et al., NeurIPS 2020.
     """
     if augmentation == "none":
         return evaluation_transform(config)
@@ -63,14 +73,14 @@ def training_transform(config: dict, augmentation: str, smallest_crop: float = 0
 
 
 def _rand_augment(config: dict) -> RandAugment:
-    """Return timm's RandAugment of RGB images, with the settings that timm's own training gives it but for one."""
+    """Return timm's RandAugment of RGB images with the settings of timm's training script, except `magnitude_max`."""
     return rand_augment_transform(
         RAND_AUGMENT,
         {
             "translate_const": int(0.45 * min(config["input_size"][1:])),
-            "img_mean": tuple(min(255, round(255 * mean)) for mean in config["mean"]),  # fills what is moved into view
+            "img_mean": tuple(min(255, round(255 * mean)) for mean in config["mean"]),  # fill of the border
             "interpolation": str_to_pil_interp(config["interpolation"]),
-            "magnitude_max": 9.99,  # at 10, posterize would keep no bit: a black image, which Pillow 13 refuses to make
+            "magnitude_max": 9.99,  # at 10, posterize keeps no bit: a black image, which Pillow 13 refuses
         },
     )
 
@@ -80,12 +90,12 @@ def _geometry(config: dict) -> dict:
 
 
 def drawing_size(config: dict) -> int:
-    """Return the side in pixels at which a square scene must be drawn so that the crop is not upsampled."""
+    """Return the side in pixels at which square scenes are drawn so that resizing does not enlarge them."""
     return int(np.ceil(max(config["input_size"][1:]) / config["crop_pct"]))
 
 
 def to_pixels(tensors: torch.Tensor, config: dict) -> np.ndarray:
-    """Undo the normalisation: (..., 3, H, W) float -> (..., H, W, 3) uint8, the pixels that the model saw."""
+    """Undo the normalisation: (..., 3, H, W) float -> (..., H, W, 3) uint8 in RGB."""
     mean = torch.tensor(config["mean"]).view(3, 1, 1)
     std = torch.tensor(config["std"]).view(3, 1, 1)
     pixels = (tensors.cpu().float() * std + mean).clamp(0, 1) * 255
@@ -93,9 +103,9 @@ def to_pixels(tensors: torch.Tensor, config: dict) -> np.ndarray:
 
 
 def prepared_masks(masks: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
-    """Return an image's masks as the model sees the image: bool (h, w) by name -> bool (H, W) by name.
+    """Apply `mask_transform` to an image's masks: name -> bool (h, w) becomes name -> bool (H, W).
 
-    What is small in a large photo may lie outside the crop or between the pixels: all False then.
+    A small region of a large photo may lie outside the crop or between the sampled pixels: its mask is then all False.
     """
     transform = mask_transform(config)
     return {name: transform(mask) for name, mask in masks.items()}
@@ -103,10 +113,15 @@ def prepared_masks(masks: dict[str, np.ndarray], config: dict) -> dict[str, np.n
 
 @dataclass
 class Prepared(Dataset):
-    """A split through a transform: item -> (float32 (3, H, W), int label).
+    """A split with a transform, as a torch data set: index -> (image (3, H, W) float32, class index).
 
-    Random transforms draw from (seed, epoch, index) alone, so that an item is the same in any order, with any
-    number of loader workers, and after a resume. The global generators are left as they were found.
+    Random transforms depend on (seed, epoch, index) only, so that an item is the same in any order, with any number of
+    loader processes, and after a resume. The states of the global generators are restored.
+
+    split: the images.
+    transform: of each image.
+    seed: of random transforms.
+    epoch: of random transforms.
     """
 
     split: Split
@@ -126,7 +141,7 @@ class Prepared(Dataset):
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), Python and NumPy from `key`, and put them back afterwards."""
+    """Seed the global generators of torch (CPU), Python and NumPy from `key`; restore their states afterwards."""
     for_torch, for_python, for_numpy = (int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64))
     python, numpy = random.getstate(), np.random.get_state()
     try:

@@ -1,9 +1,10 @@
-"""A small antialiased canvas, colours and light.
+"""An antialiased canvas, colours and light.
 
-Everything is drawn three times too large and averaged down. Beside the picture the canvas keeps a second one that
-holds, for every fine pixel, the *role* of what was painted there last: occlusion is then settled by the painting
-order alone. Coordinates: the image is the unit square, x to the right, y *down*; a `Frame` maps local coordinates (y
-*up*) into it.
+Everything is drawn at three times the resolution and averaged down. Besides the picture, the canvas keeps a map of
+roles: for every fine pixel, the role of what was painted there last. Things painted later occlude those before.
+
+Coordinates: the image is the unit square, x to the right, y down. A `Frame` maps local coordinates, with y up, into it.
+Colours are RGB or RGBA tuples, 0 to 255.
 """
 
 import colorsys
@@ -16,13 +17,17 @@ from PIL import Image, ImageDraw
 SUPERSAMPLING = 3
 ROLES = ("other", "surface", "players", "evidence", "distractor")
 OTHER, SURFACE, PLAYERS, EVIDENCE, DISTRACTOR = range(len(ROLES))
-# Strings, spokes and poles are thinner than a pixel; without a bonus they would belong to what lies behind them.
+# Strings, spokes and poles are thinner than a pixel; without a larger weight their pixels would count as background.
 ROLE_WEIGHT = np.array([1.0, 1.0, 1.0, 1.6, 1.6], dtype=np.float32)
+
+
+Point = tuple[float, float]
+Colour = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Local (u, v), v up -> the unit square: x = x0 + a u + b v, y = y0 + c u + d v."""
+    """Local coordinates (u, v), v up, in the unit square: x = x0 + a u + b v, y = y0 + c u + d v."""
 
     x0: float
     y0: float
@@ -32,16 +37,22 @@ class Frame:
     d: float
 
     @classmethod
-    def upright(cls, x, y, scale, squash=1.0):
-        """Origin at (x, y), `scale` image sides to a local unit, heights multiplied by `squash` (foreshortening)."""
+    def upright(cls, x: float, y: float, scale: float, squash: float = 1.0) -> "Frame":
+        """Return an upright frame.
+
+        x, y: its origin in the unit square.
+        scale: image sides per local unit.
+        squash: factor of heights, below 1 for what lies on the ground.
+        """
         return cls(x, y, scale, 0.0, 0.0, -scale * squash)
 
-    def __call__(self, point):
+    def __call__(self, point: Point) -> Point:
+        """Map a local point into the unit square."""
         u, v = point
         return self.x0 + self.a * u + self.b * v, self.y0 + self.c * u + self.d * v
 
-    def moved(self, point, degrees=0.0, scale=1.0):
-        """The frame whose origin lies at `point` of this one, turned anticlockwise and scaled."""
+    def moved(self, point: Point, degrees: float = 0.0, scale: float = 1.0) -> "Frame":
+        """Return the frame with its origin at `point` of this one, turned anticlockwise and scaled."""
         x, y = self(point)
         cos, sin = math.cos(math.radians(degrees)) * scale, math.sin(math.radians(degrees)) * scale
         return Frame(
@@ -54,8 +65,8 @@ class Frame:
         )
 
     @property
-    def scale(self):
-        """Image sides to a local unit (geometric mean over directions)."""
+    def scale(self) -> float:
+        """Image sides per local unit, the geometric mean over directions."""
         return math.sqrt(abs(self.a * self.d - self.b * self.c))
 
 
@@ -63,9 +74,15 @@ UNIT = Frame(0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
 
 
 class Canvas:
-    """A picture and its roles, `size` pixels a side once finished."""
+    """A picture and its map of roles.
 
-    def __init__(self, size):
+    size: pixels per side of the finished picture.
+
+    The drawing methods take `points` in the coordinates of `frame`, a `colour` that may have an alpha, the `role` of
+    what is drawn, and widths and radii in local units.
+    """
+
+    def __init__(self, size: int):
         self.size, self.fine = size, size * SUPERSAMPLING
         self.image = Image.new("RGB", (self.fine, self.fine))
         self.roles = Image.new("L", (self.fine, self.fine))
@@ -73,7 +90,7 @@ class Canvas:
         self.pen, self.role_pen = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.roles)
 
     def polygon(self, points, colour, role, frame=UNIT, outline=None, outline_width=0.015):
-        """Fills a polygon; `colour` may have an alpha; `outline_width` in local units."""
+        """Fill a polygon; outline: colour of its edge, None for no edge."""
         fine = self._fine(points, frame)
         self.pen.polygon(fine, fill=colour)
         self.role_pen.polygon(fine, fill=role)
@@ -81,11 +98,11 @@ class Canvas:
             self._line(fine + fine[:2], max(1, round(outline_width * frame.scale * self.fine)), outline, role)
 
     def rectangle(self, left, top, right, bottom, colour, role):
-        """An upright rectangle in the unit square."""
+        """Fill an upright rectangle of the unit square."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour, role)
 
     def stroke(self, points, width, colour, role, frame=UNIT):
-        """A polyline with round joints and ends, `width` in local units but never under 0.45 % of the image."""
+        """Draw a polyline with round joints and ends, at least 0.45 % of the image's side wide."""
         fine = self._fine(points, frame)
         pixels = max(width * frame.scale, 0.0045) * self.fine
         self._line(fine, max(1, round(pixels)), colour, role)
@@ -94,7 +111,7 @@ class Canvas:
                 self._dot(x, y, pixels / 2 - 0.5, colour, role)
 
     def limb(self, start, end, start_radius, end_radius, colour, role, frame=UNIT):
-        """A tapered capsule from `start` to `end`."""
+        """Fill a capsule from `start` to `end` whose radius changes linearly."""
         (x1, y1), (x2, y2) = self._fine((start, end), frame)
         r1, r2 = start_radius * frame.scale * self.fine, end_radius * frame.scale * self.fine
         length = math.hypot(x2 - x1, y2 - y1) or 1.0
@@ -111,13 +128,13 @@ class Canvas:
         self._dot(x2, y2, r2, colour, role)
 
     def ellipse(self, centre, radii, colour, role, frame=UNIT, degrees=0.0, outline=None, outline_width=0.015):
-        """A filled ellipse, `radii` along its own axes, turned by `degrees`."""
+        """Fill an ellipse with `radii` along its own axes, turned by `degrees` anticlockwise."""
         inner = frame.moved(centre, degrees)
         points = [(radii[0] * c, radii[1] * s) for c, s in CIRCLE]
         self.polygon(points, colour, role, inner, outline, outline_width)
 
     def ring(self, centre, radii, width, colour, role, frame=UNIT, degrees=0.0):
-        """The outline of an ellipse, `width` in local units."""
+        """Draw the outline of an ellipse."""
         inner = frame.moved(centre, degrees)
         self.stroke([(radii[0] * c, radii[1] * s) for c, s in CIRCLE + CIRCLE[:2]], width, colour, role, inner)
 
@@ -135,12 +152,12 @@ class Canvas:
         self.pen.ellipse(box, fill=colour)
         self.role_pen.ellipse(box, fill=role)
 
-    def pixels(self):
-        """The averaged picture: float32 (size, size, 3) in 0..255."""
+    def pixels(self) -> np.ndarray:
+        """Return the averaged picture, (size, size, 3) float32 from 0 to 255."""
         return np.asarray(self.image.reduce(SUPERSAMPLING), dtype=np.float32)
 
-    def coverage(self):
-        """The share of every pixel that each role covers: float32 (len(ROLES), size, size), summing to one."""
+    def coverage(self) -> np.ndarray:
+        """Return the fraction of each pixel that each role covers, (len(ROLES), size, size) float32; they sum to 1."""
         roles = np.asarray(self.roles)
         layers = [
             Image.fromarray((roles == role).view(np.uint8) * np.uint8(255)).reduce(SUPERSAMPLING)
@@ -152,38 +169,41 @@ class Canvas:
 CIRCLE = [(math.cos(2 * math.pi * i / 22), math.sin(2 * math.pi * i / 22)) for i in range(22)]
 
 
-def role_of_pixels(coverage):
-    """The role that each pixel is counted for: (len(ROLES), size, size) -> int (size, size)."""
+def role_of_pixels(coverage: np.ndarray) -> np.ndarray:
+    """Return the role of each pixel, the largest by weighted coverage: (len(ROLES), size, size) -> (size, size) int."""
     return (coverage * ROLE_WEIGHT[:, None, None]).argmax(axis=0)
 
 
-def shade(colour, factor):
-    """The colour made darker (factor < 1) or lighter (factor > 1)."""
+def shade(colour: Colour, factor: float) -> Colour:
+    """Make a colour darker (factor < 1) or lighter (factor > 1)."""
     if factor <= 1:
         return tuple(round(channel * factor) for channel in colour[:3])
     return tuple(round(255 - (255 - channel) / factor) for channel in colour[:3])
 
 
-def jitter(colour, random, amount=14):
-    """The colour with every channel moved by up to `amount` of 255."""
+def jitter(colour: Colour, random: np.random.Generator, amount: float = 14) -> Colour:
+    """Change every channel by up to `amount` of 255."""
     moves = random.uniform(-amount, amount, 3)
     return tuple(int(min(255, max(0, channel + move))) for channel, move in zip(colour, moves))
 
 
-def any_colour(random):
-    """A lively colour, or now and then white, grey or black."""
+def random_colour(random: np.random.Generator) -> Colour:
+    """Draw a saturated colour or, with probability 0.2, a grey, black or white."""
     if random.random() < 0.2:
         return (int(random.choice((25, 70, 200, 245))),) * 3
     hsv = random.random(), random.uniform(0.55, 1.0), random.uniform(0.5, 1.0)
     return tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(*hsv))
 
 
-def distinct_colour(random, *backgrounds, distance=120):
-    """A random colour that stands out from every background given (Euclidean, 0..441)."""
-    # However many tries it takes, the caller's stream moves by one: backgrounds must not shift what is drawn later.
+def distinct_colour(random: np.random.Generator, *backgrounds: Colour, distance: float = 120) -> Colour:
+    """Draw a random colour at a Euclidean distance of at least `distance` (0 to 441) from every background.
+
+    After 20 tries, the last one is returned.
+    """
+    # Tries use a generator of their own, so that backgrounds do not change what the caller draws later.
     tries = np.random.default_rng(random.integers(2**63))
     for _ in range(20):
-        colour = any_colour(tries)
+        colour = random_colour(tries)
         if all(math.dist(colour, background[:3]) >= distance for background in backgrounds):
             break
     return colour
@@ -191,7 +211,13 @@ def distinct_colour(random, *backgrounds, distance=120):
 
 @dataclass(frozen=True)
 class Light:
-    """What makes painted colours a camera's: uneven brightness, tint, contrast and the ground's texture."""
+    """How a camera records the painted colours.
+
+    slope: (2,) change of brightness along y and x.
+    tint: (3,) factors of the channels.
+    contrast: factor of the distance from mid-grey.
+    fine, coarse: texture of the ground, (h, w) standard normal; resized to the image, so that sizes look alike.
+    """
 
     slope: np.ndarray
     tint: np.ndarray
@@ -200,8 +226,8 @@ class Light:
     coarse: np.ndarray
 
     @classmethod
-    def draw(cls, random):
-        """A random light; its textures have a resolution of their own, so that they look the same at any image size."""
+    def sample(cls, random: np.random.Generator) -> "Light":
+        """Draw a random light."""
         return cls(
             random.uniform(-0.22, 0.22, 2),
             random.uniform(0.88, 1.12, 3) * random.uniform(0.72, 1.12),
@@ -210,10 +236,12 @@ class Light:
             random.standard_normal((7, 5)),
         )
 
-    def expose(self, canvas, surface_coverage, grain):
-        """The finished picture: uint8 (size, size, 3).
+    def expose(self, canvas: Canvas, surface_coverage: np.ndarray, grain: tuple[float, float]) -> np.ndarray:
+        """Return the finished picture, (size, size, 3) uint8.
 
-        `grain`: how strongly the (fine, coarse) texture shows on the surface, of 255.
+        canvas: what was painted.
+        surface_coverage: fraction of each pixel that shows the surface, (size, size).
+        grain: standard deviations of the fine and the coarse texture, of 255.
         """
         size = canvas.size
         texture = grain[0] * _resized(self.fine, size) + grain[1] * _resized(self.coarse, size)
@@ -224,4 +252,4 @@ class Light:
 
 
 def _resized(field, size):
-    return np.asarray(Image.fromarray(field.astype(np.float32)).resize((size, size), Image.BICUBIC))
+    return np.asarray(Image.fromarray(field.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))

@@ -1,6 +1,6 @@
-"""The equipment of every sport, drawn into any frame.
+"""Draw the equipment of every sport.
 
-Lengths are in player heights, larger than life where life is too thin for a 96-pixel picture.
+Lengths are in player heights; thin parts are enlarged so that they show in a picture of 96 pixels.
 """
 
 import math
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.scenes.drawing import Canvas, Frame, distinct_colour, shade
+from data.scenes.drawing import Canvas, Colour, Frame, Point, distinct_colour, shade
 
 DARK, PALE, STRING = (28, 28, 32), (246, 246, 242), (120, 120, 116)
 
 
 @dataclass(frozen=True)
 class Brush:
-    """Where and in which colours equipment is painted, and as which role."""
+    """Draws equipment in a frame.
+
+    canvas: the picture.
+    frame: coordinates of the equipment.
+    main, second: its colours.
+    role: of its pixels.
+    random: for random details.
+    """
 
     canvas: Canvas
     frame: Frame
@@ -24,8 +31,8 @@ class Brush:
     role: int
     random: np.random.Generator
 
-    def moved(self, point, degrees=0.0, scale=1.0):
-        """The same brush with another origin."""
+    def moved(self, point: Point, degrees: float = 0.0, scale: float = 1.0) -> "Brush":
+        """Return the brush with its frame moved to `point`, turned anticlockwise and scaled."""
         return Brush(
             self.canvas, self.frame.moved(point, degrees, scale), self.main, self.second, self.role, self.random
         )
@@ -43,13 +50,13 @@ class Brush:
         self.canvas.ring(centre, radii, width, colour or self.main, self.role, self.frame)
 
 
-def brush_for(canvas, frame, role, random, background):
-    """A brush in two random colours that stand out from the background and from each other."""
+def make_brush(canvas: Canvas, frame: Frame, role: int, random: np.random.Generator, background: Colour) -> Brush:
+    """Return a brush in two random colours that stand out from the background and from each other."""
     main = distinct_colour(random, background)
     return Brush(canvas, frame, main, distinct_colour(random, background, main, distance=90), role, random)
 
 
-# --- equipment: each takes a brush whose origin is where a hand or foot meets it ---
+# --- equipment in use: the origin of the brush is where a hand or foot touches it ---
 
 
 def bow(brush, pull=0.0):
@@ -96,7 +103,7 @@ def basketball(brush):
 
 
 def hoop(brush):
-    """Post, board, rim and net; the origin is the foot of the post, the basket opens to -x."""
+    """Draw post, board, rim and net; the origin is the foot of the post, and the rim lies towards -x."""
     brush.stroke([(0.16, 0), (0.16, 1.2), (0.05, 1.3)], 0.045, shade(brush.second, 0.7))
     brush.polygon([(0.0, 1.1), (0.06, 1.13), (0.06, 1.56), (0.0, 1.53)], PALE)
     rim = (-0.15, 1.17)
@@ -110,7 +117,7 @@ def hoop(brush):
 
 
 def glove(brush):
-    """A boxing glove; the fist points to +x."""
+    """Draw a boxing glove; the fist points to +x."""
     brush.polygon([(-0.13, 0.06), (-0.03, 0.068), (-0.03, -0.068), (-0.13, -0.06)], brush.second)
     brush.ellipse((0.07, 0.0), (0.13, 0.105))
     brush.ellipse((0.02, 0.065), (0.065, 0.04), shade(brush.main, 0.8), degrees=15)
@@ -151,7 +158,7 @@ def football(brush):
 
 
 def hockey_stick(brush, length=0.78):
-    """The shaft runs from the origin (top hand) to +x; the blade turns up to +y at its end."""
+    """Draw a stick; the shaft runs from the origin (the upper hand) to +x, the blade from its end to +y."""
     brush.stroke([(-0.08, 0), (length, 0)], 0.036)
     brush.stroke([(-0.08, 0), (0.05, 0)], 0.045, brush.second)
     brush.polygon(
@@ -174,7 +181,7 @@ def puck(brush):
 
 
 def skateboard(brush):
-    """From the side; the origin is the middle of the deck's upper side."""
+    """Draw a skateboard from the side; the origin is the middle of the deck's upper side."""
     for x in (-0.19, 0.19):
         brush.stroke([(x, -0.02), (x, -0.06)], 0.035, (150, 152, 158))
         brush.ellipse((x, -0.075), (0.048, 0.048), brush.second)
@@ -194,20 +201,20 @@ def skateboard_from_below(brush):
 
 
 def ski(brush):
-    """One ski; the tip turns up at +x."""
+    """Draw one ski; the tip turns up at +x."""
     brush.stroke([(-0.52, 0.0), (0.5, 0.0), (0.57, 0.03), (0.62, 0.09)], 0.042)
     brush.stroke([(-0.12, 0.012), (0.1, 0.012)], 0.05, brush.second)
 
 
 def pole(brush, length=0.55):
-    """A ski pole; the grip lies at the origin, the tip at +x."""
+    """Draw a ski pole; the grip lies at the origin, the tip at +x."""
     brush.stroke([(-0.03, 0), (length, 0)], 0.02, brush.second)
     brush.stroke([(-0.05, 0), (0.04, 0)], 0.04, DARK)
     brush.stroke([(length - 0.07, -0.05), (length - 0.07, 0.05)], 0.024, DARK)
 
 
 def surfboard(brush):
-    """From above; the nose points to +x."""
+    """Draw a surfboard from above; the nose points to +x."""
     half = [
         (0.66 * math.cos(t), 0.165 * math.sin(t) ** 0.8 * (1.0 - 0.15 * math.cos(t)))
         for t in np.linspace(0, math.pi, 17)
@@ -219,7 +226,7 @@ def surfboard(brush):
 
 
 def racket(brush):
-    """The grip lies at the origin, the head at +x."""
+    """Draw a racket; the grip lies at the origin, the head at +x."""
     centre, (long, wide) = 0.42, (0.2, 0.155)
     brush.stroke([(-0.06, 0), (0.13, 0)], 0.05, brush.second)
     brush.stroke([(0.12, 0), (0.19, 0)], 0.036)
@@ -230,7 +237,7 @@ def racket(brush):
         reach = math.sqrt(1 - t * t)
         brush.stroke([(centre - long * reach, wide * t), (centre + long * reach, wide * t)], 0.006, STRING)
         brush.stroke([(centre + long * t, -wide * reach), (centre + long * t, wide * reach)], 0.006, STRING)
-    # A dark rim keeps the head apart from spectators and trees of any colour.
+    # A dark rim makes the head stand out from spectators and trees of any colour.
     brush.ring((centre, 0), (long, wide), 0.056, DARK)
     brush.ring((centre, 0), (long, wide), 0.034)
 
@@ -255,40 +262,40 @@ def barbell(brush):
             )
 
 
-# --- lying unused: the brush's frame lies flat on the ground and is turned at random ---
+# --- unused equipment: the brush's frame lies flat on the ground and is turned at random ---
 
 
-def lie_archery(brush):
+def unused_archery(brush):
     bow(brush.moved((0, 0), 90))
     arrow(brush.moved((-0.3, -0.2), 8))
 
 
-def lie_baseball(brush):
+def unused_baseball(brush):
     bat(brush.moved((-0.3, 0)))
     baseball(brush.moved((0.1, -0.2)))
 
 
-def lie_boxing(brush):
+def unused_boxing(brush):
     glove(brush.moved((-0.18, 0.06), 70))
     glove(brush.moved((0.16, -0.05), 130))
 
 
-def lie_ice_hockey(brush):
+def unused_ice_hockey(brush):
     hockey_stick(brush.moved((-0.4, 0)))
     puck(brush.moved((0.0, 0.18)))
 
 
-def lie_skiing(brush):
+def unused_skiing(brush):
     ski(brush.moved((0, 0.06), 9))
     ski(brush.moved((0, -0.08), -9))
     pole(brush.moved((-0.25, 0.2), 4))
     pole(brush.moved((-0.25, -0.24), -6))
 
 
-def lie_tennis(brush):
+def unused_tennis(brush):
     racket(brush.moved((-0.25, 0)))
     tennis_ball(brush.moved((0.0, -0.22)))
 
 
-def lie_cycling(brush):
+def unused_cycling(brush):
     bicycle(brush.moved((0, -0.25)))

@@ -1,11 +1,14 @@
-"""People: an articulated figure whose hands and feet go where they are told, in clothes of any colour."""
+"""Draw people: articulated figures with given positions of hands and feet, in clothes of random colours.
+
+Lengths are in person heights; a person faces +x.
+"""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.scenes.drawing import PLAYERS, any_colour, distinct_colour, shade
+from data.scenes.drawing import PLAYERS, Canvas, Colour, Frame, Point, distinct_colour, random_colour, shade
 
 SKIN = ((255, 219, 186), (240, 194, 152), (214, 160, 112), (172, 116, 74), (124, 80, 52), (84, 54, 38))
 HAIR = ((30, 24, 20), (70, 44, 26), (120, 78, 40), (214, 176, 96), (150, 60, 30), (150, 150, 150))
@@ -24,15 +27,15 @@ class Outfit:
     shorts: bool
 
     @classmethod
-    def draw(cls, random, background):
-        """A random outfit whose clothes stand out from the background colour."""
+    def sample(cls, random: np.random.Generator, background: Colour) -> "Outfit":
+        """Draw a random outfit whose clothes stand out from the background colour."""
         shirt = distinct_colour(random, background, distance=90)
         return cls(
             SKIN[random.integers(len(SKIN))],
             HAIR[random.integers(len(HAIR))],
             shirt,
             distinct_colour(random, background, shirt, distance=80),
-            any_colour(random),
+            random_colour(random),
             bool(random.random() < 0.5),
             bool(random.random() < 0.5),
         )
@@ -40,18 +43,30 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a person's joints should be, in person heights above and in front (+x) of where the person stands."""
+    """Positions of a person's joints, relative to the point on the ground where the person stands.
+
+    hip, neck: positions.
+    hands, feet: positions of the far and of the near one.
+    spread: half the shoulders' width, about 0.05 from the side and 0.11 from the front.
+    knees_out: whether both knees bend outwards, as seen from the front, and not both forwards, as from the side.
+    """
 
     hip: tuple = (0.0, 0.5)
     neck: tuple = (0.0, 0.8)
-    hands: tuple = ((-0.16, 0.46), (0.16, 0.46))  # far, near
-    feet: tuple = ((-0.07, 0.0), (0.07, 0.0))  # far, near
-    spread: float = 0.05  # half the shoulders' width: 0.05 from the side, 0.11 from the front
-    knees_out: bool = False  # from the front both knees bend outwards, from the side both forwards
+    hands: tuple = ((-0.16, 0.46), (0.16, 0.46))
+    feet: tuple = ((-0.07, 0.0), (0.07, 0.0))
+    spread: float = 0.05
+    knees_out: bool = False
 
 
-def bend(start, end, upper, lower, side):
-    """Two bones from `start` towards `end`: the middle joint and the end that is really reached. `side` is +1 or -1."""
+def two_bone_joints(start: Point, end: Point, upper: float, lower: float, side: int) -> tuple[Point, Point]:
+    """Place two bones from `start` towards `end` (inverse kinematics).
+
+    upper, lower: lengths of the bones.
+    side: +1 or -1, to which side the middle joint bends.
+
+    Returns the middle joint, and the end that is reached, which is `end` where the bones are long enough.
+    """
     dx, dy = end[0] - start[0], end[1] - start[1]
     distance = max(math.hypot(dx, dy), 1e-6)
     reach = min(max(distance, abs(upper - lower) + 1e-3), (upper + lower) * 0.999)
@@ -63,46 +78,53 @@ def bend(start, end, upper, lower, side):
 
 
 class Figure:
-    """A person in a pose, painted in layers, so that things can be held.
+    """A person in a pose, painted in layers, so that equipment can be painted between them.
 
-    `hands` and `feet` are where they really came to be.
+    `hands` and `feet` are the positions that arms and legs reach.
+
+    canvas: the picture.
+    frame: coordinates of the person, one unit per person height.
+    pose: positions of the joints.
+    outfit: colours.
     """
 
-    def __init__(self, canvas, frame, pose, outfit):
+    def __init__(self, canvas: Canvas, frame: Frame, pose: Pose, outfit: Outfit):
         self.canvas, self.frame, self.pose, self.outfit = canvas, frame, pose, outfit
         spread, hips = pose.spread, min(pose.spread, 0.05)
         self.shoulders = [(pose.neck[0] + side * spread, pose.neck[1] - 0.03) for side in (-1, 1)]
         self.hips = [(pose.hip[0] + side * hips * 0.9, pose.hip[1]) for side in (-1, 1)]
         arms = [
-            bend(s, h, 0.19, 0.19, 1 if side < 0 or not pose.knees_out else -1)
+            two_bone_joints(s, h, 0.19, 0.19, 1 if side < 0 or not pose.knees_out else -1)
             for s, h, side in zip(self.shoulders, pose.hands, (-1, 1))
         ]
         if not pose.knees_out:
-            arms = [bend(s, h, 0.19, 0.19, -1) for s, h in zip(self.shoulders, pose.hands)]
+            arms = [two_bone_joints(s, h, 0.19, 0.19, -1) for s, h in zip(self.shoulders, pose.hands)]
         legs = [
-            bend(s, f, 0.26, 0.26, -1 if side < 0 and pose.knees_out else 1)
+            two_bone_joints(s, f, 0.26, 0.26, -1 if side < 0 and pose.knees_out else 1)
             for s, f, side in zip(self.hips, pose.feet, (-1, 1))
         ]
         self.elbows, self.hands = [list(joints) for joints in zip(*arms)]
         self.knees, self.feet = [list(joints) for joints in zip(*legs)]
 
     def paint(self):
-        """The whole person."""
+        """Paint the whole person."""
         self.paint_far()
         self.paint_near_leg()
         self.paint_near_arm()
 
     def paint_far(self):
-        """Far arm, far leg, trunk and head."""
+        """Paint far arm, far leg, trunk and head."""
         self._arm(0, 0.82)
         self._leg(0, 0.82)
         self._trunk()
         self._head()
 
     def paint_near_leg(self):
+        """Paint the near leg."""
         self._leg(1, 1.0)
 
     def paint_near_arm(self):
+        """Paint the near arm."""
         self._arm(1, 1.0)
 
     def _limb(self, start, end, start_radius, end_radius, colour):
@@ -135,7 +157,7 @@ class Figure:
         (hx, hy), (nx, ny) = self.pose.hip, self.pose.neck
         length = math.hypot(nx - hx, ny - hy)
         ux, uy = (nx - hx) / length, (ny - hy) / length
-        # Heads stay more upright than backs do.
+        # A head stays more upright than the back.
         cx, cy = nx + 0.6 * ux * 0.1 + 0.01, ny + 0.05 + 0.5 * abs(uy) * 0.1
         self._limb((nx, ny - 0.02), (cx, cy), 0.026, 0.026, shade(self.outfit.skin, 0.9))
         self._limb((cx, cy), (cx, cy), 0.068, 0.068, self.outfit.skin)

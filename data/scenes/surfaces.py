@@ -1,4 +1,4 @@
-"""The place of a drawn scene: a playing surface in perspective, and sky, stands or a hall behind it."""
+"""Draw the background of a scene: a playing surface in perspective, and sky, stands or a hall behind it."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data.scenes.drawing import OTHER, SURFACE, Frame, any_colour, jitter, shade
+from data.scenes.drawing import OTHER, SURFACE, Canvas, Colour, Frame, Point, jitter, random_colour, shade
 
 SURFACES = ("asphalt", "clay court", "grass", "gym mat", "ice", "parquet", "sand", "sea", "snow")
 BASE_COLOUR = {
@@ -21,7 +21,7 @@ BASE_COLOUR = {
     "snow": (240, 243, 250),
 }
 INDOORS = ("gym mat", "ice", "parquet")
-# How strongly a surface's brightness varies (of 255) at a fine and at a coarse grain.
+# Standard deviation of a surface's fine and coarse texture, of 255.
 GRAIN = {
     "asphalt": (9, 7),
     "clay court": (8, 10),
@@ -37,29 +37,40 @@ GRAIN = {
 
 @dataclass(frozen=True)
 class View:
-    """How the ground is seen: `horizon` (unit y), `turn` of the markings in radians, `shift` of the vanishing point."""
+    """Perspective of the ground plane.
+
+    horizon: y of the horizon in the unit square.
+    turn: angle of the markings in radians.
+    shift: of the vanishing point along x.
+    """
 
     horizon: float
     turn: float
     shift: float
 
-    def __call__(self, across, depth):
-        """Ground plane -> unit square; depth 1 lies at the lower edge of the image, the horizon infinitely far."""
+    def __call__(self, across: float, depth: float) -> Point:
+        """Map a point of the ground plane into the unit square; depth 1 lies at the lower edge of the image."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         across, depth = across * cos - (depth - 2) * sin, 2 + across * sin + (depth - 2) * cos
         depth = max(depth, 0.35)
         return 0.5 + self.shift * (1 - 1 / depth) + across / depth, self.horizon + (1 - self.horizon) / depth
 
-    def band(self, start, end, width):
-        """The corners of a straight line painted on the ground from `start` to `end`, (across, depth) each."""
+    def ground_line(self, start: Point, end: Point, width: float) -> list[Point]:
+        """Return the corners of a line painted on the ground from `start` to `end`, both (across, depth)."""
         (x1, z1), (x2, z2) = start, end
         length = math.hypot(x2 - x1, z2 - z1)
         nx, nz = (z1 - z2) / length * width / 2, (x2 - x1) / length * width / 2
         return [self(x1 + nx, z1 + nz), self(x2 + nx, z2 + nz), self(x2 - nx, z2 - nz), self(x1 - nx, z1 - nz)]
 
 
-def draw_place(canvas, surface, view, random):
-    """Paints everything behind the players; returns the colour of the surface."""
+def draw_background(canvas: Canvas, surface: str, view: View, random: np.random.Generator) -> Colour:
+    """Draw everything behind the players; return the colour of the surface.
+
+    canvas: the picture.
+    surface: a name in SURFACES.
+    view: perspective of the ground.
+    random: for colours, markings and what stands behind.
+    """
     colour = jitter(BASE_COLOUR[surface], random, 16)
     if surface == "gym mat" and random.random() < 0.4:
         colour = jitter(((44, 128, 96), (150, 44, 52), (90, 70, 150))[random.integers(3)], random, 12)
@@ -76,6 +87,7 @@ def draw_place(canvas, surface, view, random):
 
 
 def draw_sky(canvas, horizon, surface, random):
+    """Draw sky and clouds and, unless the surface is the sea, hills and trees."""
     top, low = jitter((96, 158, 224), random, 34), jitter((204, 222, 238), random, 22)
     for i in range(12):
         mix = i / 11
@@ -113,7 +125,7 @@ def _trees(canvas, horizon, random):
 
 
 def draw_stands(canvas, horizon, random):
-    """Rows of spectators behind an advertising board."""
+    """Draw rows of spectators behind an advertising board."""
     canvas.rectangle(0, 0, 1, horizon, jitter((84, 88, 104), random, 24), OTHER)
     board = min(0.09, horizon * 0.3)
     rows, dot = 5, random.uniform(0.012, 0.018)
@@ -126,11 +138,11 @@ def draw_stands(canvas, horizon, random):
                 canvas.ellipse((x, y), (dot, dot), (186, 146, 118), OTHER)
     edges = np.linspace(0, 1, random.integers(3, 6))
     for left, right in pairwise(edges):
-        canvas.rectangle(left, horizon - board, right, horizon, any_colour(random), OTHER)
+        canvas.rectangle(left, horizon - board, right, horizon, random_colour(random), OTHER)
 
 
 def draw_hall(canvas, horizon, random):
-    """The wall of a hall: panels, perhaps windows and a banner."""
+    """Draw the wall of a hall with panels and, at random, windows and a banner."""
     wall = jitter((206, 200, 186), random, 30)
     canvas.rectangle(0, 0, 1, horizon, wall, OTHER)
     for x in np.arange(random.uniform(0, 0.2), 1, 0.2):
@@ -141,17 +153,17 @@ def draw_hall(canvas, horizon, random):
     canvas.rectangle(0, horizon * 0.82, 1, horizon, shade(wall, random.uniform(0.5, 0.8)), OTHER)
     if random.random() < 0.5:
         x = random.uniform(0.05, 0.6)
-        canvas.rectangle(x, horizon * 0.5, x + 0.3, horizon * 0.7, any_colour(random), OTHER)
+        canvas.rectangle(x, horizon * 0.5, x + 0.3, horizon * 0.7, random_colour(random), OTHER)
 
 
 def _lines(canvas, view, lines, width, colour):
     for start, end in lines:
-        canvas.polygon(view.band(start, end, width), colour, SURFACE)
+        canvas.polygon(view.ground_line(start, end, width), colour, SURFACE)
 
 
 def _grass(canvas, view, colour, random):
     for near in np.arange(0.4, 6, 1.2):
-        canvas.polygon(view.band((-9, near), (9, near), 0.6), (*shade(colour, 1.14), 150), SURFACE)
+        canvas.polygon(view.ground_line((-9, near), (9, near), 0.6), (*shade(colour, 1.14), 150), SURFACE)
     white, side = (240, 244, 238, 230), random.uniform(-0.9, 0.9)
     _lines(
         canvas,
@@ -191,7 +203,6 @@ def _asphalt(canvas, view, colour, random):
 
 
 def _gym_mat(canvas, view, colour, random):
-    """Square mats side by side in two tones."""
     second = shade(colour, random.choice((0.8, 1.25)))
     for i in range(-4, 4):
         for j in range(8):
@@ -216,10 +227,10 @@ def _ice(canvas, view, colour, random):
 def _parquet(canvas, view, colour, random):
     for x in np.arange(-4, 4, 0.22):
         tone = (*shade(colour, random.uniform(0.86, 1.0)), 150)
-        canvas.polygon(view.band((x, 0.4), (x, 14), 0.2), tone, SURFACE)
+        canvas.polygon(view.ground_line((x, 0.4), (x, 14), 0.2), tone, SURFACE)
         depth = random.uniform(0.8, 3)
-        canvas.polygon(view.band((x - 0.1, depth), (x + 0.1, depth), 0.02), shade(colour, 0.7), SURFACE)
-    paint, side, depth = any_colour(random), random.uniform(-0.9, 0.9), random.uniform(1.2, 3)
+        canvas.polygon(view.ground_line((x - 0.1, depth), (x + 0.1, depth), 0.02), shade(colour, 0.7), SURFACE)
+    paint, side, depth = random_colour(random), random.uniform(-0.9, 0.9), random.uniform(1.2, 3)
     _lines(canvas, view, [((side, 0.4), (side, 12)), ((-9, depth), (9, depth))], 0.06, paint)
     arc = [view(side + 1.0 * math.cos(t), depth + 0.9 * math.sin(t)) for t in np.linspace(0, math.pi, 20)]
     canvas.stroke(arc, 0.01, paint, SURFACE)
@@ -265,18 +276,24 @@ MARKINGS = {
 }
 
 
-def shadow(canvas, x, y, width):
-    """A soft shadow on the ground."""
+def draw_shadow(canvas: Canvas, x: float, y: float, width: float) -> None:
+    """Draw a soft shadow on the ground around (x, y) of the unit square."""
     for grow in (1.0, 0.65):
         canvas.ellipse((x, y), (width * grow, width * 0.16 * grow), (20, 24, 34, 60), SURFACE)
 
 
-def draw_clutter(canvas, view, random, scale):
-    """One thing that belongs to no sport, standing on the ground: a cone, a bottle, a bag or a post."""
+def draw_clutter(canvas: Canvas, view: View, random: np.random.Generator, scale: float) -> None:
+    """Draw an object that belongs to no sport at a random place on the ground: a cone, a bottle, a bag or a post.
+
+    canvas: the picture.
+    view: perspective of the ground.
+    random: for place, kind and colour.
+    scale: image sides per player height.
+    """
     x, depth = random.uniform(0.02, 0.98), random.uniform(1.25, 3)
     y, size = view.horizon + (1 - view.horizon) / depth, scale * 1.1 / depth
-    colour, draw = any_colour(random), (_cone, _bottle, _bag, _post)[random.integers(4)]
-    shadow(canvas, x, y, size * 0.12)
+    colour, draw = random_colour(random), (_cone, _bottle, _bag, _post)[random.integers(4)]
+    draw_shadow(canvas, x, y, size * 0.12)
     draw(canvas, Frame.upright(x, y, size), colour)
 
 

@@ -8,10 +8,11 @@ from PIL import Image
 from scene_folder import scene_folder
 from tiny import colour_folder
 
-from data.datasets import SceneSplit, load_data
+from data.datasets import load_data
 from data.images import MaskFormatError, open_image, open_mask
 from data.options import DataOptions
 from data.scenes.scene import MASKS, SPORTS
+from data.scenes.split import SceneSplit
 from data.transforms import mask_transform, prepared_masks
 
 CONFIG = {
@@ -169,7 +170,7 @@ def test_what_is_not_zero_is_evidence(tmp_path, pixels):
 @pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("P", "png"), ("LA", "png"), ("L", "jpg")])
 def test_where_what_is_marked_is_not_certain_the_mask_is_refused(tmp_path, mode, suffix):
     Image.new(mode, (4, 4), 1 if mode == "P" else None).save(tmp_path / f"a.{suffix}")
-    with pytest.raises(MaskFormatError, match="no grayscale or 1-bit PNG"):
+    with pytest.raises(MaskFormatError, match="not a grayscale or 1-bit PNG"):
         open_mask(tmp_path / f"a.{suffix}")
 
 
@@ -226,7 +227,7 @@ def misfit(folder) -> str:
 def test_a_mask_of_another_size(folder):
     mark(folder / "masks" / "red" / "00.png", MARK[:20])
     warning = misfit(folder)
-    assert warning.startswith("1 mask(s)") and "not of their image's size" in warning
+    assert warning.startswith("1 mask(s)") and "do not have the size of their image" in warning
     assert warning.endswith("red/00.png (32 x 20 for 32 x 32)")
 
 
@@ -234,7 +235,7 @@ def test_a_mask_drawn_over_the_turned_image_has_another_size(folder):
     Image.new("RGB", (40, 24)).save(folder / "val" / "red" / "turned.jpg", exif=exif(6))
     mark(folder / "masks" / "red" / "turned.png", np.ones((40, 24), dtype=bool))
     assert open_image(folder / "val" / "red" / "turned.jpg").size == (24, 40)
-    assert misfit(folder).endswith("red/turned.png (40 x 24 for 24 x 40 once turned as EXIF says)")
+    assert misfit(folder).endswith("red/turned.png (40 x 24 for 24 x 40 after EXIF rotation)")
 
 
 def test_an_empty_mask(folder):
@@ -255,7 +256,7 @@ def test_a_mask_in_another_format(folder, name):
     mark(folder / "masks" / "red" / name)
     Image.open(folder / "masks" / "red" / name).convert("RGB").save(folder / "masks" / "red" / name)
     warning = misfit(folder)
-    assert "no grayscale or 1-bit PNG" in warning and warning.endswith(f"red/{name}")
+    assert "not grayscale or 1-bit PNG" in warning and warning.endswith(f"red/{name}")
 
 
 @pytest.mark.parametrize("place", ["red/99.png", "rde/00.png", "00.png", "test/red/00.png", "train/red/99.png"])

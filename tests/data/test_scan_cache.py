@@ -1,4 +1,4 @@
-"""A folder's files are decoded once: what an earlier scan found is remembered, and forgotten where a file changed."""
+"""Unchanged files of a folder are decoded once: later scans use the cached checks."""
 
 import json
 import os
@@ -87,8 +87,8 @@ def test_a_new_file_alone_is_decoded_and_a_deleted_one_vanishes(folder, tmp_path
     assert decoded == [(folder / "train" / "blue" / "new.png").read_bytes()]
     assert "blue/new.png" in data.splits["train"].paths and "red/00.png" not in data.splits["train"].paths
     assert same(data, load(folder))
-    remembered = [set(json.loads(path.read_text())["files"]) for path in (tmp_path / "cache").iterdir()]
-    assert sorted(remembered, key=len) == [set(data.splits["val"].paths), set(data.splits["train"].paths)]
+    cached = [set(json.loads(path.read_text())["files"]) for path in (tmp_path / "cache").iterdir()]
+    assert sorted(cached, key=len) == [set(data.splits["val"].paths), set(data.splits["train"].paths)]
 
 
 def test_a_newly_broken_file_is_noticed_and_so_is_its_repair(folder, tmp_path, decoded):
@@ -164,7 +164,7 @@ def test_a_damaged_memory_is_ignored_said_and_mended(folder, tmp_path, decoded, 
     capsys.readouterr()
     assert same(load(folder, cache=tmp_path / "cache"), data) and len(decoded) == 18
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and all("is damaged; reading" in line for line in said)
+    assert len(said) == 2 and all("are damaged; checking" in line for line in said)
     assert {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
 
 
@@ -181,7 +181,7 @@ def test_a_memory_of_another_version_or_folder_is_ignored_without_a_word(folder,
 
 
 def test_a_cache_that_cannot_be_written_is_the_file_systems_error(folder, tmp_path):
-    """The commands look beforehand whether --cache can be written, so that this ends no long scan."""
+    """Commands check before the scan whether --cache can be written."""
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         load(folder, cache=tmp_path / "file")
