@@ -3,11 +3,11 @@
     python tools/families.py                           # half a minute
     python tools/families.py --out /tmp/families.md
 
-Every module of timm's registry is asked. Of those whose namespace holds a VisionTransformer every model is built: with
-its own structure, but random weights and small (2 blocks of width 24), or, where that cannot be (a convolutional stem),
-as it is and without memory for its weights; and `explain.check_explainable` says whether it can be followed. The other
-modules can build none, and the first model of each by name is asked to show it (all of them: pytest -m slow).
-tests/explain/test_families.py explains models of each family that may be.
+Of each timm module whose namespace holds a VisionTransformer, every model is built: with its own structure, random
+weights and a small size (2 blocks of width 24) or, where that is impossible (a convolutional stem), at its own size on
+torch's meta device; `explain.check_explainable` says whether it can be explained. The other modules build no
+VisionTransformer, which the first model of each by name shows (all of them: pytest -m slow).
+tests/explain/test_families.py explains models of each explainable family.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script in a subfolder; the packages lie one floor up
+sys.path.insert(0, str(ROOT))  # the packages lie in the parent folder
 
 from common.files import atomic
-from explain import UnsupportedModel, check_explainable  # noqa: E402
+from explain import UnsupportedModel, check_explainable
 
 OUT = ROOT / "docs" / "results" / "families.md"
 SIZES = re.compile(
@@ -40,7 +40,14 @@ CLASSES, GRID = 7, (2, 3)
 
 @dataclass
 class Family:
-    """Models whose names differ in size alone, and whose parts are the same."""
+    """Models of one structure whose names differ in size only.
+
+    name: their common name.
+    module: timm's module.
+    models: their names.
+    parts: what distinguishes the structure, in words.
+    refusal: why they cannot be explained; None if they can.
+    """
 
     name: str
     module: str
@@ -50,7 +57,7 @@ class Family:
 
 
 def modules_with_vits() -> list[str]:
-    """The modules of timm's registry that can build a VisionTransformer, as their namespace holds the class."""
+    """Return the modules of timm's registry whose namespace holds a VisionTransformer."""
     return [
         module
         for module in timm.list_modules()
@@ -63,19 +70,20 @@ def modules_with_vits() -> list[str]:
 
 
 def build_small(name: str) -> VisionTransformer:
-    """The model's own structure with random weights, 2 blocks of width 24 and 2 x 3 patches."""
+    """Build a model's structure with random weights, 2 blocks of width 24 and 2 x 3 patches."""
     model = timm.create_model(name, embed_dim=24, depth=2, num_heads=2, num_classes=CLASSES).eval()
     model.set_input_size(tuple(count * size for count, size in zip(GRID, model.patch_embed.patch_size)))
     return model
 
 
 def build_without_memory(name: str) -> nn.Module:
+    """Build a model on torch's meta device, without memory for its weights."""
     with torch.device("meta"):
         return timm.create_model(name)
 
 
 def build(name: str) -> nn.Module:
-    """Small, or without memory where a part of a fixed width stands before the blocks."""
+    """Build a small model, or one without memory where a part before the blocks has a fixed width."""
     try:
         return build_small(name)
     except (AssertionError, RuntimeError):
@@ -83,6 +91,7 @@ def build(name: str) -> nn.Module:
 
 
 def refusal_of(model: nn.Module) -> str | None:
+    """Return why a model cannot be explained; None if it can."""
     try:
         check_explainable(model)
     except UnsupportedModel as error:
@@ -91,11 +100,12 @@ def refusal_of(model: nn.Module) -> str | None:
 
 
 def family_name(name: str) -> str:
+    """Return a model's name without its size."""
     return " ".join(part for part in name.split("_") if not SIZES.match(part))
 
 
 def parts_of(model: VisionTransformer) -> str:
-    """What distinguishes a structure from the plain ViT with a class token, in words."""
+    """Describe what distinguishes a structure from the plain ViT."""
     block = model.blocks[0]
     attention = getattr(block, "attn", None)
     pooling = {"token": "class token", "avg": "mean", "map": "attention pooling"}
@@ -121,7 +131,7 @@ def _activation(block: nn.Module) -> str:
 
 
 def families(modules: Iterable[str]) -> list[Family]:
-    """Every model of some modules, by family and structure, in timm's order."""
+    """Return every model of some modules, by family and structure, in timm's order."""
     found: dict[tuple, Family] = {}
     for module in modules:
         for name in timm.list_models(module=module):
@@ -132,7 +142,7 @@ def families(modules: Iterable[str]) -> list[Family]:
 
 
 def other_modules(modules: Iterable[str]) -> list[list[str]]:
-    """A row for each module: its name, how many models it has, the first by name, why that one is refused."""
+    """Return a row for each module: name, number of models, first model by name, why that one is refused."""
     rows = []
     for module in modules:
         names = timm.list_models(module=module)
@@ -143,11 +153,13 @@ def other_modules(modules: Iterable[str]) -> list[list[str]]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def row_of(family: Family) -> list[str]:
+    """Return a family's row of the table."""
     return [
         family.name,
         family.parts,
@@ -158,7 +170,7 @@ def row_of(family: Family) -> list[str]:
 
 
 def counted(found: list[Family]) -> str:
-    """How many models can be explained, module by module."""
+    """Say how many models can be explained, by module."""
     asked, explained = Counter(), Counter()
     for family in found:
         asked[family.module] += len(family.models)
@@ -169,6 +181,7 @@ def counted(found: list[Family]) -> str:
 
 
 def document() -> str:
+    """Return docs/results/families.md."""
     modules = modules_with_vits()
     found = sorted(families(modules), key=lambda family: family.refusal is not None)
     others = [module for module in timm.list_modules() if module not in modules]
@@ -176,23 +189,24 @@ def document() -> str:
 
 Written by `python tools/families.py` from timm {timm.__version__}; decided by structure, not by name.
 Of timm's {len(timm.list_modules())} modules, {len(modules)} can build a `VisionTransformer`. Of all their models, {counted(found)}.
-What cannot be followed is refused at once, with the part that stands in the way. The parts named are
-those beside plain blocks (LayerNorm, one qkv layer, softmax, GELU).
-`python -m pytest tests/explain/test_families.py` builds models of each family small, compares the traced logits with
+Other models are refused at once, with the unsupported part. The column "parts" names what differs from plain blocks
+(LayerNorm, one qkv layer, softmax, GELU).
+`python -m pytest tests/explain/test_families.py` builds small models of each family, compares the traced logits with
 timm's in float64, and explains them.
 
 {table(["family", "parts", "explained", "why not", "models"], [row_of(family) for family in found])}
 
 ## Other modules
 
-The other {len(others)} modules do not know the class `VisionTransformer`, so that none of their models is one. The first
-of each by name was asked too.
+The other {len(others)} modules do not import the class `VisionTransformer`, so that none of their models is one. The first
+model of each by name was checked too.
 
-{table(["module", "models", "asked", "why not"], other_modules(others))}
+{table(["module", "models", "checked", "why not"], other_modules(others))}
 """
 
 
 def main() -> None:
+    """Write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help="Markdown file (default: docs/results/families.md)")
     arguments = parser.parse_args()

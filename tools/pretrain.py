@@ -1,11 +1,11 @@
-"""Pretrain the bundled backbone on drawn images without any sport or surface label.
+"""Pretrain the bundled backbone on drawn images without labels of sports or surfaces.
 
     python tools/pretrain.py --out models/bundled                      # about 25 minutes on one core
     python tools/pretrain.py --out /tmp/try --steps 3 --images 64      # a smoke run of seconds
 
-The images come from tools/pretext.py. From the class token the network tells which kinds of parts are touched by a
-person and which lie about, how many people there are, how the nearest one stands and where the horizon is; from every
-patch token what the patch shows.
+The images come from tools/pretext.py. From the class token the network predicts which kinds of parts are in the image,
+touched by a person and not, the number of people, the pose of the nearest one and the height of the horizon; from every
+patch token the fractions of the patch that each role covers.
 """
 
 import argparse
@@ -24,22 +24,22 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script in a subfolder; the packages lie one floor up
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the packages lie in the parent folder
 
 from common.files import atomic
 from tools.drawn_objects import BACKGROUND_ROLES, CLASSES
-from tools.pretext import FIRST_DATA_SEED, POSE_SIZE, draw_example  # noqa: E402
+from tools.pretext import FIRST_DATA_SEED, POSE_SIZE, draw_example
 
 TIMM_NAME = "vit_tiny_patch16_224"
 SIZE, PATCH, DRAWN = 96, 8, 104  # images are drawn a little larger, for random crops
 ARCHITECTURE = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 96, "depth": 6, "num_heads": 3}
 PRESENCE = CLASSES - BACKGROUND_ROLES
-SEEN_PIXELS = 12  # fewer than these show nothing to recognise
+SEEN_PIXELS = 12  # a part with fewer pixels counts as absent
 LOSS_WEIGHTS = {"presence": 10.0, "patches": 1.0, "people": 0.3, "layout": 3.0}
 
 
 class Pretext(nn.Module):
-    """The backbone with the linear heads of the pretext tasks, which are thrown away afterwards."""
+    """The backbone with the linear heads of the pretext tasks, which are not saved."""
 
     def __init__(self):
         super().__init__()
@@ -49,12 +49,18 @@ class Pretext(nn.Module):
         self.layout, self.patches = nn.Linear(width, POSE_SIZE + 1), nn.Linear(width, CLASSES)
 
     def losses(self, images, parts, people, layout):
-        """images (B, 3, H, W) normalised; parts (B, H, W) int; people (B,) 0..2; layout (B, POSE_SIZE + 1)."""
+        """Return the loss of each pretext task.
+
+        images: (B, 3, H, W) float32, normalised.
+        parts: (B, H, W) int, role of each pixel.
+        people: (B,) int, number of people less 1.
+        layout: (B, POSE_SIZE + 1) float32, pose and horizon.
+        """
         tokens = self.backbone.forward_features(images)
         summary, patches = tokens[:, 0], tokens[:, 1:]
         shares = patch_shares(parts)
         present = (shares.sum(1) * PATCH**2 >= SEEN_PIXELS)[:, BACKGROUND_ROLES:].float()
-        # Most patches show ground or sky; without a weight they would drown out the things.
+        # Most patches show ground or sky; the weight keeps them from dominating the loss.
         weight = 1 + 4 * shares[..., BACKGROUND_ROLES - 1 :].sum(-1)
         dense = -(shares * self.patches(patches).log_softmax(-1)).sum(-1)
         return {
@@ -66,7 +72,7 @@ class Pretext(nn.Module):
 
 
 def patch_shares(parts):
-    """What each patch shows: (B, H, W) ints below CLASSES -> (B, N, CLASSES) shares of its area."""
+    """Return the fraction of each patch that each role covers: (B, H, W) ints below CLASSES -> (B, N, CLASSES)."""
     batch, height, width = parts.shape
     blocks = (
         parts.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH)
@@ -84,10 +90,10 @@ def _draw(job):
 
 
 def draw_examples(data_seed, count, processes=2):
-    """Draws the whole pool once.
+    """Draw all training images, in `processes` processes.
 
-    Returns uint8 images (N, DRAWN, DRAWN, 3) and parts (N, DRAWN, DRAWN), people (N,) from 0, layout (N, POSE_SIZE +
-    1).
+    Returns images (N, DRAWN, DRAWN, 3) uint8, parts (N, DRAWN, DRAWN) uint8, people less 1 (N,) int64, and pose and
+    horizon (N, POSE_SIZE + 1) float32.
     """
     images, parts = (
         torch.empty(count, DRAWN, DRAWN, 3, dtype=torch.uint8),
@@ -103,7 +109,14 @@ def draw_examples(data_seed, count, processes=2):
 
 
 def batch_of(examples, chosen, generator):
-    """Crops, mirrors and recolours the chosen examples; what is known of them moves along."""
+    """Crop, mirror and recolour the chosen examples at random, with their labels.
+
+    examples: what `draw_examples` returns.
+    chosen: (B,) int64, indices of examples.
+    generator: of the random numbers.
+
+    Returns images (B, 3, SIZE, SIZE) float32, normalised, parts (B, SIZE, SIZE), people and layout.
+    """
     images, parts, people, layout = (part[chosen] for part in examples)
     count, room = len(chosen), DRAWN - SIZE
     left, top = torch.randint(room + 1, (2, count), generator=generator)
@@ -122,7 +135,7 @@ def batch_of(examples, chosen, generator):
 
 
 def recoloured(images, generator):
-    """Another gain for every channel and now and then other channels: (B, 3, H, W) in 0..1 -> normalised."""
+    """Scale the channels at random and sometimes permute them: (B, 3, H, W) in 0..1 -> normalised."""
     gain = 0.8 + 0.4 * torch.rand(len(images), 3, 1, 1, generator=generator)
     if torch.rand((), generator=generator) < 0.3:
         images = images[:, torch.randperm(3, generator=generator)]
@@ -130,7 +143,7 @@ def recoloured(images, generator):
 
 
 def pretrain(options):
-    """Draws, trains and returns the backbone."""
+    """Draw the images, train the backbone and return it."""
     examples = draw_examples(options.data_seed, options.images)
     torch.manual_seed(options.seed)
     model, generator = Pretext(), torch.Generator().manual_seed(options.seed)
@@ -159,7 +172,7 @@ def pretrain(options):
 
 
 def save(backbone, folder):
-    """Writes the weights, and how to build the network and their SHA-256."""
+    """Write the weights and config.json, which says how to build the network; return the SHA-256 of the weights."""
     with atomic(folder / "backbone.safetensors") as path:
         save_file({name: tensor.contiguous() for name, tensor in backbone.state_dict().items()}, path)
     digest = hashlib.sha256((folder / "backbone.safetensors").read_bytes()).hexdigest()
@@ -180,29 +193,35 @@ def save(backbone, folder):
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("images")
-    data.add_argument("--images", type=int, default=20000, help="how many are drawn, then used again (default 20000)")
+    data.add_argument(
+        "--images",
+        type=int,
+        default=20000,
+        help="number of drawn images, which are used again in every epoch (default 20000)",
+    )
     data.add_argument(
         "--data-seed",
         type=int,
         default=FIRST_DATA_SEED,
-        help=f"which ones, from {FIRST_DATA_SEED} up (default {FIRST_DATA_SEED})",
+        help=f"seed of the drawn images, at least {FIRST_DATA_SEED} (default {FIRST_DATA_SEED})",
     )
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, default=3000, help="optimiser steps (default 3000)")
-    training.add_argument("--batch", type=int, default=32, help="images a step (default 32)")
+    training.add_argument("--batch", type=int, default=32, help="images per step (default 32)")
     training.add_argument("--lr", type=float, default=1e-3, help="highest learning rate of AdamW (default 0.001)")
     training.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation (default 0)")
     training.add_argument(
-        "--threads", type=int, default=1, help="the same bytes come only from the same number (default 1)"
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads; weights are reproducible for the same number only (default 1)",
     )
     parser.add_argument_group("output").add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for weights and config.json"
     )
     options = parser.parse_args(arguments)
     if options.data_seed < FIRST_DATA_SEED:
-        parser.error(
-            f"--data-seed starts at {FIRST_DATA_SEED}, got {options.data_seed}: lower ones belong to the sport scenes"
-        )
+        parser.error(f"--data-seed {options.data_seed} belongs to the scenes of sports; give {FIRST_DATA_SEED} or more")
     if min(options.steps, options.batch, options.threads) < 1 or options.images < options.batch:
         parser.error("expected --steps, --batch and --threads of at least 1, and --images of at least --batch")
     return options

@@ -1,10 +1,13 @@
-"""Draw a contact sheet of sport scenes with and without their masks."""
+"""Draw a contact sheet of scenes with and without their masks.
+
+python tools/scene_sheet.py --out sheet.png
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script in a subfolder; the packages lie one floor up
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the packages lie in the parent folder
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +25,7 @@ LINE, GAP = 15, 6
 
 
 def contact_sheet(scenes, columns=4):
-    """A picture of the scenes, each with its class and surface above, coloured masks beside it and a legend below."""
+    """Return a picture of the scenes, each with its class and surface above and its masks beside it; a legend below."""
     size = scenes[0].image.width
     cell_width, cell_height = 2 * size + 2 * GAP, size + 2 * LINE + GAP
     columns = min(columns, len(scenes))
@@ -48,7 +51,7 @@ def _caption(scene):
 
 
 def coloured_masks(scene):
-    """The masks laid over the grey image: RGB, size x size."""
+    """Return the grey image with coloured masks over it, RGB."""
     grey = np.asarray(scene.image.convert("L").convert("RGB"), dtype=np.float32)
     for name, colour in MASK_COLOURS.items():
         grey[scene.masks[name]] = 0.35 * grey[scene.masks[name]] + 0.65 * np.array(colour)
@@ -63,9 +66,9 @@ def parse_arguments(arguments=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_argument_group("which scenes")
-    what.add_argument("--count", type=int, default=20, help="how many scenes (default 20)")
-    what.add_argument("--size", type=int, default=224, help="pixels a side of each (default 224)")
-    what.add_argument("--data-seed", type=int, default=0, help="which images are drawn (default 0)")
+    what.add_argument("--count", type=int, default=20, help="number of scenes (default 20)")
+    what.add_argument("--size", type=int, default=224, help="pixels per side (default 224)")
+    what.add_argument("--data-seed", type=int, default=0, help="seed of the scenes (default 0)")
     what.add_argument("--split", choices=SPLITS, default="val", help="default val")
     what.add_argument(
         "--context-bias", type=float, default=0.9, help="probability of the usual surface, 0 to 1 (default 0.9)"
@@ -84,7 +87,7 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-    """Draws the sheet; returns the exit status."""
+    """Draw the sheet; return the exit status."""
     options = parse_arguments(arguments)
     scenes = [
         draw_scene(options.data_seed, options.split, i, options.size, options.context_bias)
@@ -93,7 +96,7 @@ def main(arguments=None):
     try:
         with atomic(options.out) as path:
             contact_sheet(scenes).save(path)
-    except (OSError, ValueError) as error:  # Pillow raises ValueError for an ending that it does not know
+    except (OSError, ValueError) as error:  # Pillow raises ValueError for an unknown suffix
         print(
             f"{options.out} cannot be written: {error}; name an image file in a folder you may write to",
             file=sys.stderr,

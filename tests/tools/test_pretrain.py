@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 
 from data.options import DATA_SEED_LIMIT
 from data.scenes.scene import SPORTS, SURFACES
-from tools import drawn_objects as things
-from tools import pretext, pretrain
+from tools import drawn_objects, pretext, pretrain
 
 
 def test_pretext_labels_are_neither_sports_nor_surfaces():
-    assert not set(things.KINDS) & (set(SPORTS) | set(SURFACES))
+    assert not set(drawn_objects.PART_KINDS) & (set(SPORTS) | set(SURFACES))
 
 
 def test_pretext_images_are_deterministic_and_say_what_they_show():
@@ -24,7 +23,7 @@ def test_pretext_images_are_deterministic_and_say_what_they_show():
     assert np.array_equal(first.image, second.image) and np.array_equal(first.parts, second.parts)
     assert (
         first.image.shape == (96, 96, 3)
-        and first.parts.max() < things.CLASSES
+        and first.parts.max() < drawn_objects.CLASSES
         and first.pose.shape == (pretext.POSE_SIZE,)
     )
 
@@ -38,10 +37,10 @@ def test_pretraining_keeps_to_its_own_data_seeds(tmp_path):
 
 
 def test_patch_shares_count_pixels():
-    parts = torch.randint(things.CLASSES, (2, 96, 96), generator=torch.Generator().manual_seed(0))
+    parts = torch.randint(drawn_objects.CLASSES, (2, 96, 96), generator=torch.Generator().manual_seed(0))
     shares = pretrain.patch_shares(parts)
     patch = parts[1, 8:16, 24:32]
-    expected = torch.bincount(patch.flatten(), minlength=things.CLASSES) / 64
+    expected = torch.bincount(patch.flatten(), minlength=drawn_objects.CLASSES) / 64
     assert torch.allclose(shares[1, 12 + 3], expected) and torch.allclose(shares.sum(-1), torch.ones(2, 144))
 
 
