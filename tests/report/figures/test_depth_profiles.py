@@ -1,4 +1,4 @@
-"""report.figures.depth_profiles: profiles and matrices show the numbers that were handed in, and nothing is clipped."""
+"""report.figures.depth_profiles, depth_heads: pictures show the numbers that were handed in, and nothing is clipped."""
 
 import matplotlib
 import numpy as np
@@ -7,7 +7,8 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 from texts import check_texts, words_of
 
-from report.figures.depth_profiles import DepthLine, DepthMeasure, HeadMeasure, depth_heads, depth_profiles
+from report.figures.depth_heads import HeadMeasure, depth_heads
+from report.figures.depth_profiles import DepthLine, DepthMeasure, depth_profiles
 
 LAYERS, HEADS = 4, 3
 LABELS = ("linear", "dora:blocks=9,targets=fc1,rank=4,alpha=8")
