@@ -47,8 +47,6 @@ def train(options: TrainOptions, data: ImageData) -> None:
     Raises UsageError where the options do not fit the model or the folder holds another run, ExplainedError where
     something is damaged or training diverges, and OSError.
     """
-    # Numbers below 1e-38 mean nothing here, and a CPU's products take a hundred times as long over them.
-    torch.set_flush_denormal(True)
     started = time.perf_counter()
     device = device_of(options.running.device)
     options = replace(options, recipe=recipe_on(options, device))

@@ -36,12 +36,15 @@ class RunningOptions:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name; `auto` takes the first available of cuda, mps and cpu.
+    """Return the device of a name, and prepare torch for computing on it.
 
-    Started by torchrun, each process gets its own GPU. Raises UsageError for a device that is not available.
+    `auto` takes the first available of cuda, mps and cpu. Started by torchrun, each process gets its own GPU. The CPU is
+    set to treat denormal numbers (below 1e-38) as zero: they mean nothing here, and slow products down a hundredfold.
+    Raises UsageError for a device that is not available.
     """
     import torch
 
+    torch.set_flush_denormal(True)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)

@@ -9,11 +9,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
-import torch
 from running import ROOT, TORCHRUN, files, free_ports, process
 
-from cli.command import run
-from cli.parser import make_parser
 from common import processes
 
 SCENARIOS = """
@@ -128,14 +125,6 @@ def test_spread_asks_for_a_result_when_it_is_needed():
     done = []
     results = processes.spread(range(3), lambda tasks: (done.append(task) or task for task in tasks))
     assert next(results) == 0 and done == [0]
-
-
-def test_every_command_flushes_denormals():
-    tiny, products = torch.tensor([1e-20]), []
-    assert float(tiny * tiny) > 0
-    arguments = make_parser("A command.", "python command.py")
-    assert run(lambda args: products.append(float(tiny * tiny)), arguments, []) == 0
-    assert products == [0.0]
 
 
 @pytest.mark.slow
