@@ -26,6 +26,9 @@ def test_loader_processes_are_as_many_as_asked_for_and_none_on_the_cpu():
     assert 1 <= workers_of(RunningOptions(), torch.device("cuda")) <= 8
 
 
+KINDS = ("cpu", "cuda")
+
+
 def test_few_images_make_eight_batches_on_an_accelerator():
     sizes = {
         kind: [batch_size_of(None, torch.device(kind), n) for n in (10, 64, 500, 5000)] for kind in ("cpu", "cuda")
