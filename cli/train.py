@@ -42,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(made)
     add_model(made)
     _add_method(made)
+    _add_loss(made)
     _add_optimisation(made)
-    _add_regularisation(made)
     _add_augmentation(made)
     _add_output(made)
     add_running(made)
@@ -97,19 +97,37 @@ def _add_method(to: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_loss(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("loss")
+    group.add_argument(
+        "--label-smoothing",
+        type=fraction_below_one,
+        default=0.1,
+        metavar="X",
+        help="label smoothing; keep it the same for runs whose probabilities are compared",
+    )
+    group.add_argument(
+        "--balance",
+        choices=BALANCES,
+        default="none",
+        help="for imbalanced classes: weight the losses, or sample the images, by inverse class frequency",
+    )
+
+
 def _add_optimisation(to: argparse.ArgumentParser) -> None:
-    group = to.add_argument_group("optimisation (of all methods but linear)")
+    group = to.add_argument_group("training by epochs (all methods but linear)")
     group.add_argument("--epochs", type=positive, metavar="N", help="passes over the training images (default: 3)")
     group.add_argument("--batch-size", type=positive, metavar="N", help="images per optimiser step (default: 32)")
     group.add_argument(
         "--learning-rate", type=float, metavar="X", help="peak learning rate (default: 1e-3 dora and lora, 3e-4 full)"
     )
+    group.add_argument("--weight-decay", type=float, metavar="X", help="weight decay of matrices (default: 0.05)")
     group.add_argument(
         "--layer-decay",
         type=positive_number,
         metavar="X",
-        help="multiply the learning rate by this factor from each layer to the one before it, for full fine-tuning "
-        "for example 0.75 (default: 1)",
+        help="factor of the learning rate from each layer to the one before it; 0.75 is common for full fine-tuning "
+        "(default: 1)",
     )
     group.add_argument(
         "--clip",
@@ -121,15 +139,23 @@ def _add_optimisation(to: argparse.ArgumentParser) -> None:
         "--accumulate",
         type=positive,
         metavar="N",
-        help="gradient accumulation steps: split each batch into N parts, to save memory (default: 1)",
+        help="gradient accumulation steps: split each batch into N parts to save memory (default: 1)",
     )
     group.add_argument(
         "--ema",
         type=fraction_below_one,
         metavar="X",
-        help="decay of an exponential moving average of the weights, which is then evaluated and kept, for example "
-        "0.999 (default: no average)",
+        help="decay of an exponential moving average of the weights, for example 0.999; the average is evaluated and "
+        "kept (default: no average)",
     )
+    group.add_argument(
+        "--drop-path",
+        type=fraction_below_one,
+        metavar="X",
+        help="stochastic depth rate of the last block; 0.1 is common for full fine-tuning (default: 0)",
+    )
+    group.add_argument("--mixup", type=positive_number, metavar="A", help="alpha of mixup (default: no mixup)")
+    group.add_argument("--cutmix", type=positive_number, metavar="A", help="alpha of cutmix (default: no cutmix)")
     group.add_argument(
         "--patience",
         type=positive,
@@ -142,33 +168,6 @@ def _add_optimisation(to: argparse.ArgumentParser) -> None:
         choices=("auto", *PRECISIONS),
         default="auto",
         help="mixed precision of training; auto: bfloat16 or float16 on a CUDA GPU, otherwise no",
-    )
-
-
-def _add_regularisation(to: argparse.ArgumentParser) -> None:
-    group = to.add_argument_group("regularisation and class balance")
-    group.add_argument(
-        "--label-smoothing",
-        type=fraction_below_one,
-        default=0.1,
-        metavar="X",
-        help="label smoothing; keep it the same for runs whose probabilities are compared",
-    )
-    group.add_argument(
-        "--weight-decay", type=float, metavar="X", help="weight decay of matrices, not of linear (default: 0.05)"
-    )
-    group.add_argument(
-        "--drop-path",
-        type=fraction_below_one,
-        metavar="X",
-        help="stochastic depth rate of the last block, for full fine-tuning for example 0.1, not of linear "
-        "(default: 0)",
-    )
-    group.add_argument(
-        "--balance",
-        choices=BALANCES,
-        default="none",
-        help="for imbalanced classes: weight the losses, or sample the images, by inverse class frequency",
     )
 
 
@@ -192,12 +191,6 @@ def _add_augmentation(to: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--crop-scale", type=float, default=0.5, metavar="X", help="smallest area of a random crop, as a fraction"
-    )
-    group.add_argument(
-        "--mixup", type=positive_number, metavar="A", help="alpha of mixup, not of linear (default: no mixup)"
-    )
-    group.add_argument(
-        "--cutmix", type=positive_number, metavar="A", help="alpha of cutmix, not of linear (default: no cutmix)"
     )
 
 

@@ -54,13 +54,6 @@ class ExternalConfig:
         """Return the configuration as plain JSON."""
         return asdict(self) | {"class_names": list(self.class_names)}
 
-    def __getitem__(self, key: str) -> Any:
-        """Return an entry (for callers that do not use the attributes yet)."""
-        return self.to_json()[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.to_json()
-
 
 @dataclass
 class ExternalModel(Run):

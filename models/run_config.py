@@ -93,13 +93,6 @@ class RunConfig:
             }
         )
 
-    def __getitem__(self, key: str) -> Any:
-        """Return an entry of config.json (for callers that do not use the attributes yet)."""
-        return self.to_json()[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.to_json()
-
 
 def make_config(
     settings: MethodSettings,

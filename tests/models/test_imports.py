@@ -1,0 +1,60 @@
+"""What is imported when: help and options wait for no torch, and models without adapters for no peft."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import finish
+
+ROOT = Path(__file__).parents[2]
+
+
+def imported(code: str) -> set[str]:
+    """Run code in a fresh interpreter; return which of torch, timm and peft it imported."""
+    asked = "import sys; print(*({'torch', 'timm', 'peft'} & set(sys.modules)), sep='\\n')"
+    found = subprocess.run([sys.executable, "-c", f"{code}\n{asked}"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return set(found.stdout.split())
+
+
+def test_options_of_a_training_import_no_torch():
+    code = """
+from cli.train import build_parser, train_options
+from common.errors import UsageError
+import models.run_config
+
+def options(*argv):
+    return train_options(build_parser().parse_args(["--out", "run", *argv]))
+
+assert options("--method", "dora:rank=4", "--epochs", "2").recipe.epochs == 2
+for wrong in (["--method", "vera"], ["--epochs", "2"], ["--method", "full", "--amp", "float16", "--device", "cpu"]):
+    try:
+        options(*wrong)
+    except UsageError:
+        continue
+    raise AssertionError(wrong)
+"""
+    assert imported(code) == set()
+
+
+@pytest.mark.parametrize("text, expected", [("linear", False), ("full", False), ("lora", True)])
+def test_a_run_imports_peft_only_for_its_adapters(tmp_path, spec, text, expected):
+    finish(tmp_path, spec, text)
+    code = f"""
+from models.adapters import plain, timm_model
+from models.external import load_model
+model = load_model({str(tmp_path)!r}).model
+assert plain(model) is model and timm_model(model) is model
+"""
+    assert ("peft" in imported(code)) == expected
+
+
+def test_a_linear_probe_is_trained_without_peft(shop, tmp_path):
+    argv = [*map(str, shop.options), "--out", str(tmp_path / "run")]
+    code = f"""
+import train
+from cli.command import run
+assert run(train.main, train.build_parser(), {argv!r}) == 0
+"""
+    assert "peft" not in imported(code)
