@@ -32,12 +32,16 @@ def test_a_cloud_has_the_numbers_of_its_measurement(tmp_path, drawn, seeds):
     found = cloud("linear minus dora", (a - b).mean(0), measured)
     assert (found.mean, found.low, found.high) == (measured.difference, measured.low, measured.high)
     assert found.seeds == pytest.approx((a - b).mean(1))
-    mean, images, agreement, detectable = found.facts
+    mean, images, agreement = found.facts
     assert mean.startswith("mean +0.") and images.startswith("40 images, ") and " p " in images
     assert agreement == ("1 seed" if seeds == 1 else "3 seeds, all of one sign")
-    assert detectable.startswith("smallest detectable: 0.0")
     rainclouds(tmp_path / "r.png", [Metric("m", "u", [found])], "t")
-    assert "smallest detectable" in words_of(drawn[0])
+    assert agreement in words_of(drawn[0])
+
+
+def test_a_cloud_says_what_would_have_been_found_only_where_the_difference_is_smaller():
+    small, large = (cloud("c", (a - b)[0], measure(a, b)) for a, b in (values(0.001, 1), values(0.1, 1)))
+    assert small.facts[-1].startswith("smallest detectable: 0.0") and len(large.facts) == 3
 
 
 def test_a_cloud_says_which_images_have_no_value():
