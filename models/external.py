@@ -182,7 +182,7 @@ def _as_many(names: list[str] | None, model: TimmModel, given: str, options: Ext
 
 def _pretrained_names(model: TimmModel, options: ExternalOptions) -> list[str]:
     """Return the names given, or else what timm calls a pretrained model's classes, or else their numbers."""
-    if options.class_names:  # --weights may hold a head of somebody's own, with as many classes as timm's
+    if options.class_names:  # --weights may hold a custom head with as many classes as timm's
         return _as_many(read_names(options.class_names), model, model.pretrained_cfg["architecture"], options)
     if (subset := infer_imagenet_subset({"num_classes": model.num_classes})) is None:
         return [f"class {c}" for c in range(model.num_classes)]

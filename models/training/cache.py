@@ -24,7 +24,7 @@ Compute = Callable[[list[Span]], Iterable[dict[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class ChunkFile:
-    """One array of one chunk on disk, and what is needed to map it."""
+    """One array of one chunk on disk, and where it lies in its file."""
 
     path: Path
     offset: int
@@ -166,7 +166,7 @@ class Cache:
         """Print what is damaged; write the card where it is missing or differs from this cache's."""
         found, asked = self._read_card(), json.loads(self.text)
         if say and (damaged or found not in (None, asked)):
-            rewritten = "" if found in (None, asked) else f", and its {CARD} is written anew"
+            rewritten = "" if found in (None, asked) else f", and its {CARD} is rewritten"
             print(
                 f"the cache {self.path} is damaged: {len(damaged)} of its {len(self.spans)} chunks are computed "
                 f"again{rewritten}"

@@ -62,7 +62,7 @@ class Features:
 
     @property
     def inputs(self) -> torch.Tensor:
-        """All rows in memory, float32; read anew by each use."""
+        """All rows in memory, float32; every use reads them again."""
         return self.rows(range(len(self)))
 
     def rows(self, indices: Indices) -> torch.Tensor:

@@ -14,7 +14,7 @@ class TrainingImages(Protocol):
     fitted: indices of the training images that the model is trained on.
     held_out: indices of the training images on which epochs and penalties are chosen; disjoint from `fitted`.
     class_count: number of classes.
-    views: number of augmented views of each training image; 0 where every epoch augments anew.
+    views: number of augmented views of each training image; 0 where every epoch draws a new one.
     repeats: whether epochs see the same images again.
     evaluated: splits other than "train" that are predicted; "val" is one of them.
     """

@@ -1,4 +1,4 @@
-"""One training: what is computed once of its images, the fit, and the predictions of the trained model."""
+"""One training: its cached inputs, the fit, and the predictions of the trained model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -168,7 +168,7 @@ class Training:
     ) -> tuple[TrainedPart, Batches, dict[str, Batches]]:
         """Return the part that trains, and training and evaluation batches of its input tokens.
 
-        Training images that every epoch augments anew still pass the frozen part, without a gradient.
+        Training images with a new augmentation in every epoch still pass the frozen part, without a gradient.
         """
         model.to(self.device)  # the frozen part too, which `fit` does not move
         tokens = {split: self.inputs.tokens(model, block, split) for split in ("train", "val")}
@@ -191,7 +191,7 @@ class Training:
         return TrainedPart(model, block), replace(train, make=make), batches
 
     def _training_batches(self, recipe: Recipe) -> Batches:
-        """Return the `fitted` images as epochs see them: augmented anew in each, or one view after another."""
+        """Return the `fitted` images as epochs see them: with a new augmentation in each, or one view after another."""
         images = self.images
 
         def make(batches: list[list[int]], epoch: int) -> Iterator[Batch]:

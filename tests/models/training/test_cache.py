@@ -308,7 +308,7 @@ def test_the_card_is_compared_with_the_key_and_mended(tmp_path, capsys, text):
     card.unlink() if text is None else card.write_text(text)
     filled(tmp_path, compute := Computing())
     assert card.read_text() == right and compute.seen == []  # the chunks prove themselves
-    assert ("0 of its 3 chunks are computed again, and its card.json is written anew" in capsys.readouterr().out) == (
+    assert ("0 of its 3 chunks are computed again, and its card.json is rewritten" in capsys.readouterr().out) == (
         text is not None
     )
 

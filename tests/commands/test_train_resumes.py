@@ -131,7 +131,7 @@ def server():
     """A process that has imported what commands need, which takes seconds: commands are forked from it, so that each
     begins as a fresh one does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'commands'}")
         patch.setenv("OMP_NUM_THREADS", "1")
         FORKS.set_forkserver_preload([__name__])
         multiprocessing.forkserver.ensure_running()
@@ -395,9 +395,7 @@ def test_tensorboard_is_written_where_it_is_installed_and_named_where_it_is_not(
     assert "pip install tensorboard" in refused(train, "--tensorboard", "--method", "dora", "--out", tmp_path / "run")
 
 
-def test_the_readme_names_the_torchrun_line():
-    readme = (ROOT / "README.md").read_text()
-    assert (
-        "torchrun --nproc_per_node 8 train.py" in readme
-        and "torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend" in readme
-    )
+def test_the_documentation_names_the_torchrun_lines():
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert "torchrun --nproc_per_node 8 train.py" in text
+    assert "torchrun --nnodes 2 --nproc_per_node 8 --rdzv-backend" in text
