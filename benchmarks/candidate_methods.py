@@ -1,12 +1,12 @@
-"""Ways to explain that were tried for a method of our own. Part of candidates.py, which measures them.
+"""The candidates from which this project's own relevance methods were selected. Part of candidates.py.
 
-All are made of parts that could come from one recorded forward pass; here each part of a sum records its own.
+All parts of a sum could share one recorded forward pass; here each part records its own.
 """
 
 from collections.abc import Callable
 
 import torch
-from libragrad import fullgrad  # beside this file; it finds the project's folders
+from libragrad import fullgrad
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,20 +18,24 @@ from explain.targets import class_weights, head_rows
 from explain.trace import Network
 
 REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"
-BAR = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
-STRONGEST = "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)"
+BASELINE = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
+STRONG_BASELINE = "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)"
 LIBRAGRAD = "LibraGrad FullGrad+"
 ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
 CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
 GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
+# Takes the model, images (B, 3, H, W) and targets (B, K); returns maps (B, K, grid_h, grid_w).
 Candidate = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
 
 
 def method(name: str, **options) -> Candidate:
+    """Return a relevance method of `explain` with options."""
     return lambda model, images, targets: relevance(model, images, targets, name, **options)
 
 
 def sum_of(*candidates: Candidate) -> Candidate:
+    """Return the sum of several candidates' maps, each map divided by its sum of magnitudes."""
+
     def compute(model, images, targets):
         maps = [one(model, images, targets) for one in candidates]
         return sum(one / one.abs().sum((-2, -1), keepdim=True) for one in maps)
@@ -40,6 +44,8 @@ def sum_of(*candidates: Candidate) -> Candidate:
 
 
 def smoothed(candidate: Candidate) -> Candidate:
+    """Return a candidate with its maps smoothed by a binomial kernel of 3 x 3 patches."""
+
     def compute(model, images, targets):
         kernel = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0]))[None, None] / 16
         maps = candidate(model, images, targets).flatten(0, 1).unsqueeze(1)
@@ -49,7 +55,7 @@ def smoothed(candidate: Candidate) -> Candidate:
 
 
 def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
-    """What works on a traced model, by as many images at once as `relevance` takes, so that costs compare."""
+    """Return a candidate from a function of the traced model; batches are those of `relevance`, so that costs compare."""
 
     def candidate(model, images, targets):
         network = Network(model)
@@ -61,7 +67,7 @@ def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
 
 
 def graph(way: Way, contrast: str = "none") -> Candidate:
-    """Chefer's aggregation over blocks, with a changed gradient times A for the relevance of attention."""
+    """Return Chefer's aggregation over blocks, with modified gradient times attention as relevance of attention."""
 
     @traced
     def compute(network, images, targets):
@@ -75,7 +81,7 @@ def graph(way: Way, contrast: str = "none") -> Candidate:
 
 
 def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
-    """Relevance at the tokens of some blocks alone, or its positive part."""
+    """Return the mean relevance at the tokens of some blocks, or its positive part."""
 
     @traced
     def compute(network, images, targets):
@@ -89,10 +95,11 @@ def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> 
 
 
 def libra(**options) -> Candidate:
+    """Return LibraGrad's FullGrad with options."""
     return traced(lambda network, images, targets: fullgrad(network, images, targets, **options))
 
 
-# A name says in brackets what a method starts from (else the logit) and by which rule (else epsilon).
+# A name says in brackets what is explained (default: the logit) and by which rule (default: epsilon).
 CANDIDATES: dict[str, Candidate] = {
     REFERENCE: method("lrp_magnitude"),
     "lrp_magnitude (log p)": method("lrp_magnitude", contrast="log_p"),
@@ -100,8 +107,10 @@ CANDIDATES: dict[str, Candidate] = {
     "AttnLRP (log p)": method("attnlrp_epsilon", contrast="log_p"),
     "CP-LRP (gamma)": method("cp_lrp"),
     "CP-LRP (gamma, log p)": method("cp_lrp", contrast="log_p"),
-    BAR: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
-    STRONGEST: sum_of(*(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))),
+    BASELINE: sum_of(method("lrp_magnitude", contrast="log_p"), method("attnlrp_epsilon"), method("cp_lrp")),
+    STRONG_BASELINE: sum_of(
+        *(method(name, contrast="log_p") for name in ("lrp_magnitude", "attnlrp_epsilon", "cp_lrp"))
+    ),
     "graph of AttnLRP's relevance of A": graph(ATTNLRP),
     "graph of CP-LRP's relevance of A": graph(CP_LRP),
     "AttnLRP over depth": method("attnlrp_epsilon", at="depth"),

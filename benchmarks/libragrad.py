@@ -1,16 +1,17 @@
-"""LibraGrad's FullGrad and FullGrad+, one of the candidates: what tokens and biases bring to a logit.
+"""LibraGrad's FullGrad and FullGrad+: contributions of tokens and biases to a logit. Part of candidates.py.
 
-Down the way of LibraGrad attention, LayerNorm's deviation and the gate of an activation are constants, so that the
-logit is linear in the input and in every bias: input times gradient and biases times gradients add up to it. A bias is
-counted at the token where it is added. FullGrad is what enters block 0 (pixels, and the convolution's bias and
-positions, which are biases too) and every bias above; FullGrad+ adds what enters every other block, too.
+LibraGrad treats attention, the standard deviation of LayerNorm and the gate of an activation as constants. The logit is
+then linear in the input and in every bias: it is the sum of input times gradient and of all biases times gradients. A
+bias counts at the token where it is added. FullGrad sums the contribution of the tokens at the input of block 0 (pixels,
+the convolution's bias and position embeddings, which are biases too) and those of all biases above; FullGrad+ adds the
+contributions of the tokens at the input of every other block.
 
-Sources: Mehri, Baghshah, Pilehvar, CVPR 2025 (arXiv:2411.16760), section 2.1 (whose layers are blocks here) and 3.5;
-FullGrad: Srinivas, Fleuret, NeurIPS 2019 (who take magnitudes; LibraGrad keeps signs).
-Shapes: B images, K targets, P patches, N tokens, M rows of a block that reach the head, D model width.
+Source: Mehri, Baghshah, Pilehvar, CVPR 2025 (arXiv:2411.16760), sections 2.1 (its layers are blocks here) and 3.5;
+FullGrad: Srinivas, Fleuret, NeurIPS 2019 (with magnitudes, where LibraGrad keeps signs).
+Shapes: B images, K targets, P patches, N tokens, M rows of a block that the head depends on, T tokens that the head
+reads, D model width.
 """
 
-import timing  # noqa: F401, beside this file; it finds the project's folders
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +26,14 @@ LIBRA = Way(constant_deviation=True, secant=True, constant_attention=True)
 
 
 def fullgrad(network: Network, images: Tensor, targets: Tensor, contrast: str = "none", plus: bool = False) -> Tensor:
-    """Maps (B, K, grid_h, grid_w) of FullGrad, or FullGrad+."""
+    """Compute maps (B, K, grid_h, grid_w).
+
+    network: the traced model.
+    images: (B, 3, H, W), normalised.
+    targets: (B, K) int64.
+    contrast: one of explain.CONTRASTS, what is explained instead of the logit.
+    plus: whether to compute FullGrad+.
+    """
     record = network.record(images)
     at_blocks, biases = contributions(
         network, record, head_rows(network, class_weights(record.logits, targets, contrast))
@@ -35,10 +43,17 @@ def fullgrad(network: Network, images: Tensor, targets: Tensor, contrast: str = 
 
 
 def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What tokens bring where they enter each block, from the first, and what all biases above block 0's input bring.
+    """Compute the contributions of tokens at the input of each block, and of all biases above block 0's input.
 
-    rows (B, K, T, D): the heads' weights. All are (B, K, N). Whatever the block, its tokens, the biases above them and
-    the head's own bias add up to what is explained. The norm after average pooling has a bias at no token: left out.
+    For every block, the contributions of its tokens, of the biases above it and of the head's bias add up to the
+    explained value. The bias of a norm after average pooling belongs to no token and is left out.
+
+    network: the traced model.
+    record: its recorded forward pass.
+    rows: (B, K, T, D), the head's weights for each target.
+
+    Returns a list of (B, K, N), one per block from the first, and (B, K, N) for the biases.
+    Raises UsageError for attention pooling.
     """
     if record.pool is not None:
         raise UsageError(
@@ -46,7 +61,8 @@ def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[
             "attention pooling; leave it out of --candidates"
         )
     gradient = _at_last_norm(record, rows)
-    at_blocks, biases = [], brought(gradient, network.model.norm)
+    at_blocks: list[Tensor] = []
+    biases = contribution_of_bias(gradient, network.model.norm)
     gradient = _below_norm(record.norm, gradient, LIBRA)
     for block in record.from_last():
         gradient, more = below_block(block, gradient)
@@ -64,28 +80,40 @@ def _at_last_norm(record: Record, rows: Tensor) -> Tensor:
 
 
 def below_block(block: BlockRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """From a block's output (B, K, M, D) to its input (B, K, N, D), and what its biases bring at each token (B, K,
-    N)."""
+    """Propagate a gradient from a block's output (B, K, M, D) to its input (B, K, N, D).
+
+    Returns the gradient, and the contributions of the block's biases at each token, (B, K, N).
+    """
     parts, attn, mlp = block.block, block.block.attn, block.block.mlp
     branch = scaled(gradient, parts.ls2)
     hidden = (branch @ mlp.fc2.weight).mul_(_secant(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
     normed = hidden @ mlp.fc1.weight
-    at_rows = brought(branch, mlp.fc2) + brought(hidden, mlp.fc1) + brought(normed, parts.norm2)
+    at_rows = (
+        contribution_of_bias(branch, mlp.fc2)
+        + contribution_of_bias(hidden, mlp.fc1)
+        + contribution_of_bias(normed, parts.norm2)
+    )
     gradient = gradient + _below_norm(block.norm2, normed, LIBRA)
     attended = scaled(gradient, parts.ls1)
-    at_rows = at_rows + brought(attended, attn.proj)
+    at_rows = at_rows + contribution_of_bias(attended, attn.proj)
     mixed = split_heads(attended @ attn.proj.weight, attn.num_heads)
     value = merge_heads(rules.shared_times(block.attention.mT, mixed))
     of_value = slice(attn.qkv.out_features - value.shape[-1], None)
     normed = value @ attn.qkv.weight[of_value]
-    at_tokens = brought(normed, parts.norm1) + (0 if attn.qkv.bias is None else value @ attn.qkv.bias[of_value])
+    at_tokens = contribution_of_bias(normed, parts.norm1) + (
+        0 if attn.qkv.bias is None else value @ attn.qkv.bias[of_value]
+    )
     below = _below_norm(block.norm1, normed, LIBRA)
     below[:, :, : block.rows] += gradient
     at_tokens[:, :, : block.rows] += at_rows
     return rules.drop_negligible(below), at_tokens
 
 
-def brought(gradient: Tensor, layer: nn.Module) -> Tensor:
-    """What a layer's bias brings at each token: gradients at its output (B, K, N, D) -> (B, K, N); 0 without a bias."""
+def contribution_of_bias(gradient: Tensor, layer: nn.Module) -> Tensor:
+    """Compute the contribution of a layer's bias at each token, 0 without a bias.
+
+    gradient: (B, K, N, D), at the layer's output.
+    Returns (B, K, N).
+    """
     bias = getattr(layer, "bias", None)
     return torch.zeros_like(gradient[..., 0]) if bias is None else gradient @ bias

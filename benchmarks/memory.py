@@ -1,4 +1,4 @@
-"""The peak memory of explanations: by batch, by number of images, by number of targets. Part of explain.py."""
+"""The peak memory of explanations by method, number of images and number of targets. Part of explain.py."""
 
 import multiprocessing
 import resource
@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from subjects import load  # beside this file; it finds the project's folders
+from inputs import load_model
 from torch import Tensor, nn
 
 from common.tables import markdown_table, number
@@ -21,51 +21,62 @@ MEASURED = tuple(METHODS)
 
 
 def memory(name: str, seed: int, device: torch.device) -> str:
-    """Return a table of the peak memory of each method, and of one of them for more images than a batch.
+    """Return a Markdown table of the peak memory of each method, and of one method for more images than a batch.
 
-    Each peak is of a process of its own, as a process never forgets its peak.
+    Each peak is measured in a process of its own, because a process's peak never falls.
+
+    name: timm name of the model.
+    seed: of random weights and images.
+    device: where to compute.
     """
-    rows = []
+    rows: list[dict] = []
     for method, images in [*((method, BATCH) for method in MEASURED), (COMPARISON_METHOD, MORE_IMAGES)]:
         rows.append({"": method, "images": images})
         for targets in TARGETS:
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
                 peak = process.submit(peak_memory, name, method, images, targets, seed, str(device)).result()
             rows[-1][f"K = {targets}"] = number(peak, 2)
-            print(f"{name}, {method}, {images} images by {BATCH}, K = {targets}: peak {peak:.2f} GiB", flush=True)
+            print(f"{name}, {method}, {images} images in batches of {BATCH}, K = {targets}: {peak:.2f} GiB", flush=True)
     return markdown_table(rows, align="l" + "r" * (1 + len(TARGETS)))
 
 
 def peak_memory(name: str, method: str, images: int, targets: int, seed: int, device: str = "cpu") -> float:
-    """Explain images that come in batches, maps written to a file; return the peak in GiB.
+    """Explain images in batches, with maps written to a file; return the peak memory in GiB.
 
-    On a CPU it is the most that this process ever held, weights and libraries included; on a GPU, of its own memory.
+    On a CPU it is the peak of this whole process, weights and libraries included; on a GPU, of the memory of tensors.
+
+    name: timm name of the model.
+    method: relevance method.
+    images: number of random images.
+    targets: targets per image.
+    seed: of random weights and images.
+    device: where to compute.
     """
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = load(name, None).to(device)
+    model = load_model(name, None).to(device)
     with tempfile.TemporaryDirectory() as folder:
         save_relevance(Path(folder, "maps.npy"), model, batches(model, images, targets), images, method)
     return (device_peak(torch.device(device)) or process_peak()) / 2**30
 
 
 def batches(model: nn.Module, images: int, targets: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random images and targets, made when they are asked for."""
+    """Yield batches of random images (B, 3, H, W) and targets (B, K), created on demand."""
     for start in range(0, images, BATCH):
         count = min(BATCH, images - start)
         yield torch.randn(count, 3, *model.patch_embed.img_size), torch.randint(0, model.num_classes, (count, targets))
 
 
 def process_peak() -> int:
-    """Return the most that this process ever held, in bytes."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux's getrusage starts from the peak of the process that started this one
+    if status.is_file():  # on Linux, getrusage of a child starts at the peak of its parent
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
 
 
 def device_peak(device: torch.device) -> int | None:
-    """Return the most of a GPU's memory that tensors held since the last reset, in bytes; None for other devices."""
+    """Return the peak of a GPU's memory for tensors since the last reset, in bytes; None for other devices."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

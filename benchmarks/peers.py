@@ -1,8 +1,8 @@
-"""Other packages' explanations of the same model, for benchmarks/explain.py; none of them is needed for anything else.
+"""Explanations by other packages, for benchmarks/explain.py. Nothing else needs these packages.
 
     pip install grad-cam captum lxt 'transformers<5'
 
-lxt 2.1 imports what transformers 5 no longer has.
+lxt 2.1 does not work with transformers 5.
 """
 
 import warnings
@@ -18,11 +18,15 @@ Explain = Callable[[Tensor], object]  # targets (B, K) -> whatever the package r
 
 @dataclass(frozen=True)
 class Peer:
-    """Another package's way to do what a method of ours does.
+    """A method of another package that is comparable to one of this project.
 
-    package: its name on PyPI; module: in Python; needs: what else pip must be told.
-    prepare: (frozen model, images (B, 3, H, W)) -> a function of targets (B, K); raises ImportError.
-    difference: what the two do not share.
+    name: for tables.
+    package: its name on PyPI.
+    module: its name in Python.
+    ours: the comparable relevance method of this project.
+    prepare: takes the frozen model and images (B, 3, H, W); returns a function of targets (B, K). Raises ImportError.
+    difference: how the two differ.
+    needs: further arguments of pip install.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Peer:
 
 
 def one_by_one(explain: Callable[[Tensor], object]) -> Explain:
-    """Explain K targets of an image by K calls, each of one target an image (B,), as the package asks for."""
+    """Explain K targets per image by K calls with one target per image, (B,), which is the package's interface."""
     return lambda targets: [explain(column) for column in targets.unbind(1)]
 
 
@@ -47,8 +51,8 @@ def _gradcam(model: nn.Module, images: Tensor) -> Explain:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    model, grid = deepcopy(model), model.patch_embed.grid_size  # it keeps its hooks
-    model.blocks[-1].norm1.requires_grad_(True)  # autograd need go no further down
+    model, grid = deepcopy(model), model.patch_embed.grid_size  # a copy, because the package's hooks stay
+    model.blocks[-1].norm1.requires_grad_(True)  # autograd then stops at this layer
     cam = GradCAM(
         model,
         [model.blocks[-1].norm1],
@@ -69,7 +73,7 @@ def _integrated_gradients(model: nn.Module, images: Tensor) -> Explain:
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(model)
-    # A batch at a time, as ours: all the steps of all images at once would be slower, and take 16 times the memory.
+    # One batch per step, as here: all steps of all images at once are slower, and take 16 times the memory.
     return one_by_one(
         lambda column: method.attribute(
             images, target=column, n_steps=16, method="gausslegendre", internal_batch_size=len(images)
@@ -78,7 +82,7 @@ def _integrated_gradients(model: nn.Module, images: Tensor) -> Explain:
 
 
 def _lxt(model: nn.Module, images: Tensor) -> Explain:
-    with warnings.catch_warnings(action="ignore"):  # of zennit, which its gamma rule alone needs
+    with warnings.catch_warnings(action="ignore"):  # about zennit, which only its gamma rule needs
         from lxt.efficient import monkey_patch
     from torchvision.models import vision_transformer
 
@@ -97,12 +101,12 @@ def _lxt(model: nn.Module, images: Tensor) -> Explain:
         .requires_grad_(False)
         .to(images.device)
     )
-    nn.init.trunc_normal_(twin.heads.head.weight, std=0.02)  # torchvision's is 0, of which nothing comes back
+    nn.init.trunc_normal_(twin.heads.head.weight, std=0.02)  # torchvision's are 0, whose gradients are 0
     patched = (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
 
     def explain(column: Tensor) -> Tensor:
         plain = [kind.forward for kind in patched]
-        monkey_patch(vision_transformer)  # torch.nn's own classes: undone below, as the model of timm has them too
+        monkey_patch(vision_transformer)  # patches classes of torch.nn, which timm's model uses too: undone below
         try:
             x = images.clone().requires_grad_(True)
             chosen = twin(x).gather(1, column.unsqueeze(1)).sum()
@@ -121,8 +125,8 @@ PEERS = (
         "pytorch_grad_cam",
         "gradcam",
         _gradcam,
-        "weighs the channels of the last block's first norm, where ours weighs the heads of its attention, and "
-        "enlarges the map to the image",
+        "weights the channels of the last block's first norm (`gradcam`: the heads of its attention) and resizes the map "
+        "to the image",
     ),
     Peer(
         "captum InputXGradient",
@@ -130,7 +134,7 @@ PEERS = (
         "captum",
         "input_x_gradient",
         _input_x_gradient,
-        "returns pixels, where ours sums patches",
+        "returns pixels (`input_x_gradient`: sums of patches)",
     ),
     Peer(
         "captum IntegratedGradients",
@@ -138,7 +142,7 @@ PEERS = (
         "captum",
         "integrated_gradients",
         _integrated_gradients,
-        "the same 16 places on the way; returns pixels, where ours sums patches",
+        "the same 16 steps; returns pixels (`integrated_gradients`: sums of patches)",
     ),
     Peer(
         "LXT",
@@ -146,15 +150,15 @@ PEERS = (
         "lxt",
         "attnlrp_epsilon",
         _lxt,
-        "knows torchvision's ViT, here one of the same size with random weights, and for that one holds attention "
-        "constant, which is less work; returns pixels",
+        "supports torchvision's ViT, here one of the same size with random weights, for which it treats attention as "
+        "constant (less work); returns pixels",
         needs=" 'transformers<5'",
     ),
 )
 
 
 def prepared(peer: Peer, model: nn.Module, images: Tensor) -> Explain | str:
-    """Return what explains with another package, or, where it cannot be had, one line that says what to do."""
+    """Return the function that explains with another package or, where that cannot be imported, how to install it."""
     try:
         return peer.prepare(model, images)
     except ModuleNotFoundError as error:

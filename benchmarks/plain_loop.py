@@ -1,10 +1,9 @@
-"""The loop that most notebooks have, as benchmarks/train.py times it: small batches, SGD, frozen blocks run every
-epoch.
+"""Train with a plain loop, the reference of benchmarks/train.py: small batches, SGD, all blocks run in every epoch.
 
     python benchmarks/plain_loop.py --data photos/ --model deit_tiny_patch16_224 --method linear
 
-Nothing of this project's is imported: images by torchvision, the model by timm, DoRA by peft. After every epoch it
-prints a line of JSON: its number, the accuracy on validation and the CPU seconds since the process started.
+It imports nothing of this project: images come from torchvision, the model from timm, DoRA from peft. After every epoch
+it prints a line of JSON: the epoch, the validation accuracy and the CPU seconds since the process started.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import json
 import time
 from pathlib import Path
 
-import peft
 import timm
 import torch
 from torch import nn
@@ -23,6 +21,7 @@ LATE_LINEARS = r"blocks\.(9|10|11)\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a folder with train/ and val/ or valid/")
     parser.add_argument("--model", required=True)
@@ -31,13 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=0.01)
-    parser.add_argument("--targets", default=LATE_LINEARS, help="regular expression of the layers that dora adapts")
+    parser.add_argument("--targets", default=LATE_LINEARS, help="regular expression of the layers that DoRA adapts")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
 def loaders(data: Path, model: nn.Module, batch_size: int) -> tuple[DataLoader, DataLoader]:
-    """Return training and validation images, resized and cropped as the model's data config says."""
+    """Return loaders of training and validation images, preprocessed by the model's data config."""
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     val = next(data / name for name in ("val", "valid") if (data / name).is_dir())
     train = ImageFolder(data / "train", transform)
@@ -45,8 +44,10 @@ def loaders(data: Path, model: nn.Module, batch_size: int) -> tuple[DataLoader, 
 
 
 def prepared(model: nn.Module, args: argparse.Namespace) -> nn.Module:
-    """Freeze all but the head, or all but the head and DoRA's own matrices: rank 8, alpha 16, as train.py has it."""
+    """Freeze all but the head and, for DoRA, its adapters (rank 8, alpha 16, as in train.py)."""
     if args.method == "dora":
+        import peft  # takes seconds, which the other method does not need
+
         model = peft.get_peft_model(
             model, peft.LoraConfig(r=8, lora_alpha=16, use_dora=True, target_modules=args.targets)
         )
@@ -59,6 +60,7 @@ def prepared(model: nn.Module, args: argparse.Namespace) -> nn.Module:
 
 
 def main(args: argparse.Namespace) -> None:
+    """Train and print."""
     torch.manual_seed(args.seed)
     overlay = dict(file=args.weights) if args.weights else None
     classes = sum(folder.is_dir() for folder in (args.data / "train").iterdir())

@@ -1,12 +1,8 @@
-"""How long a call takes: in seconds of a device's own clock, and in forward passes of the same batch."""
+"""Time a call, in seconds of a device's own clock or in forward passes of the same batch."""
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # scripts lie beside this file, packages one floor up
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +11,11 @@ Clock = Callable[[], float]
 
 
 def clock_of(device: torch.device) -> Clock:
-    """Return what reads the seconds that a device has worked.
+    """Return the function that reads a device's clock, in seconds.
 
-    A CPU's is CPU time, so that, with one thread, waiting for other processes is not counted (they still slow a
-    shared core). An accelerator's work is queued: its clock waits until all of it is done, and reads the wall's.
+    On a CPU it is CPU time of this process: with one thread, it does not count waiting for other processes, although
+    these slow down a shared core. Work on an accelerator is queued, so that its clock first waits until all of it is
+    done, and then reads wall time.
     """
     if device.type == "cpu":
         return time.process_time
@@ -32,20 +29,21 @@ def clock_of(device: torch.device) -> Clock:
 
 
 def name_of(device: torch.device) -> str:
-    """Return what a document calls a device."""
+    """Return the name of a device for documents."""
     if device.type == "cpu":
         return "one CPU thread"
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
 
 
 def seconds(function: Callable[[], object], clock: Clock = time.process_time) -> float:
+    """Return the seconds that a call takes by a clock."""
     start = clock()
     function()
     return clock() - start
 
 
 def plain_forward(model: nn.Module, images: Tensor) -> Callable[[], None]:
-    """Return the unit that costs are counted in: a forward pass of these images (B, 3, H, W) without gradients."""
+    """Return the unit of cost: a function that passes images (B, 3, H, W) through the model without gradients."""
 
     @torch.inference_mode()
     def forward() -> None:
@@ -57,8 +55,14 @@ def plain_forward(model: nn.Module, images: Tensor) -> Callable[[], None]:
 def cost(
     explanation: Callable[[], object], forward: Callable[[], object], rounds: int, clock: Clock = time.process_time
 ) -> float:
-    """Median over rounds of a call's time in forward passes, taken right before and right after it."""
-    explanation()  # what is allocated or compiled once is not counted
+    """Return the cost of a call in forward passes, the median over rounds.
+
+    explanation: the call.
+    forward: a forward pass of the same batch, timed right before and right after the call.
+    rounds: number of measurements, after one call that is not counted.
+    clock: reads seconds.
+    """
+    explanation()  # allocates and compiles what later calls reuse
     ratios = []
     for _ in range(rounds):
         before, call, after = (seconds(function, clock) for function in (forward, explanation, forward))

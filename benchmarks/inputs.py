@@ -1,8 +1,7 @@
-"""What the benchmarks work on: a timm model, and photos as it takes them."""
+"""The inputs of benchmarks: a timm model, and photos preprocessed for it."""
 
 from pathlib import Path
 
-import timing  # noqa: F401, beside this file; it finds the project's folders
 import timm
 import torch
 from torch import Tensor, nn
@@ -12,17 +11,26 @@ from data.images import EXTENSIONS, open_image
 from data.transforms import evaluation_transform
 
 
-def load(name: str, weights: str | None) -> nn.Module:
-    """Return a timm model in evaluation mode, with weights from a safetensors file or random ones."""
+def load_model(name: str, weights: str | None) -> nn.Module:
+    """Return a timm model in evaluation mode.
+
+    name: its timm name.
+    weights: a safetensors file; None leaves the weights random.
+    """
     if weights is None:
         return timm.create_model(name).eval()
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=weights)).eval()
 
 
-def photos(folder: Path, model: nn.Module, count: int, option: str) -> Tensor:
-    """Return photos (count, 3, H, W) as the model takes them, spread evenly over all files below a folder.
+def load_photos(folder: Path, model: nn.Module, count: int, option: str) -> Tensor:
+    """Return photos (count, 3, H, W), preprocessed for a model and evenly spread over all files below a folder.
 
-    Raises UsageError, naming the command line's option, where there are fewer.
+    folder: where the files lie, in any subfolder.
+    model: a timm model.
+    count: number of photos.
+    option: the command-line option that names the folder, for messages.
+
+    Raises UsageError where there are fewer.
     """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     if len(files) < count:
