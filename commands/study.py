@@ -149,10 +149,10 @@ class Experiment:
         return runs * (1 + measured) + tuned + len(self.splits) + 2
 
     def tasks_on(self, split: str) -> list[Task]:
-        """Return what is measured on a split: everything on val, maps alone on other splits."""
-        measurement = self.options.measurement
-        chosen = measurement if split == "val" else replace(measurement, measurements=("maps",))
-        return tasks(chosen)
+        """Return what is measured on a split: everything on val, on other splits what is read off maps alone."""
+        asked = self.options.measurement
+        on_others = tuple(name for name in asked.measurements if name in ("maps", "centred"))
+        return tasks(asked if split == "val" else replace(asked, measurements=on_others))
 
     # ---- training
 

@@ -96,8 +96,7 @@ def compare_runs(
     for subject in subjects:
         stored = cache.maps(subject, method)
         rows = [row for name in measurements for row in cache.measured(subject, Task(name, method))]
-        if runs:
-            rows += _to_first(subject, stored, runs[0].stored, method.method)
+        rows += _to_first(subject, stored, runs[0].stored if runs else stored, method.method)
         runs.append(ComparedRun(subject, stored, tuple(rows), *stored.targets.second(second)))
     return Comparison(tuple(runs), subjects[0].images(subjects[0].options.images), method)
 
