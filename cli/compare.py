@@ -17,7 +17,7 @@ from cli.arguments import (
     relevance_options,
     running_options,
 )
-from cli.parser import colour_map, make_parser, natural, positive
+from cli.parser import colour_map, make_parser, positive
 from commands.options import CompareOptions, PictureOptions
 from common.errors import UsageError
 from evaluation.options import SECOND, MeasurementOptions
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--rows", type=positive, default=8, metavar="N", help="images in the picture")
     group.add_argument("--images", type=positive, default=64, metavar="N", help="images behind the numbers")
     group.add_argument(
-        "--random-classes", type=natural, default=3, metavar="N", help="random classes per image, beside the true one"
+        "--random-classes", type=positive, default=3, metavar="N", help="random classes per image, beside the true one"
     )
     group.add_argument(
         "--second",

@@ -13,7 +13,7 @@ from cli.arguments import (
     relevance_options,
     running_options,
 )
-from cli.parser import fraction_below_one, make_parser, natural, positive
+from cli.parser import fraction_below_one, make_parser, positive
 from commands.options import StudyOptions
 from common.errors import UsageError
 from evaluation.options import IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="images of val for expensive metrics: robustness, faithfulness, grid pointing game, randomisation, depth",
     )
     group.add_argument(
-        "--random-classes", type=natural, default=3, metavar="N", help="random classes per image, beside the true one"
+        "--random-classes", type=positive, default=3, metavar="N", help="random classes per image, beside the true one"
     )
     group.add_argument(
         "--imputation",

@@ -42,7 +42,7 @@ class Targets:
         Returns the column in `classes`, (N,) int64, and the target's name, (N,) str.
         """
         count = len(self.classes)
-        name = RUNNER_UP if which == RUNNER_UP or not self.random_classes else RANDOM
+        name = RUNNER_UP if which == RUNNER_UP else RANDOM
         column = np.full(count, self.columns(name).start)
         names = np.full(count, name, dtype=object)
         if which == AUTO and self.distracted.any():
