@@ -10,7 +10,7 @@ import torch
 from commands.figure_inputs import cloud
 from commands.options import CompareOptions
 from common.files import atomic
-from common.tables import percent, write_csv, write_json
+from common.tables import number, percent, write_csv, write_json
 from evaluation.comparison import ComparedRun, Comparison, region_means, summaries, wide_rows
 from evaluation.depth import heads_add_up, layer_names, relevance_shares
 from evaluation.measurements import INPUT_NOISE
@@ -65,7 +65,7 @@ def write_comparison(
     draw_grid(out / "grid.png", comparison, shown, options)
     draw_plots(out, rows, comparison)
     if layers is not None:
-        write_layers(out, comparison, layers)
+        write_layers(out, comparison, layers, options.second)
     result = {"configuration": configuration, "runs": summaries(comparison, rows)}
     write_json(out / RESULT, result)
     return result
@@ -199,12 +199,16 @@ def _panel(key: str, table: dict[str, list[dict[str, Any]]], own: set[str]) -> M
     return Metric(title, f"difference in {unit}", clouds) if clouds else None
 
 
-def write_layers(out: Path, comparison: Comparison, layers: Layers) -> None:
-    """Write the mean share of relevance of each block and head, as a table and as a figure."""
+def write_layers(out: Path, comparison: Comparison, layers: Layers, second: str) -> None:
+    """Write the mean share of relevance of each block and head, as a table and as a figure.
+
+    layers: what `layer_statistics` returns. second: which class is the second, a name in `evaluation.options.SECOND`.
+    """
     means, difference = layers
     method, own = comparison.method.method, [one for one in comparison.runs if one.subject.own_classes]
     all_own = len(own) == len(comparison.runs)
-    heads = target_heads(all_own, bool(comparison.distracted.any()) and not all_own)
+    distractors = bool(comparison.distracted.any()) and second == AUTO
+    heads = target_heads(all_own, distractors, second == RUNNER_UP)
     write_csv(out / "layers.csv", layer_rows([*means, *([difference] if difference else [])], ("true", "second")))
     where = "relevance arises" if heads_add_up(method) else "heads carry relevance"
     subject = comparison.runs[0].subject
@@ -269,8 +273,8 @@ def describe(means: dict[str, Any], median: dict[str, float]) -> str:
     true = means.get("probability_true")
     text = (
         f"{'own classes' if true is None or not true.n else f'true class {percent(true.mean)}'}, similarity to random "
-        f"classes' maps {means['spearman_random'].mean:.3f} (Spearman), entropy of random classes' maps "
-        f"{means['entropy_random'].mean:.3f}"
+        f"classes' maps {number(means['spearman_random'].mean)} (Spearman), entropy of random classes' maps "
+        f"{number(means['entropy_random'].mean)}"
     )
     if "noise_true" not in median:
         return text
