@@ -26,7 +26,6 @@ from explain.heatmap import to_heatmap
 from explain.registry import METHODS, RelevanceOptions
 from models.runs import Run
 from report.figures.class_heatmaps import (
-    READING,
     HeadHeats,
     MethodFacts,
     MethodRow,
@@ -180,6 +179,6 @@ def draw_layers(
         name = photo.targets[column] if method.uses_target else "every class"
         files.append(out.with_name(f"{out.stem}-layers-{method.name}-{column + 1}-{slug(name)}.png"))
         adds_up = heads_add_up(method.name)
-        note = f"{heads_note(method.name)} {READING}"
+        note = heads_note(method.name)
         head_heatmaps(files[-1], photo, column, method, found, run.label, adds_up, note, options.picture.colour_map)
     return files
