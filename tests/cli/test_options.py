@@ -65,10 +65,16 @@ def test_a_comparison_has_three_random_classes_unless_others_are_asked_for(tmp_p
     def options(*words):
         return compare_options(compare.build_parser().parse_args([str(run), str(other), "--out", "out", *words]))
 
-    default, asked = options(), options("--random-classes", "0", "--second", "runner-up", "--images", "5")
+    default, asked = options(), options("--random-classes", "1", "--second", "runner-up", "--images", "5")
     assert (default.measurement.random_classes, default.second, default.measurement.images) == (3, "auto", 64)
-    assert (asked.measurement.random_classes, asked.second, asked.measurement.images) == (0, "runner-up", 5)
+    assert (asked.measurement.random_classes, asked.second, asked.measurement.images) == (1, "runner-up", 5)
     assert [one.method for one in default.measurement.relevance] == [COMPARISON_METHOD]
+
+
+@pytest.mark.parametrize("script", [compare, study])
+def test_maps_of_one_random_class_are_the_least_to_compare_with(tmp_path, refused, script):
+    given = [tmp_path / "a", tmp_path / "b"] if script is compare else []
+    assert "--random-classes: '0'" in refused(script, *given, "--random-classes", 0, "--out", tmp_path / "out")
 
 
 # ---- relevance

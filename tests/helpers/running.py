@@ -15,6 +15,17 @@ import train
 from cli.command import run
 
 ROOT = Path(__file__).parents[2]
+RUN_FILES = {
+    "config.json",
+    "head.safetensors",
+    "metrics.csv",
+    "predictions.csv",
+    "curves.png",
+    "confusion.png",
+    "summary.json",
+    "timings.json",
+}
+ADAPTER_FILES = {f"adapter/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # after python, before a script
 
 
@@ -54,6 +65,11 @@ def free_ports(count: int) -> list[str]:
 def files(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder with its content."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Return the files of a comparison but its stored measurements, whose zip files hold clock times."""
+    return {name: content for name, content in files(folder).items() if not name.startswith("measurements/")}
 
 
 class Shop:

@@ -3,41 +3,34 @@
 import csv
 import json
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from running import command, files
+from running import command, files, written
 from tiny import NAME
-from torch import nn
 
 import compare
 import visualize
+from commands import comparison_output
+from commands.visualize_files import slug
 from data.datasets import load_data
 from data.images import open_image
 from data.options import DataOptions
 from data.sampling import stratified
 from data.transforms import Prepared, evaluation_transform
-from evaluation.comparison import heads_add_up, layer_names
-from evaluation.explained import layer_shares
+from evaluation.depth import heads_add_up
 from evaluation.statistics.paired import single
-from explain import METHODS, find_method, relevance
+from explain import relevance
+from explain.registry import METHODS
 from models.runs import load_run
+from report.figures import class_heatmaps
 
 FEW = ["--images", 6, "--rows", 2]
+ONE = ["--images", 2, "--rows", 1]
 BLOCKS, HEADS = 6, 2  # of the tiny ViT
-
-
-def has_layers(method: str) -> bool:
-    try:
-        return bool(find_method(method, {"layers": True}))
-    except ValueError:
-        return False
-
-
-WITH = [method for method in METHODS if has_layers(method)]
-WITHOUT = [method for method in METHODS if not has_layers(method)]
+WITH = [name for name, method in METHODS.items() if "layers" in method.options]
+WITHOUT = [name for name in METHODS if name not in WITH]
 
 
 @pytest.fixture(scope="module")
@@ -58,46 +51,6 @@ def table(out) -> dict[tuple[str, ...], dict]:
     return found
 
 
-# ---- shares
-
-
-def test_shares_are_the_slow_formula():
-    layers = torch.randn(3, 2, 4, 5, 2, 3, generator=torch.Generator().manual_seed(0))
-    layers[2, 1] = 0  # nothing was added
-    found = layer_shares(layers)
-    assert found.shape == (3, 2, 4, 5) and found.dtype == torch.float64
-    for image, target in product(range(2), range(2)):
-        sums = [
-            [sum(abs(float(v)) for v in layers[image, target, block, head].flatten()) for head in range(5)]
-            for block in range(4)
-        ]
-        total = sum(map(sum, sums))
-        assert np.allclose(found[image, target], np.array(sums) / total, atol=1e-6)
-    assert found[2, 1].isnan().all() and not found[2, 0].isnan().any()
-
-
-@pytest.mark.parametrize(
-    "pool, count, expected",
-    [
-        (None, 3, ["0", "1", "2"]),
-        (None, 1, ["2"]),
-        (nn.Identity(), 4, ["0", "1", "2", "pool"]),
-        (nn.Identity(), 1, ["pool"]),
-    ],
-)
-def test_layers_are_named_from_the_last(pool, count, expected):
-    assert layer_names(SimpleNamespace(blocks=[None] * 3, attn_pool=pool), count) == expected
-
-
-@pytest.mark.parametrize("method", WITH)
-def test_heads_add_up_to_the_map_where_it_is_said_and_nowhere_else(shop, method):
-    run = load_run(shop.dora)
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    maps, layers = relevance(run.model.double(), images, torch.tensor([[0, 2], [1, 0]]), method, layers=True)
-    gap = (layers.sum((2, 3)) - maps).norm() / maps.norm()
-    assert gap < 1e-10 if heads_add_up(method) else gap > 1e-3  # cp_lrp: 0.02 with these weights, 0.9 on DeiT-Tiny
-
-
 # ---- compare.py
 
 
@@ -105,29 +58,15 @@ def test_heads_add_up_to_the_map_where_it_is_said_and_nowhere_else(shop, method)
 def profiles(monkeypatch) -> list[tuple]:
     """What compare.py asks of `layer_profiles`: (runs, difference, targets), and the words around them."""
     asked = []
-    monkeypatch.setattr(compare, "layer_profiles", lambda _path, *args, **named: asked.append((args, named)))
+    monkeypatch.setattr(comparison_output, "layer_profiles", lambda _path, *args, **named: asked.append((args, named)))
     return asked
 
 
 @pytest.mark.parametrize("method", ["rollout", "lrp", "attnlrp_epsilon", "lrp_depth"])
+@pytest.mark.usefixtures("no_pictures")
 def test_the_figure_says_what_a_heads_relevance_is(shop, tmp_path, profiles, method):
-    assert (
-        command(
-            compare,
-            shop.linear,
-            shop.dora,
-            "--images",
-            2,
-            "--rows",
-            1,
-            "--relevance",
-            method,
-            "--layers",
-            "--out",
-            tmp_path,
-        )
-        == 0
-    )
+    argv = [shop.linear, shop.dora, *ONE, "--relevance", method, "--layers", "--out", tmp_path]
+    assert command(compare, *argv) == 0
     ((_, words),) = profiles
     adds = method in ("rollout", "lrp")
     assert words["title"].startswith(
@@ -139,14 +78,17 @@ def test_the_figure_says_what_a_heads_relevance_is(shop, tmp_path, profiles, met
     )
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_panels_are_headed_by_the_class_that_is_explained(shop, tmp_path, profiles):
-    model = ["--weights", shop.weights, "--image-size", 32, "--images", 2, "--rows", 1, "--layers"]
+    model = ["--weights", shop.weights, "--image-size", 32, *ONE, "--layers"]
     tagged = f"{NAME}.r160_in1k"  # the same model by another name
     assert command(compare, NAME, tagged, *model, "--data", shop.colours, "--out", tmp_path / "own") == 0
     assert command(compare, NAME, shop.dora, *model, "--out", tmp_path / "one") == 0
-    ((_, difference, own), own_words), ((_, _, one), one_words) = profiles
-    assert own == ("predicted class", "random other class") and "true class" not in own_words["footnote"]
-    assert one == ("true class", "random other class")
+    argv = [shop.linear, shop.dora, *ONE, "--layers", "--second", "runner-up", "--out", tmp_path / "runner-up"]
+    assert command(compare, *argv) == 0
+    ((_, difference, own), own_words), ((_, _, one), one_words), ((_, _, runner_up), _) = profiles
+    assert own == ("predicted class", "random class") and "true class" not in own_words["footnote"]
+    assert one == ("true class", "random class") and runner_up == ("true class", "runner-up class")
     assert f"For {NAME}, with classes of its own, the true class is the one it predicts" in one_words["footnote"]
     assert not difference.by_head[..., 0].any(), "the same model twice"
 
@@ -156,9 +98,9 @@ def test_compare_writes_shares_of_every_block_and_head(shop, compared):
     rows = table(compared)
     heads = ["all", *map(str, range(HEADS))]
     assert list(rows) == list(
-        product(["linear", "dora", "dora minus linear"], ["true", "other"], map(str, range(BLOCKS)), heads)
+        product(["linear", "dora", "dora minus linear"], ["true", "second"], map(str, range(BLOCKS)), heads)
     )
-    for run, target in product(["linear", "dora"], ["true", "other"]):
+    for run, target in product(["linear", "dora"], ["true", "second"]):
         shares = [float(row["share"]) for name, row in rows.items() if name[:2] == (run, target) and name[3] != "all"]
         assert sum(shares) == pytest.approx(1, abs=1e-4)
     for (run, target, block, head), row in rows.items():
@@ -173,17 +115,17 @@ def test_the_table_holds_the_shares_of_the_images_compared(shop, compared):
     split = data.splits["val"]
     maps = np.load(compared / "maps.npz")
     indices = stratified(split.labels, 6, 0)
-    targets = torch.tensor([[data.class_names.index(maps[name][i]) for name in ("true", "other")] for i in range(6)])
+    targets = torch.tensor([[data.class_names.index(name) for name in names[:2]] for names in maps["classes_0"]])
     rows = table(compared)
     shares = {}
     for name in ("linear", "dora"):
         run = load_run(shop.root / name)
-        prepared = Prepared(split, evaluation_transform(run.config["data_config"]))
+        prepared = Prepared(split, evaluation_transform(run.config.data_config))
         images = torch.stack([prepared[int(i)][0] for i in indices])
         added = relevance(run.model, images, targets, "attnlrp_epsilon", layers=True)[1].abs().sum((-2, -1)).double()
         shares[name] = np.array([[added[i, k] / added[i, k].sum() for k in range(2)] for i in range(6)])
     shares["dora minus linear"] = shares["dora"] - shares["linear"]
-    for (name, values), (k, target), block in product(shares.items(), enumerate(("true", "other")), range(BLOCKS)):
+    for (name, values), (k, target), block in product(shares.items(), enumerate(("true", "second")), range(BLOCKS)):
         for head in range(HEADS):
             expected = single(values[:, k, block, head])
             row = rows[name, target, str(block), str(head)]
@@ -196,40 +138,26 @@ def test_the_table_holds_the_shares_of_the_images_compared(shop, compared):
 def test_layers_change_nothing_else_and_are_another_comparison(shop, compared, tmp_path, capsys):
     argv = [shop.linear, shop.dora, *FEW, "--relevance", "attnlrp_epsilon", "--out", tmp_path]
     assert command(compare, *argv) == 0
-    without, same = files(tmp_path), files(compared)
+    without, same = written(tmp_path), written(compared)
     assert set(same) - set(without) == {"layers.png", "layers.csv"}
     configurations = [json.loads(found["comparison.json"])["configuration"] for found in (without, same)]
-    assert "layers" not in configurations[0] and configurations[1] == configurations[0] | {"layers": True}
+    assert configurations[0]["layers"] is False and configurations[1] == configurations[0] | {"layers": True}
     assert all(without[name] == same[name] for name in ("grid.png", "comparison.csv"))
     capsys.readouterr()
     assert command(compare, *argv, "--layers") == 2 and "layers" in capsys.readouterr().err
     assert command(compare, *argv, "--layers", "--overwrite") == 0
     printed = capsys.readouterr().out
     assert "maps.npz, layers.png, layers.csv (6 images of val" in printed
-    assert files(tmp_path)["layers.csv"] == same["layers.csv"] and files(tmp_path)["layers.png"] == same["layers.png"]
+    assert all(written(tmp_path)[name] == same[name] for name in ("layers.csv", "layers.png"))
     assert command(compare, *argv, "--overwrite") == 0
-    assert files(tmp_path) == without, "no layers of the comparison before lie beside one without"
+    assert written(tmp_path) == without, "no layers of the comparison before lie beside one without"
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("method", WITH)
 def test_every_method_that_says_it_has_layers_is_drawn(shop, tmp_path, method):
-    assert (
-        command(
-            compare,
-            shop.linear,
-            shop.dora,
-            "--images",
-            2,
-            "--rows",
-            1,
-            "--relevance",
-            method,
-            "--layers",
-            "--out",
-            tmp_path,
-        )
-        == 0
-    )
+    argv = [shop.linear, shop.dora, *ONE, "--relevance", method, "--layers", "--out", tmp_path]
+    assert command(compare, *argv) == 0
     blocks = {name[2] for name in table(tmp_path)}
     assert blocks == ({str(BLOCKS - 1)} if method == "attention" else set(map(str, range(BLOCKS))))
 
@@ -258,12 +186,12 @@ def test_visualize_draws_a_matrix_for_each_method_and_class(shop, tmp_path, caps
 def matrices(shop, tmp_path, monkeypatch):
     """What visualize.py asks to be drawn for the classes red and blue of a photo, and the layers (2, L, h, 2, 2)."""
     asked = []
-    monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append(args))
+    monkeypatch.setattr(class_heatmaps, "head_matrix", lambda *args, **named: asked.append(args))
     photo = shop.colours / "val" / "red" / "00.png"
     argv = [shop.dora, photo, "--targets", "red", "blue", "--relevance", "lrp_magnitude", "--layers", "--out", tmp_path]
     assert command(visualize, *argv) == 0
     run = load_run(shop.dora)
-    image = evaluation_transform(run.config["data_config"])(open_image(photo))[None]
+    image = evaluation_transform(run.config.data_config)(open_image(photo))[None]
     targets = torch.tensor([[run.class_names.index(name) for name in ("red", "blue")]])
     return list(zip(asked, relevance(run.model, image, targets, "lrp_magnitude", layers=True)[1][0], ("red", "blue")))
 
@@ -305,19 +233,19 @@ def test_heads_of_a_block_share_a_scale_and_blocks_do_not(matrices):
     ],
 )
 def test_class_names_become_parts_of_file_names(name, expected):
-    assert visualize.slug(name) == expected
+    assert slug(name) == expected
 
 
 @pytest.mark.parametrize("method", WITH)
+@pytest.mark.usefixtures("no_pictures")
 def test_a_matrix_says_what_a_heads_relevance_is(shop, tmp_path, monkeypatch, method):
     asked = []
-    monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append((args, named)))
+    monkeypatch.setattr(class_heatmaps, "head_matrix", lambda *args, **named: asked.append((args, named)))
     photo = shop.colours / "val" / "red" / "00.png"
-    assert (
-        command(visualize, shop.dora, photo, "--targets", "red", "--relevance", method, "--layers", "--out", tmp_path)
-        == 0
-    )
+    argv = [shop.dora, photo, "--targets", "red", "--relevance", method, "--layers", "--out", tmp_path]
+    assert command(visualize, *argv) == 0
     (*_, title, scale), words = asked[0]
+    assert words["footnote"].count(class_heatmaps.READING) == 1
     name = "red" if METHODS[method].uses_target else "every class"
     start = "What each head adds to the map" if heads_add_up(method) else "What relevance each head carries away"
     assert title == f"{start} for {name}: {method}, dora, red/00.png"
