@@ -13,10 +13,11 @@ from running import command, files
 from tiny import NAME, SIZE
 
 import visualize
-from cli.arguments import relevance_options
+from commands.visualize_files import image_files, output_names
 from data.images import open_image
 from data.transforms import evaluation_transform
 from models.runs import load_run
+from report.figures import class_heatmaps
 
 METHODS = ["lrp_magnitude", "rollout", "cp_lrp", "attention"]  # unsigned, without classes, signed, without classes
 
@@ -28,16 +29,20 @@ def red(shop) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch) -> list[dict]:
-    """What is asked of `grid`, a dictionary a picture; nothing is drawn."""
+    """What is asked of `grid`, a dictionary per picture; nothing is drawn."""
     asked = []
-    monkeypatch.setattr(visualize, "grid", lambda out, rows, **named: asked.append({"out": out, "rows": rows, **named}))
+
+    def grid(out, rows, **named):
+        asked.append({"out": out, "rows": rows, **named})
+
+    monkeypatch.setattr(class_heatmaps, "grid", grid)
     return asked
 
 
 # ---- which images, which files
 
 
-def test_one_picture_an_image_whatever_their_names(shop, tmp_path, capsys):
+def test_one_picture_per_image_whatever_their_names(shop, tmp_path, capsys):
     images = [shop.colours / "val" / name / "00.png" for name in ("red", "blue")]
     assert (
         command(
@@ -86,7 +91,7 @@ def test_a_glob_is_drawn(shop, tmp_path, drawn):
 def test_an_image_named_several_times_is_drawn_once(shop, red, tmp_path, drawn, monkeypatch):
     monkeypatch.chdir(red.parent)
     for given in ([red, red], [red.parent, red], ["00.png", red, "../red/00.png"], ["0*.png", red.parent]):
-        names = visualize.image_files([str(one) for one in given])
+        names = image_files([str(one) for one in given])
         assert len({os.path.abspath(name) for name in names}) == len(names)
     assert command(visualize, shop.dora, red, red.name, "--out", tmp_path) == 0
     assert [one["out"].name for one in drawn] == ["00.png"]
@@ -94,7 +99,7 @@ def test_an_image_named_several_times_is_drawn_once(shop, red, tmp_path, drawn, 
 
 def test_names_are_told_apart_by_folder_and_number(tmp_path):
     def names(*paths: str) -> list[str]:
-        return [path.name for path in visualize.output_names([Path(path) for path in paths], tmp_path)]
+        return [path.name for path in output_names([Path(path) for path in paths], tmp_path)]
 
     assert names("a/1.jpg", "b/2.jpg") == ["1.png", "2.png"]
     assert names("a/1.jpg", "b/1.jpg", "a/1.png", "x/a/1.jpg", "c/a-1-2.gif") == [
@@ -105,7 +110,7 @@ def test_names_are_told_apart_by_folder_and_number(tmp_path):
         "a-1-2-2.png",
     ]
     assert names("c/a-1.gif", "a/1.jpg", "b/1.jpg") == ["a-1.png", "a-1-2.png", "b-1.png"]
-    named = visualize.output_names([Path("a/1.jpg")], tmp_path, ["contrast log_p", "centre head"])
+    named = output_names([Path("a/1.jpg")], tmp_path, ["contrast log_p", "centre head"])
     assert named == [tmp_path / "1-contrast-log_p-centre-head.png"]
 
 
@@ -119,7 +124,7 @@ def test_each_path_is_asked_for_its_name_a_few_times_however_many_there_are(tmp_
             asked.append(self)
             return super().stem
 
-    names = visualize.output_names([Counted(f"{i % 7}/{i // 2}.jpg") for i in range(count)], tmp_path)
+    names = output_names([Counted(f"{i % 7}/{i // 2}.jpg") for i in range(count)], tmp_path)
     assert len(set(names)) == count and len(asked) <= 4 * count
 
 
@@ -158,7 +163,7 @@ def test_the_most_probable_classes_stand_below_the_image(shop, red, tmp_path, dr
     assert [heat.caption for heat in heats] == lines[:3], "what is explained by default"
     if not own:
         run = load_run(shop.dora)
-        image = evaluation_transform(run.config["data_config"])(open_image(red))[None]
+        image = evaluation_transform(run.config.data_config)(open_image(red))[None]
         shares = run.model(image)[0].softmax(0)
         assert lines == [f"{run.class_names[c]} {100 * shares[c]:.1f} %" for c in shares.argsort(descending=True)]
 
@@ -190,7 +195,7 @@ def test_a_precision_is_named_and_refused_where_it_would_change_maps(shop, red, 
 
 def test_a_contrast_is_named_in_pictures_of_heads(shop, red, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(visualize, "head_matrix", lambda *args, **named: asked.append(args))
+    monkeypatch.setattr(class_heatmaps, "head_matrix", lambda *args, **named: asked.append(args))
     assert (
         command(
             visualize,
@@ -258,7 +263,7 @@ def test_a_method_named_twice_is_drawn_once(shop, red, tmp_path, drawn):
 def test_a_map_of_nothing_says_so(shop, red, tmp_path, drawn, monkeypatch):
     maps = torch.zeros(1, 3, 2, 2)
     maps[0, 1, 0, 0] = 1
-    monkeypatch.setattr(visualize, "relevance", lambda *_, **__: maps)
+    monkeypatch.setattr("commands.visualize.relevance", lambda *_, **__: maps)
     assert command(visualize, shop.dora, red, "--relevance", "gradcam", "--out", tmp_path) == 0
     said = ["(the map is 0)" in cell.caption for cell in drawn[0]["rows"][0][1:]]
     assert said == [True, False, True]
@@ -294,65 +299,24 @@ def test_a_target_misspelt(shop, red, tmp_path, refused):
 def test_unknown_true_classes_are_refused_before_anything_is_drawn(shop, red, tmp_path, refused):
     photos = [shutil.copy(red, tmp_path / name) for name in ("photo.png", "other.png")]
     message = refused(visualize, shop.linear, photos[0], "--targets", "true", "--out", tmp_path / "out")
-    assert f"the true class of {photos[0]} is unknown: its folder {tmp_path.name!r} is no class" in message
+    assert f"the true class of {photos[0]} is unknown: its folder {tmp_path.name!r} is not a class" in message
     message = refused(visualize, shop.linear, red, *photos, "--targets", "true", "--out", tmp_path / "out")
     assert f"the true class of {photos[0]} (and of 1 more) is unknown" in message
 
 
 def test_images_that_are_not_there(shop, tmp_path, refused):
     (tmp_path / "empty").mkdir()
-    for given, why in (("*.jpg", "names no image"), ("empty", "names no image"), ("photo.jpg", "does not exist")):
+    for given, why in (("*.jpg", "matches no image"), ("empty", "matches no image"), ("photo.jpg", "does not exist")):
         assert f"{tmp_path / given} {why}; give" in refused(
             visualize, shop.linear, tmp_path / given, "--out", tmp_path / "out"
         )
 
 
-def test_an_image_that_is_none_is_skipped_and_others_are_drawn(shop, red, tmp_path, capsys):
+def test_a_file_that_is_not_an_image_is_skipped_and_others_are_drawn(shop, red, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("text")
     argv = [shop.linear, tmp_path / "text.jpg", "--out", tmp_path / "out"]
     assert command(visualize, *argv) == 1
     warning, error = capsys.readouterr().err.splitlines()
-    assert "text.jpg is no readable image" in warning and error.startswith("error: none of the 1 file(s)")
+    assert "text.jpg is not a readable image" in warning and error.startswith("error: none of the 1 file(s)")
     assert command(visualize, shop.linear, tmp_path / "text.jpg", red, *argv[2:]) == 0
     assert set(files(tmp_path / "out")) == {"00.png"}
-
-
-def test_what_a_method_does_by_itself_is_no_change():
-    def options(*words: str) -> dict:
-        return relevance_options(visualize.build_parser().parse_args(["run", "photo.jpg", *words]))
-
-    assert (
-        options("--relevance", "lrp_depth", "rollout", "--contrast", "none") == {} == options("--contrast", "softmax")
-    )
-    assert options("--contrast", "none", "--centre-head") == {"contrast": "none", "centre_head": True}
-    assert options("--relevance", "lrp_depth", "--contrast", "softmax") == {"contrast": "softmax"}
-
-
-@pytest.mark.parametrize(
-    "methods, options, words",
-    [
-        (
-            ["lrp", "rollout", "lrp_depth"],
-            ["--contrast", "mean"],
-            "rollout has no option 'contrast'; it has start_block, layers. "
-            "Of those given, lrp, lrp_depth can; give no other, or drop --contrast",
-        ),
-        (
-            ["gradcam", "lrp"],
-            ["--layers", "--centre-head"],
-            "Of those given, lrp can; give no other, or drop --centre-head and --layers",
-        ),
-        (["rollout", "random"], ["--contrast", "mean"], "Choose another --relevance, or drop --contrast"),
-        (
-            ["lrp_blend"],
-            ["--centre-head"],
-            "lrp_blend explains a contrast, which a centred head leaves as it is. Choose another "
-            "--relevance, or drop --centre-head",
-        ),
-    ],
-)
-def test_methods_that_have_the_option_are_named_where_another_lacks_it(tmp_path, refused, methods, options, words):
-    """Before anything is loaded: the run is not even there."""
-    assert words in refused(
-        visualize, tmp_path / "run", tmp_path / "a.png", "--relevance", *methods, *options, "--out", tmp_path / "out"
-    )
