@@ -33,7 +33,7 @@ def compare(options: CompareOptions) -> dict[str, Any]:
     All processes that torchrun started compute; the first of them writes.
     """
     device = device_of(options.running.device)
-    with processes.first_goes_ahead():  # the others find what it has downloaded
+    with processes.main_process_first():  # the others find what it has downloaded
         runs = load_explainable(options.runs, options.external)
         check_comparable(runs)
         data = data_of_runs(options, runs)
@@ -67,7 +67,7 @@ def compare_loaded(
 ) -> dict[str, Any]:
     """Compare loaded runs; see `compare`."""
     configuration = configuration_of(runs, data, options)
-    found = processes.first_says(lambda: prepare(data, options, configuration))
+    found = processes.on_main_process(lambda: prepare(data, options, configuration))
     if found is not None:
         print(f"{options.out} holds this very comparison, finished: reused")
         return found
@@ -89,7 +89,7 @@ def compare_loaded(
         _say(result, comparison, options)
         return result
 
-    return processes.first_says(write)
+    return processes.on_main_process(write)
 
 
 def _say(result: dict[str, Any], comparison: Comparison, options: CompareOptions) -> None:

@@ -44,18 +44,18 @@ Subjects = dict[tuple[str, int, str], Subject]  # (label, seed, split) -> a run 
 def study(options: StudyOptions) -> None:
     """Study every data set; with several, also write what holds on which."""
     require_explainable(architecture(options.backbone), f"--model {options.backbone.name}")
-    processes.first_says(lambda: check_writable(options.running.cache, "--cache"))
-    with processes.first_goes_ahead():
+    processes.on_main_process(lambda: check_writable(options.running.cache, "--cache"))
+    with processes.main_process_first():
         loaded = [load_for(one, options.backbone, options.running.cache) for one in options.data]
     names = [Path(data.name).name for data in loaded]
-    processes.first_says(lambda: check_writable(options.out))
+    processes.on_main_process(lambda: check_writable(options.out))
     found = {}
     for one, data, name in zip(options.data, loaded, names):
         out = options.out / name if len(loaded) > 1 else options.out
         experiment = Experiment(replace(options, data=(one,), out=out), data)
         experiment.share_work()
         if processes.rank() == 0:
-            with processes.alone():
+            with processes.single_process():
                 found[name] = experiment.run()
     if len(found) > 1:
         write_together(options.out, found)
@@ -282,11 +282,11 @@ def share(jobs: dict[str, Callable[[], object]]) -> None:
 
     def work(mine: Iterable[tuple[str, Callable[[], object]]]) -> Iterator[str]:
         for name, job in mine:
-            with processes.alone():
+            with processes.single_process():
                 job()
             yield name
 
-    for number, name in enumerate(processes.spread(list(jobs.items()), work), start=1):
+    for number, name in enumerate(processes.distribute(list(jobs.items()), work), start=1):
         print(f"{processes.count()} processes, {number} of {len(jobs)}: {name}", flush=True)
 
 

@@ -33,9 +33,9 @@ from models.types import TimmModel
 def load(options: TrainOptions) -> ImageData:
     """Check the device and the folders, then load the data; see `train` for what is raised."""
     recipe_on(options, device_of(options.running.device))
-    processes.first_says(lambda: check_writable(options.running.cache, "--cache"))
-    processes.first_says(lambda: check_writable(options.export and options.export.parent, "--export"))
-    with processes.first_goes_ahead():  # the others find what it has downloaded, and its check of the files
+    processes.on_main_process(lambda: check_writable(options.running.cache, "--cache"))
+    processes.on_main_process(lambda: check_writable(options.export and options.export.parent, "--export"))
+    with processes.main_process_first():  # the others find what it has downloaded, and its check of the files
         return load_for(options.data, options.backbone, options.running.cache)
 
 
@@ -51,18 +51,18 @@ def train(options: TrainOptions, data: ImageData) -> None:
     device = device_of(options.running.device)
     options = replace(options, recipe=recipe_on(options, device))
     torch.manual_seed(options.seed)  # the new head, the adapter's first matrix
-    with processes.first_goes_ahead():
+    with processes.main_process_first():
         drop_path = getattr(options.recipe, "drop_path", 0.0)
         model = create_backbone(options.backbone, len(data.class_names), drop_path)
     check_settings(model, options.settings)
     _warn_if_unexplainable(model)
     config = config_of(options, model, data)
-    if processes.first_says(lambda: prepare_folder(options, config)) == "finished":
+    if processes.on_main_process(lambda: prepare_folder(options, config)) == "finished":
         print(f"{options.out} holds this very run, finished: reused")
     else:
         fitted = _train_and_write(options, RunImages(data, config, options.augmentation, options.data.data_seed), model)
-        processes.first_says(lambda: finish(options, fitted, device, started))
-    processes.first_says(lambda: _export(options))
+        processes.on_main_process(lambda: finish(options, fitted, device, started))
+    processes.on_main_process(lambda: _export(options))
 
 
 def recipe_on(options: TrainOptions, device: torch.device) -> Recipe | ProbeRecipe:
@@ -148,7 +148,7 @@ def training_of(options: TrainOptions, images: RunImages) -> Training:
 
     options: with the recipe of `recipe_on`.
     """
-    group = ProcessGroup(processes.rank(), processes.count(), processes.exchange)
+    group = ProcessGroup(processes.rank(), processes.count(), processes.all_gather)
     board = options.out / TENSORBOARD if options.tensorboard and group.first else None
     return Training(
         images,

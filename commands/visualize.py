@@ -43,19 +43,19 @@ def visualize(options: VisualizeOptions) -> None:
     """Load the run and draw one picture per image."""
     device = device_of(options.running.device)
     paths = options.images
-    with processes.first_goes_ahead():  # the others find what it has downloaded
+    with processes.main_process_first():  # the others find what it has downloaded
         (run,) = load_explainable([options.run], options.external)
     check_targets(options.targets, run.class_names, paths)
-    processes.first_says(lambda: check_writable(options.out))
+    processes.on_main_process(lambda: check_writable(options.out))
     names = output_names(paths, options.out, options.relevance[0].changes())
-    before = processes.first_says(lambda: drawn_layers(options.out, names))
+    before = processes.on_main_process(lambda: drawn_layers(options.out, names))
 
     def work(tasks: Sequence[tuple[Path, Path]]) -> Iterator[list[Path] | str]:
         for path, out in tasks:
             yield _draw(run, path, out, before[out], options, device)
 
     skipped = 0
-    for written in processes.spread(list(zip(paths, names)), work):
+    for written in processes.distribute(list(zip(paths, names)), work):
         if isinstance(written, str):
             skipped += 1
             warn(written)

@@ -53,7 +53,7 @@ def device_of(name: str) -> torch.device:
             f"--device {name} is not available here; use --device "
             f"{' or '.join(kind for kind, there in available.items() if there)}"
         )
-    if name != "cuda" or not processes.launched():
+    if name != "cuda" or not processes.started_by_torchrun():
         return torch.device(name)
     if processes.local_rank() >= (gpus := torch.cuda.device_count()):
         raise UsageError(

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 compare.py RUN RUN --out DIR
 
-Without torchrun, every function behaves as with one process. All processes run the same program and call `exchange` the
+Without torchrun, every function behaves as with one process. All processes run the same program and call `all_gather` the
 same number of times. A process that fails sends its failure in place of its next value, so that the others end with the
 same exit status. Torch is imported only where torchrun started several processes.
 """
@@ -20,8 +20,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Outcome = tuple[int, str | None]  # a command's exit status, and the line that says why
 INTERRUPTED = 130
-PATIENCE = timedelta(hours=12)  # a process waits while another downloads or draws
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+TIMEOUT = timedelta(hours=12)  # a process waits while another downloads or draws
+_SINGLE: ContextVar[bool] = ContextVar("single", default=False)
 
 
 @dataclass(frozen=True)
@@ -32,31 +32,31 @@ class _Failure:
     line: str | None
 
 
-class _Over(Exception):
-    """There is nothing left to do but to say why, and to leave."""
+class _Ended(Exception):
+    """This process ends with the failure of itself or of another one."""
 
     def __init__(self, failure: _Failure, connected: bool) -> None:
         super().__init__(failure.line)
         self.failure, self.connected = failure, connected
 
 
-def launched() -> bool:
+def started_by_torchrun() -> bool:
     """Tell whether torchrun started this process beside others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def count() -> int:
     """Return the number of processes that share the work."""
-    return _distributed().get_world_size() if _share() else 1
+    return _distributed().get_world_size() if _shared() else 1
 
 
 def rank() -> int:
     """Return this process's number among them; 0 is the one that writes and prints."""
-    return _distributed().get_rank() if _share() else 0
+    return _distributed().get_rank() if _shared() else 0
 
 
-def _share() -> bool:
-    return _connected() and not _ALONE.get()
+def _shared() -> bool:
+    return _connected() and not _SINGLE.get()
 
 
 def _connected() -> bool:
@@ -65,13 +65,13 @@ def _connected() -> bool:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def single_process() -> Iterator[None]:
     """Run the block as a command of one process, which waits for no other; its GPU stays its own."""
-    before = _ALONE.set(True)
+    before = _SINGLE.set(True)
     try:
         yield
     finally:
-        _ALONE.reset(before)
+        _SINGLE.reset(before)
 
 
 def _distributed():
@@ -85,7 +85,7 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if _connected() else 0
 
 
-def exchange(value: Any) -> list:
+def all_gather(value: Any) -> list:
     """Return every process's value (anything that pickles), in the order of ranks, on all of them."""
     if count() == 1:
         return [value]
@@ -94,31 +94,31 @@ def exchange(value: Any) -> list:
         _distributed().all_gather_object(values, value)
     except RuntimeError as error:  # the other end is gone
         line = (
-            f"error: one of the {count()} processes has died, perhaps for want of memory; what it said stands "
-            f"above, and fewer processes need less"
+            f"error: one of the {count()} processes has died, perhaps because memory was full; its message is "
+            f"above, and fewer processes need less memory"
         )
-        raise _Over(_Failure(1, line), connected=False) from error
+        raise _Ended(_Failure(1, line), connected=False) from error
     if failures := [other for other in values if isinstance(other, _Failure)]:
-        raise _Over(failures[0], connected=True)
+        raise _Ended(failures[0], connected=True)
     return values
 
 
-def first_says(find: Callable[[], Result]) -> Result:
+def on_main_process(find: Callable[[], Result]) -> Result:
     """Return on all processes what `find` returns on the first, the only one that calls it."""
-    return exchange(find() if rank() == 0 else None)[0]
+    return all_gather(find() if rank() == 0 else None)[0]
 
 
 @contextmanager
-def first_goes_ahead() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Run the block on the first process, then on the others, which find what the first has downloaded."""
     if rank() != 0:
-        exchange(None)
+        all_gather(None)
     yield
     if rank() == 0:
-        exchange(None)
+        all_gather(None)
 
 
-def spread(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Iterable[Result]]) -> Iterator[Result]:
+def distribute(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Iterable[Result]]) -> Iterator[Result]:
     """Yield the results of all tasks in their order, on all processes, each of which does every `count`-th task.
 
     work: takes this process's tasks and yields a result (that pickles) for each, in order. A result is asked for when
@@ -126,7 +126,7 @@ def spread(tasks: Sequence[Task], work: Callable[[Sequence[Task]], Iterable[Resu
     """
     mine = iter(work(tasks[rank() :: count()]))
     for start in range(0, len(tasks), count()):
-        results = exchange(next(mine) if start + rank() < len(tasks) else None)
+        results = all_gather(next(mine) if start + rank() < len(tasks) else None)
         yield from results[: len(tasks) - start]
 
 
@@ -136,27 +136,27 @@ def run(command: Callable[[], Outcome], several: bool = False) -> int:
     Only the first process's output is seen, but for the traceback of an unforeseen exception. A command that does not
     share its work (`several`) is refused in more than one process. Ctrl-C reaches every process, so none tells another.
     """
-    if not launched():
+    if not started_by_torchrun():
         status, line = command()
-        _say(line)
+        _print_error(line)
         return status
     import torch
     from torch import distributed
 
-    # gloo carries what `exchange` sends, whatever the device; nccl is for tensors on GPUs.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    # gloo carries what `all_gather` sends, whatever the device; nccl is for tensors on GPUs.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     try:
         with _silent_unless_first():
             status, line = _outcome(command) if several else _refused()
             if status != INTERRUPTED:
-                exchange(_Failure(status, line) if status else None)
-        _say(line)
+                all_gather(_Failure(status, line) if status else None)
+        _print_error(line)
         return status
-    except _Over as over:
-        _say(over.failure.line)
-        if over.connected:  # torchrun stops all as soon as one has left with a status: first, all is said
+    except _Ended as ended:
+        _print_error(ended.failure.line)
+        if ended.connected:  # torchrun stops all as soon as one has left with a status: first, all is said
             distributed.all_gather_object([None] * count(), None)
-        return over.failure.status
+        return ended.failure.status
     finally:
         distributed.destroy_process_group()
 
@@ -175,7 +175,7 @@ def _refused() -> Outcome:
     )
 
 
-def _say(line: str | None) -> None:
+def _print_error(line: str | None) -> None:
     if line and rank() == 0:
         print(line, file=sys.stderr)
 

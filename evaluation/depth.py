@@ -53,7 +53,7 @@ def relevance_shares(subject: Subject, images: Images, classes: np.ndarray, meth
             _, layers = explain_batch(subject, x, classes[rows.start : rows.stop], method, layers=True)
             yield layer_shares(layers).numpy()
 
-    found = processes.spread(images.batches, work)
+    found = processes.distribute(images.batches, work)
     return np.concatenate(list(subject.progress(f"{method.method} by depth", found, len(images.batches))))
 
 

@@ -108,4 +108,4 @@ def _probabilities(subject: Subject, images: Images) -> Iterable[np.ndarray]:
 
 
 def _shared(subject: Subject, images: Images, work, what: str) -> Iterator[np.ndarray]:
-    return iter(subject.progress(what, processes.spread(images.batches, work), len(images.batches)))
+    return iter(subject.progress(what, processes.distribute(images.batches, work), len(images.batches)))

@@ -71,7 +71,7 @@ class MeasurementCache:
 
         The observations carry the names of this subject's data, method and seed.
         """
-        if not processes.first_says(lambda: self.holds(subject, task)):
+        if not processes.on_main_process(lambda: self.holds(subject, task)):
             self._measure(subject, task)
         about: dict[str, Any] = {
             "data": Path(subject.data.name).name,
@@ -84,11 +84,11 @@ class MeasurementCache:
         """Return a run's maps by one method, stored or computed now."""
         task = Task("maps", method)
         path = self._file(subject, task, ".npy")
-        if not processes.first_says(lambda: self._holds_maps(subject, task)):
+        if not processes.on_main_process(lambda: self._holds_maps(subject, task)):
             card = path.with_suffix(".maps.json")
-            processes.first_says(lambda: card.unlink(missing_ok=True))
+            processes.on_main_process(lambda: card.unlink(missing_ok=True))
             stored = store_maps(subject, method, path)
-            processes.first_says(lambda: write_json(card, self._card(subject, task)))
+            processes.on_main_process(lambda: write_json(card, self._card(subject, task)))
             return stored
         return StoredMaps.load(path)
 
@@ -121,7 +121,7 @@ class MeasurementCache:
     def _measure(self, subject: Subject, task: Task) -> None:
         table = self._file(subject, task, ".csv")
         card = table.with_suffix(".json")
-        processes.first_says(lambda: card.unlink(missing_ok=True))
+        processes.on_main_process(lambda: card.unlink(missing_ok=True))
         asked = Asked(subject, task.method, lambda: self.maps(subject, task.method), task.imputation)
         rows = list(MEASURES[task.measurement].compute(asked))
 
@@ -129,7 +129,7 @@ class MeasurementCache:
             write_results(table, rows)
             write_json(card, self._card(subject, task))  # it marks the rest as whole, and comes last
 
-        processes.first_says(write)
+        processes.on_main_process(write)
 
     def _holds_maps(self, subject: Subject, task: Task) -> bool:
         path = self._file(subject, task, ".npy")

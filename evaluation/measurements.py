@@ -212,7 +212,7 @@ def measure_robustness(asked: Asked) -> Iterator[Observation]:
             )
             yield change[:, 0].cpu().numpy()
 
-    found = processes.spread(images.batches, work)
+    found = processes.distribute(images.batches, work)
     changes = list(subject.progress(f"robustness, {asked.name}", found, len(images.batches)))
     yield from subject.rows(images.names, asked.name, stored.targets.first, {"noise": np.concatenate(changes)})
 

@@ -133,7 +133,7 @@ def _stored(cache: Cache, compute: Compute, group: ProcessGroup) -> Features:
         cache.fill(compute, group.rank, group.count)
     except UnstorableTokens as error:
         problem = str(error)
-    if problems := list(filter(None, group.exchange(problem))):  # after this, all chunks are there
+    if problems := list(filter(None, group.all_gather(problem))):  # after this, all chunks are there
         raise UnstorableTokens(problems[0])
     arrays = cache.open()
     labels = arrays["labels"].rows(range(len(arrays["labels"])))

@@ -104,7 +104,7 @@ def report_loading(what: str, statistics: LoaderStatistics, workers: int, group:
     workers: loader processes, for the advice.
     group: the processes that share the training; the rate is that of all their loaders.
     """
-    rate, seconds, waiting = sum(group.exchange(statistics.rate)), statistics.seconds, statistics.waiting
+    rate, seconds, waiting = sum(group.all_gather(statistics.rate)), statistics.seconds, statistics.waiting
     if statistics.images:
         print(f"the loader can give {rate:,.0f} images a second; {what} waited {waiting:.1f} of {seconds:.1f} s for it")
     if waiting > seconds / 2 > SLOW:

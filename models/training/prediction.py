@@ -56,7 +56,7 @@ def predict(
     model.eval()
     steps = batches.steps(epoch)
     mine = list(_columns(model, batches.make(steps[group.rank :: group.count], epoch), device))
-    found = group.exchange(mine)
+    found = group.all_gather(mine)
     ordered = [found[number % group.count][number // group.count] for number in range(len(steps))]
     return Predictions(*map(np.concatenate, zip(*ordered)))
 

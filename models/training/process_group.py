@@ -11,13 +11,13 @@ class ProcessGroup:
 
     rank: number of this process, from 0.
     count: number of processes.
-    exchange: sends a value (that pickles) to all processes and returns everyone's, in the order of ranks. All processes
+    all_gather: sends a value (that pickles) to all processes and returns everyone's, in the order of ranks. All processes
         call it the same number of times; alone, a process gets back what it sends.
     """
 
     rank: int = 0
     count: int = 1
-    exchange: Callable[[Any], list] = lambda value: [value]
+    all_gather: Callable[[Any], list] = lambda value: [value]
 
     @property
     def first(self) -> bool:

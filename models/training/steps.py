@@ -103,7 +103,7 @@ class TrainingSteps:
             group["lr"] = rate
         sums, waited = self._gradients(len(step), parts, batches)
         late = time.monotonic() - self.saved > self.checkpointing.save_every
-        found = self.group.exchange((sums.tolist(), late))
+        found = self.group.all_gather((sums.tolist(), late))
         total = np.sum([values for values, _ in found], axis=0)
         self._refuse_step_unless_finite("loss", total[0], step)
         norm = self.accelerator.clip_grad_norm_(list(self.state.trained.values()), self.recipe.clip or math.inf)
@@ -212,7 +212,7 @@ class TrainingSteps:
         """Save the state, by the first process; all learn whether that failed before they go on."""
         if self.checkpointing.resume is not None and self.group.first:
             self.state.save(self.checkpointing.resume)
-        self.group.exchange(None)
+        self.group.all_gather(None)
         self.saved = time.monotonic()
 
 

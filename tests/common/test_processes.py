@@ -18,19 +18,19 @@ import json, os, sys
 from common import processes
 from common.errors import ExplainedError
 
-def spread():
+def distribute():
     seen = []
     def work(tasks):
         for task in tasks:
             seen.append(task)
             yield 10 * task
-    results = list(processes.spread(list(range(5)), work))
-    assert processes.first_says(lambda: f"from {processes.rank()}") == "from 0"
-    with processes.first_goes_ahead():
+    results = list(processes.distribute(list(range(5)), work))
+    assert processes.on_main_process(lambda: f"from {processes.rank()}") == "from 0"
+    with processes.main_process_first():
         order.append(os.path.exists(mark))
         open(mark, "w").close()
-    with processes.alone():
-        assert (processes.count(), processes.rank(), processes.exchange("x")) == (1, 0, ["x"])
+    with processes.single_process():
+        assert (processes.count(), processes.rank(), processes.all_gather("x")) == (1, 0, ["x"])
     print(f"rank {processes.rank()} speaks")
     facts.update(results=results, seen=seen, went_second=order.pop())
     return 0, None
@@ -38,7 +38,7 @@ def spread():
 def fails_on_the_second():
     if processes.rank() == 1:
         return 3, "error: the second says why"
-    processes.exchange("a value that nobody will see")
+    processes.all_gather("a value that nobody will see")
     raise AssertionError("the first went on")
 
 def fails_on_the_first_after_the_last_exchange():
@@ -53,7 +53,7 @@ def argparse_ends():
 def dies_on_the_second():
     if processes.rank() == 1:
         os._exit(9)
-    processes.exchange(None)
+    processes.all_gather(None)
     raise AssertionError("the first went on")
 
 order, facts, (mark, out, *ports) = [], {}, sys.argv[1:]
@@ -114,16 +114,16 @@ def test_two_processes_share_work_and_end_alike(tmp_path):
 
 
 def test_alone_everything_is_as_without_processes():
-    assert (processes.count(), processes.rank(), processes.launched()) == (1, 0, False)
-    assert processes.exchange("x") == ["x"] and processes.first_says(lambda: 5) == 5
-    assert list(processes.spread([1, 2, 3], lambda tasks: (2 * task for task in tasks))) == [2, 4, 6]
-    with processes.first_goes_ahead():
+    assert (processes.count(), processes.rank(), processes.started_by_torchrun()) == (1, 0, False)
+    assert processes.all_gather("x") == ["x"] and processes.on_main_process(lambda: 5) == 5
+    assert list(processes.distribute([1, 2, 3], lambda tasks: (2 * task for task in tasks))) == [2, 4, 6]
+    with processes.main_process_first():
         pass
 
 
 def test_spread_asks_for_a_result_when_it_is_needed():
     done = []
-    results = processes.spread(range(3), lambda tasks: (done.append(task) or task for task in tasks))
+    results = processes.distribute(range(3), lambda tasks: (done.append(task) or task for task in tasks))
     assert next(results) == 0 and done == [0]
 
 

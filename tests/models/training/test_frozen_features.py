@@ -293,19 +293,19 @@ def test_tokens_beyond_half_precision_are_refused_with_a_line(spec, tmp_path, fo
 
 
 def test_two_processes_share_the_work_and_agree(spec, tmp_path, small_chunks):
-    """The exchange of the first process lets the second do its share."""
+    """The all_gather of the first process lets the second do its share."""
     model, messages = adapted(spec), []
 
     def answer(message):
         messages.append(message)
         return [None, message]
 
-    def exchange(message):
+    def all_gather(message):
         assert len(list(tmp_path.glob("*/inputs-*"))) == 2  # of three
         cached_tokens(model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(1, 2, answer))
         return [message, *messages]
 
-    found = cached_tokens(model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(0, 2, exchange))
+    found = cached_tokens(model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(0, 2, all_gather))
     assert messages == [None] and torch.allclose(found.inputs, FrozenPart(model, 4)(images()), atol=1e-2)
 
 

@@ -100,7 +100,7 @@ def test_several_processes_predict_every_image_once_and_in_order(count):
     )
     batches = feature_batches(inputs, labels, 3)
 
-    def exchange(rank: int, value):
+    def all_gather(rank: int, value):
         said[rank] = value
         meeting.wait()
         found = list(said)
@@ -109,7 +109,7 @@ def test_several_processes_predict_every_image_once_and_in_order(count):
 
     def one(rank: int):
         mine = replace(batches, make=lambda steps, epoch: (seen[rank].extend(steps), batches.make(steps, epoch))[1])
-        return predict(model, mine, CPU, group=ProcessGroup(rank, count, partial(exchange, rank)))
+        return predict(model, mine, CPU, group=ProcessGroup(rank, count, partial(all_gather, rank)))
 
     with ThreadPoolExecutor(count) as pool:
         found = list(pool.map(one, range(count)))
