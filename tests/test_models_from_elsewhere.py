@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import command, files
+from running import ADAPTER_FILES, command, files
 from safetensors.torch import load_file, save_file
-from test_commands import ADAPTER_FILES
 from tiny import COLOURS, NAME, SIZE, write_weights
 
 import compare
 import train
 import visualize
-from evaluation.explained import choose_targets, targets_of
 from models.runs import load_run
 
 FEW = ["--images", 6, "--rows", 2]
@@ -105,16 +103,17 @@ def test_the_untuned_model_is_explained_for_the_class_that_it_predicts(shop, tmp
         f"warning: {NAME} has other classes than {shop.colours}: it is explained for the class that it "
         f"predicts, and its accuracy is not defined\n"
     )
-    assert f"{NAME}: own classes, likeness" in said.out and "linear: true class" in said.out
+    assert f"{NAME}: own classes, similarity" in said.out and "linear: true class" in said.out
     rows = rows_of(tmp_path)
     for before, tuned in zip(rows[NAME], rows["linear"]):
         assert before["image"] == tuned["image"] and before["true"] == tuned["true"] == tuned["explained"]
-        assert before["explained"] == before["predicted"] != before["other"] and before["explained"] not in COLOURS
-        assert before["correct"] == before["probability_true"] == "" != before["spearman_true_other"]
-        assert float(before["probability_other"]) < 0.5 and tuned["probability_true"] != ""
+        assert before["explained"] == before["predicted"] != before["second"] and before["explained"] not in COLOURS
+        assert before["correct"] == before["probability_true"] == "" != before["spearman_random"]
+        assert float(before["probability_second"]) < 0.5 and tuned["probability_true"] != ""
     maps = np.load(tmp_path / "maps.npz")
     assert list(maps["classes_0"][:, 0]) == [row["predicted"] for row in rows[NAME]]
-    assert set(maps["true"]) == set(COLOURS) and (maps["classes_1"][:, 1] == maps["other"]).all()
+    assert set(maps["true"]) == set(COLOURS) == {*maps["classes_1"].flat}
+    assert maps["classes_0"].shape == (6, 1 + 3 + 1) and maps["classes_1"].shape == (6, 1 + 2 + 1)
     first = json.loads((tmp_path / "comparison.json").read_text())["runs"][0]
     assert first["accuracy"] is None and first["accuracy_explained"] is None
     before = files(tmp_path)
@@ -123,22 +122,9 @@ def test_the_untuned_model_is_explained_for_the_class_that_it_predicts(shop, tmp
 
 def test_the_rows_of_a_run_do_not_depend_on_an_untuned_model_beside_it(shop, tmp_path):
     assert command(compare, shop.linear, shop.dora, *FEW, "--out", tmp_path / "two") == 0
-    assert (
-        command(
-            compare,
-            shop.linear,
-            shop.dora,
-            NAME,
-            "--weights",
-            shop.weights,
-            "--image-size",
-            SIZE,
-            *FEW,
-            "--out",
-            tmp_path / "three",
-        )
-        == 0
-    )
+    argv = [shop.linear, shop.dora, NAME, "--weights", shop.weights, "--image-size", SIZE, *FEW]
+    argv += ["--out", tmp_path / "three"]
+    assert command(compare, *argv) == 0
     two, three = rows_of(tmp_path / "two"), rows_of(tmp_path / "three")
     assert {label: three[label] for label in two} == two and set(three) == {*two, NAME}
 
@@ -147,27 +133,9 @@ def test_models_that_all_have_classes_of_their_own_can_be_compared(shop, tmp_pat
     other = write_weights(tmp_path / "other.safetensors", seed=1)
     file = tmp_path / "thousand.txt"
     file.write_text("\n".join(f"thing {i}" for i in range(1000)))
-    assert (
-        command(
-            compare,
-            NAME,
-            other,
-            "--model",
-            NAME,
-            "--weights",
-            shop.weights,
-            "--image-size",
-            SIZE,
-            "--class-names",
-            file,
-            "--data",
-            shop.colours,
-            *FEW,
-            "--out",
-            tmp_path / "out",
-        )
-        == 0
-    )
+    argv = [NAME, other, "--model", NAME, "--weights", shop.weights, "--image-size", SIZE, "--class-names", file]
+    argv += ["--data", shop.colours, *FEW, "--out", tmp_path / "out"]
+    assert command(compare, *argv) == 0
     assert capsys.readouterr().err.count("has other classes than") == 2
     rows = rows_of(tmp_path / "out")
     assert all(row["explained"].startswith("thing ") for row in rows["other"])
@@ -176,30 +144,13 @@ def test_models_that_all_have_classes_of_their_own_can_be_compared(shop, tmp_pat
 
 def test_models_with_other_classes_on_drawn_scenes_say_where_their_own_relevance_lies(shop, export, tmp_path):
     """The equipment that lies about is no target of models that do not know it."""
-    assert (
-        command(
-            compare,
-            NAME,
-            export,
-            "--weights",
-            shop.weights,
-            "--image-size",
-            SIZE,
-            "--data",
-            "scenes",
-            "--train-images",
-            24,
-            "--val-images",
-            24,
-            *FEW,
-            "--out",
-            tmp_path,
-        )
-        == 0
-    )
+    argv = [NAME, export, "--weights", shop.weights, "--image-size", SIZE, "--data", "scenes", "--train-images", 24]
+    argv += ["--val-images", 24, *FEW, "--out", tmp_path]
+    assert command(compare, *argv) == 0
     rows = [row for part in rows_of(tmp_path).values() for row in part]
-    assert {row["other_is_distractor"] for row in rows} == {"0"}
-    assert all(float(row["ratio_evidence"]) >= 0 for row in rows)
+    assert {row["second_is"] for row in rows} == {"random"}
+    assert all(float(row["ratio_evidence"] or 0) >= 0 for row in rows) and any(row["ratio_evidence"] for row in rows)
+    assert not any("share_distractor_for_its_class" in row for row in rows)
     assert "regions.png" in files(tmp_path)
 
 
@@ -231,51 +182,6 @@ def test_visualize_draws_models_from_elsewhere(shop, export, theirs, peft, tmp_p
     assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).mean() < 0.05  # but for its label
 
 
-# Whose targets
-
-
-class Split:
-    """Labels, and no scenes."""
-
-    labels = np.array([0, 1, 2, 0])
-
-    def scene(self, index):
-        return None
-
-
-def run_with(names: list[str]):
-    return type("Run", (), {"class_names": names})()
-
-
-def one_hot(classes: list[int], count: int) -> np.ndarray:
-    return np.eye(count)[classes]
-
-
-def test_targets_are_the_datas_in_every_runs_own_order():
-    ours, theirs, untuned = run_with(["a", "b", "c"]), run_with(["c", "a", "b"]), run_with(["p", "q", "r", "s"])
-    runs = [ours, theirs, untuned]
-    probabilities = [one_hot([0, 1, 2, 1], 3), one_hot([1, 2, 0, 2], 3), one_hot([3, 3, 0, 1], 4)]
-    chosen = choose_targets(Split(), np.arange(4), runs, probabilities, 0, ["a", "b", "c"])
-    assert list(chosen.names[:, 0]) == ["a", "b", "c", "a"] and not chosen.own
-    assert chosen.names[3, 1] == "c"  # b is predicted by both that know the classes
-    first, second, third = (targets_of(run, chosen, p, 0) for run, p in zip(runs, probabilities))
-    assert (first.targets == chosen.targets).all() and (second.names == chosen.names).all()
-    assert list(second.targets[:, 0]) == [1, 2, 0, 1] and not second.own
-    assert third.own and list(third.names[:, 0]) == ["s", "s", "p", "q"]
-    assert (third.targets[:, 0] != third.targets[:, 1]).all() and not third.distracted.any()
-
-
-def test_a_models_own_other_class_follows_the_data_seed_and_the_image():
-    untuned = run_with([str(i) for i in range(1000)])
-    p = one_hot([5, 5, 5, 5], 1000)
-    chosen = choose_targets(Split(), np.arange(4), [untuned], [p], 0, ["a", "b", "c"])
-    own = targets_of(untuned, chosen, p, 0).targets[:, 1]
-    assert len(set(own)) > 1
-    turned = choose_targets(Split(), np.arange(4)[::-1], [untuned], [p], 0, ["a", "b", "c"])
-    assert (targets_of(untuned, turned, p, 0).targets[:, 1] == own[::-1]).all()
-    assert (targets_of(untuned, chosen, p, 1).targets[:, 1] != own).any()
-
-
 # Wrong inputs
 
 
@@ -292,7 +198,7 @@ def test_images_must_be_named_when_no_model_recorded_its_own(shop, export, tmp_p
 def test_runs_of_different_classes_are_refused_beside_models_from_elsewhere(shop, export, tmp_path, refused):
     two = tmp_path / "two"
     assert command(train, *shop.options, "--classes", "red", "blue", "--out", two) == 0
-    assert "know different classes (green)" in refused(compare, export, shop.linear, two, "--out", tmp_path / "out")
+    assert "have different classes (green)" in refused(compare, export, shop.linear, two, "--out", tmp_path / "out")
     message = refused(compare, export, two, "--data", shop.colours, "--out", tmp_path / "out")
     assert f"--data {shop.colours} has other classes than {two}" in message
 
@@ -302,7 +208,7 @@ def test_runs_of_different_classes_are_refused_beside_models_from_elsewhere(shop
     "given, words, status",
     [
         (["bundled"], "'bundled' has no head of its own", 2),
-        (["test_vitt"], "test_vitt is no folder, no file and no timm name", 2),
+        (["test_vitt"], "test_vitt is not a folder, a file or a timm name", 2),
         (["resnet18"], "resnet18 cannot be explained: the model is ResNet", 2),
         (["swin_tiny_patch4_window7_224"], "swin_tiny_patch4_window7_224 cannot be explained", 2),
         (["FOLDER/plain.safetensors"], "does not say what model it is; give --model NAME", 2),
@@ -366,7 +272,7 @@ def test_a_merged_model_that_cannot_be_explained(shop, tmp_path, refused, script
 def test_flags_for_models_from_elsewhere_beside_runs_alone(shop, tmp_path, refused, script, option, value):
     second = shop.dora if script is compare else shop.colours / "val" / "red" / "00.png"
     message = refused(script, shop.linear, second, option, value, "--out", tmp_path / "out")
-    assert f"{option} is read for none of {shop.linear}" in message
+    assert f"{option} is used for none of {shop.linear}" in message
 
 
 def test_no_class_of_the_untuned_model_is_the_photos_folder(shop, tmp_path, refused):

@@ -44,23 +44,9 @@ def drawn(monkeypatch) -> list[dict]:
 
 def test_one_picture_per_image_whatever_their_names(shop, tmp_path, capsys):
     images = [shop.colours / "val" / name / "00.png" for name in ("red", "blue")]
-    assert (
-        command(
-            visualize,
-            shop.dora,
-            *images,
-            "--targets",
-            "true",
-            "pred",
-            "green",
-            "--relevance",
-            "lrp",
-            "rollout",
-            "--out",
-            tmp_path,
-        )
-        == 0
-    )
+    argv = [shop.dora, *images, "--targets", "true", "pred", "green", "--relevance", "lrp", "rollout"]
+    argv += ["--out", tmp_path]
+    assert command(visualize, *argv) == 0
     assert set(files(tmp_path)) == {"red-00.png", "blue-00.png"}
     assert capsys.readouterr().out.split() == [str(tmp_path / "red-00.png"), str(tmp_path / "blue-00.png")]
 
@@ -196,23 +182,9 @@ def test_a_precision_is_named_and_refused_where_it_would_change_maps(shop, red, 
 def test_a_contrast_is_named_in_pictures_of_heads(shop, red, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(class_heatmaps, "head_matrix", lambda *args, **named: asked.append(args))
-    assert (
-        command(
-            visualize,
-            shop.dora,
-            red,
-            "--targets",
-            "red",
-            "--relevance",
-            "cp_lrp",
-            "--contrast",
-            "softmax",
-            "--layers",
-            "--out",
-            tmp_path,
-        )
-        == 0
-    )
+    argv = [shop.dora, red, "--targets", "red", "--relevance", "cp_lrp", "--contrast", "softmax", "--layers"]
+    argv += ["--out", tmp_path]
+    assert command(visualize, *argv) == 0
     ((file, *_, title, _scale),) = asked
     assert file.name == "00-contrast-softmax-layers-cp_lrp-1-red.png"
     assert "cp_lrp, contrast softmax" in title and title.endswith("red/00.png")
