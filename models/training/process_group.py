@@ -11,8 +11,8 @@ class ProcessGroup:
 
     rank: number of this process, from 0.
     count: number of processes.
-    all_gather: sends a value (that pickles) to all processes and returns everyone's, in the order of ranks. All processes
-        call it the same number of times; alone, a process gets back what it sends.
+    all_gather: sends a value (that pickles) to all processes and returns everyone's, in the order of ranks. All
+        processes call it the same number of times; alone, a process gets back what it sends.
     """
 
     rank: int = 0

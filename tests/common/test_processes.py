@@ -57,11 +57,11 @@ def dies_on_the_second():
     raise AssertionError("the first went on")
 
 order, facts, (mark, out, *ports) = [], {}, sys.argv[1:]
-for command, port in zip((spread, fails_on_the_second, fails_on_the_first_after_the_last_exchange, fails_on_both,
+for command, port in zip((distribute, fails_on_the_second, fails_on_the_first_after_the_last_exchange, fails_on_both,
                           argparse_ends, dies_on_the_second), ports):
     os.environ["MASTER_PORT"] = port
     facts[command.__name__] = processes.run(command, several=True)
-    if command is spread:
+    if command is distribute:
         os.environ["MASTER_PORT"] = ports[-1]
         facts["refused"] = processes.run(command)
     with open(f"{out}{os.environ['RANK']}.json", "w") as file:
@@ -96,7 +96,7 @@ def test_two_processes_share_work_and_end_alike(tmp_path):
     facts = [json.loads((tmp_path / f"facts{rank}.json").read_text()) for rank in (0, 1)]
     for rank, found in enumerate(facts):
         assert found["results"] == [0, 10, 20, 30, 40] and found["seen"] == [[0, 2, 4], [1, 3]][rank]
-        assert found["went_second"] == (rank == 1) and found["spread"] == 0
+        assert found["went_second"] == (rank == 1) and found["distribute"] == 0
         assert found["refused"] == 2
         assert found["fails_on_the_second"] == 3
         assert found["fails_on_the_first_after_the_last_exchange"] == found["fails_on_both"] == 2
