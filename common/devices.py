@@ -39,7 +39,7 @@ def device_of(name: str) -> torch.device:
     """Return the device of a name, and prepare torch for computing on it.
 
     `auto` takes the first available of cuda, mps and cpu. Started by torchrun, each process gets its own GPU. The CPU
-    is set to treat denormal numbers (below 1e-38) as zero: they mean nothing here, and slow products down a hundredfold.
+    is set to treat denormal numbers (below 1e-38) as zero: they carry no meaning here and are slow.
     Raises UsageError for a device that is not available.
     """
     import torch

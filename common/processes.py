@@ -3,8 +3,8 @@
     torchrun --nproc_per_node 2 compare.py RUN RUN --out DIR
 
 Without torchrun, every function behaves as with one process. All processes run the same program and call `all_gather`
-the same number of times. A process that fails sends its failure in place of its next value, so that the others end with the
-same exit status. Torch is imported only where torchrun started several processes.
+the same number of times. A process that fails sends its failure in place of its next value, so that the others end
+with the same exit status. Torch is imported only where torchrun started several processes.
 """
 
 import os
