@@ -12,8 +12,6 @@ CPU time does not count waiting for other processes.
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,9 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the packages lie in the parent folder
 
+from child_process import ONE_THREAD, Finished, check_status, run_python
+
 from cli.command import run
 from cli.parser import make_parser, positive
-from common.errors import ExplainedError
 from common.files import check_writable
 from common.tables import markdown_table, number, percent, write_text
 from models.adapters import target_pattern
@@ -66,47 +65,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass
-class Finished:
-    """A finished process.
+@dataclass(frozen=True)
+class Trained:
+    """A finished training.
 
-    seconds: CPU time.
-    peak: peak memory in bytes.
-    epochs: of the plain loop, what it printed after each epoch.
+    seconds: CPU time of the process.
+    peak: its peak memory in bytes.
     accuracy: on validation.
+    epochs: what the plain loop printed after each epoch.
     empty_cache: whether it started without cached features or tokens.
     """
 
     seconds: float
     peak: int
+    accuracy: float
     epochs: list[dict] = field(default_factory=list)
-    accuracy: float = float("nan")
     empty_cache: bool = True
 
 
-def run_process(argv: list) -> tuple[Finished, str]:
-    """Run a Python script with one thread; return its resources and what it printed.
-
-    Raises ExplainedError, with the last line of its standard error, where it fails.
-    """
-    one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen([sys.executable, *map(str, argv)], stdout=out, stderr=err, env={**os.environ, **one})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        printed, errors = (file.seek(0) or file.read() for file in (out, err))
-    if process.returncode:
-        last = (errors.strip() or "-").splitlines()[-1]
-        raise ExplainedError(f"{' '.join(map(str, argv))} ended with status {process.returncode}: {last}")
-    return Finished(usage.ru_utime + usage.ru_stime, peak_bytes(usage)), printed
+def run_one_thread(arguments: list) -> Finished:
+    """Run a Python script with one thread; raises ExplainedError where it fails."""
+    finished = run_python(arguments, os.environ | ONE_THREAD)
+    check_status(finished, arguments)
+    return finished
 
 
-def peak_bytes(usage: resource.struct_rusage) -> int:
-    """Return the peak memory of a process in bytes."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
+def plain(args: argparse.Namespace, method: str, epochs: int) -> Trained:
     """Train with the plain loop; its accuracy is the best of all epochs."""
     argv = [
         ROOT / "benchmarks" / "plain_loop.py",
@@ -123,13 +107,12 @@ def plain(args: argparse.Namespace, method: str, epochs: int) -> Finished:
     ]
     if method == "dora":
         argv += ["--targets", target_pattern(architecture(BackboneSpec(args.model)), parse_settings(late_dora(args)))]
-    found, printed = run_process(argv + weights_of(args))
-    found.epochs = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    found.accuracy = max(row["accuracy"] for row in found.epochs)
-    return found
+    finished = run_one_thread(argv + weights_of(args))
+    rows = [json.loads(line) for line in finished.output.splitlines() if line.startswith("{")]
+    return Trained(finished.cpu_seconds, finished.peak, max(row["accuracy"] for row in rows), rows)
 
 
-def ours(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more) -> Finished:
+def train_py(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more) -> Trained:
     """Train with train.py; its accuracy is that of the epoch or penalty chosen on held-out training images.
 
     args: the command line.
@@ -139,7 +122,7 @@ def ours(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more
     more: further arguments of train.py.
     """
     empty_cache = not cache.exists()
-    found, _ = run_process(
+    finished = run_one_thread(
         [
             ROOT / "train.py",
             "--data",
@@ -161,8 +144,8 @@ def ours(args: argparse.Namespace, method: str, folder: Path, cache: Path, *more
         ]
     )
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    found.empty_cache, found.accuracy = empty_cache, summary["accuracy"]["val"]["accuracy"]
-    return found
+    accuracy = summary["accuracy"]["val"]["accuracy"]
+    return Trained(finished.cpu_seconds, finished.peak, accuracy, empty_cache=empty_cache)
 
 
 def weights_of(args: argparse.Namespace) -> list:
@@ -185,19 +168,19 @@ def main(args: argparse.Namespace) -> None:
             "linear probe",
             {
                 f"plain loop, {args.epochs} epochs": lambda: plain(args, "linear", args.epochs),
-                "train.py": lambda: ours(args, "linear", one / "run", one),
-                "train.py, with cached features": lambda: ours(args, "linear", one / "again", one),
+                "train.py": lambda: train_py(args, "linear", one / "run", one),
+                "train.py, with cached features": lambda: train_py(args, "linear", one / "again", one),
             },
         )
         dora = measured(
             f"DoRA in blocks {args.blocks}",
             {
                 f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
-                f"train.py, {epochs} epochs": lambda: ours(args, late_dora(args), two / "run", two, *common, epochs),
-                f"train.py, default of {usual} epochs": lambda: ours(
+                f"train.py, {epochs} epochs": lambda: train_py(args, late_dora(args), two / "run", two, *common, epochs),
+                f"train.py, default of {usual} epochs": lambda: train_py(
                     args, late_dora(args), three / "run", three, *common, usual
                 ),
-                f"train.py, {epochs} epochs, with cached tokens": lambda: ours(
+                f"train.py, {epochs} epochs, with cached tokens": lambda: train_py(
                     args, late_dora(args), two / "again", two, *common, epochs, "--seed", 1
                 ),
             },
@@ -208,10 +191,10 @@ def main(args: argparse.Namespace) -> None:
         write_text(args.out, text)
 
 
-Runs = list[tuple[str, Finished]]  # the plain loop first, then train.py with an empty cache
+Runs = list[tuple[str, Trained]]  # the plain loop first, then train.py with an empty cache
 
 
-def measured(what: str, runs: dict[str, Callable[[], Finished]]) -> Runs:
+def measured(what: str, runs: dict[str, Callable[[], Trained]]) -> Runs:
     """Run one after another; print the time of each."""
     found = []
     for name, start in runs.items():

@@ -68,13 +68,13 @@ def test_probe_solves_a_path_of_penalties(capsys):
 def test_train_passes_on_what_a_process_ends_with(training, tmp_path, capsys):
     assert command(training, "--data", tmp_path / "nowhere", "--model", NAME) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "plain_loop.py" in error and "ended with status 1: FileNotFoundError" in error
+    assert "plain_loop.py" in error and "ended with status 1, expected 0: FileNotFoundError" in error
 
 
 def test_training_is_counted_in_the_plain_loop(training):
     def run(seconds: float, accuracy: float, *epochs: tuple[float, float], empty_cache: bool = True):
         rows = [{"epoch": i + 1, "accuracy": a, "seconds": s} for i, (a, s) in enumerate(epochs)]
-        return training.Finished(seconds, 2**30, rows, accuracy, empty_cache)
+        return training.Trained(seconds, 2**30, accuracy, rows, empty_cache)
 
     runs = [
         ("plain", run(100, 0.8, (0.5, 40), (0.8, 70), (0.7, 100))),
