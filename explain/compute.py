@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from explain.batching import Chunks, images_at_once, targets_at_once
+from explain.logit_check import check_logits
 from explain.methods import FUNCTIONS
 from explain.precision import HalfProducts, check_images_of
 from explain.registry import DEFAULT_METHOD, find_method
@@ -51,6 +52,10 @@ def relevance(
     and divisions too, and bfloat16's three digits are too few for the smaller differences that maps
     are compared for. Cast model and images to float64 to check a map.
 
+    The model runs once per call, on the first image in eval mode, to compare its logits with the traced ones (see
+    logit_check.py). Hooks that only read are allowed, and see that forward pass alone; a hook, local or global, or a
+    forward replaced on a class, that changes the logits is refused.
+
     Raises UnsupportedModel (a ValueError), ValueError for wrong inputs.
     """
     described = find_method(method, {**options, "precision": precision})
@@ -71,15 +76,20 @@ def relevance(
         # times as slow (DeiT-Tiny). Keeping it takes no more memory, as a chunk needs it to its end.
         # integrated_gradients records the images of its path, 16, for each chunk.
         shared = network.sharing_record(some)
+        if check and rows.start == 0 and precision is None:
+            check_logits(model, some[:1], shared.record(some).logits[:1])
         found = target_chunks.map(
             lambda columns: as_tuple(compute(shared, some, targets[rows, columns], **options)),
             may_halve=len(some) == 1,  # images are halved before targets
         )
         return tuple(torch.cat(chunks, dim=1) for chunks in zip(*found))
 
-    products = HalfProducts() if precision == "float16" else nullcontext()
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), products:
-        results = tuple(torch.cat(chunks) for chunks in zip(*image_chunks.map(explain)))
+    check = method != "random"  # which reads the pixels alone
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        if check and precision is not None:  # compared before products are rounded
+            check_logits(model, images[:1], network.record(images[:1]).logits)
+        with HalfProducts() if precision == "float16" else nullcontext():
+            results = tuple(torch.cat(chunks) for chunks in zip(*image_chunks.map(explain)))
     return results[0] if len(results) == 1 else results
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from timm.layers import GELUTanh, QuickGELU
+from timm.layers import QuickGELU
 from torch import Tensor, nn
 
 from explain import rules
-from explain.trace import BlockRecord, Network, Norm, Record, merge_parts, plus_bias, scaled, split_heads
+from explain.trace import BlockRecord, Network, Norm, Record, is_tanh, merge_parts, plus_bias, scaled, split_heads
 
 
 @dataclass(frozen=True)
@@ -146,20 +146,16 @@ def _slope(activation: nn.Module, x: Tensor) -> Tensor:
     if isinstance(activation, QuickGELU):
         gate = torch.sigmoid(1.702 * x)
         return gate + 1.702 * x * gate * (1 - gate)
-    return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh" if _is_tanh(activation) else "none")
+    return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh" if is_tanh(activation) else "none")
 
 
 def _secant(activation: nn.Module, x: Tensor) -> Tensor:
     """f(x) / x of a GELU, without the division: the gate that multiplies x."""
     if isinstance(activation, QuickGELU):
         return torch.sigmoid(1.702 * x)
-    if _is_tanh(activation):
+    if is_tanh(activation):
         return torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))
     return torch.special.ndtr(x)
-
-
-def _is_tanh(activation: nn.Module) -> bool:
-    return isinstance(activation, GELUTanh) or getattr(activation, "approximate", "none") == "tanh"
 
 
 def _below_product(block: BlockRecord, gradient: Tensor, way: Way) -> Tensor:

@@ -1,7 +1,9 @@
-"""What `explain` can follow, decided by a model's structure and never by its name.
+"""Which models can be explained, decided by their structure and never by their name.
 
-The trace computes with a model's weights and calls hardly any of its modules, so whatever else changes what a
-module computes (a hook, a parametrisation, a replaced forward) would be passed over without a word: it is refused.
+The trace computes with a model's weights and calls none of its modules. So modules that compute something else than
+their class are refused: wrapped ones, parametrized or hook-computed weights, a forward replaced on the object. What
+structure does not show (whether a hook changes results, a forward replaced on the class) `relevance` finds by
+comparing logits: see explain/logit_check.py.
 """
 
 from timm.layers import (
@@ -19,13 +21,15 @@ from timm.layers import (
 from timm.layers.attention import Attention
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 NORMS = (nn.LayerNorm, LayerNorm)
 ACTIVATIONS = (nn.GELU, GELU, GELUTanh, QuickGELU)
 DROPS = (nn.Dropout, DropPath, PatchDropout, nn.Identity)  # all of which do nothing in eval mode
 POOLING = ("token", "avg", "map")
 FOLLOWED_METHODS = ("forward", "forward_features", "forward_head", "pool", "_pos_embed")
+# Tensors that the trace reads from modules; plain attributes of these names are computed by someone, and no parameters.
+TRACED = ("weight", "bias", "gamma", "pos_embed", "cls_token", "dist_token", "reg_token", "latent")
 HELD_AS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and its kin, keep what they wrap
 
 
@@ -39,10 +43,10 @@ def is_distilled(model: nn.Module) -> bool:
 
 
 def check_explainable(model: nn.Module) -> None:
-    """Return if relevance can be computed for `model`, a plain timm VisionTransformer.
+    """Check that relevance can be computed for a model by its structure; nothing is run.
 
-    Decided by structure, never by name; pooled by class token, mean or attention; or the DeiT that
-    is distilled and has two heads.
+    model: a plain timm VisionTransformer, pooled by class token, mean or attention, or a distilled DeiT with two heads.
+        Hooks are allowed here: `relevance` refuses those that change the logits.
 
     Raises UnsupportedModel that names the first part standing in the way.
     """
@@ -76,12 +80,14 @@ def _check_unchanged(name: str, module: nn.Module) -> None:
         raise UnsupportedModel(
             f"{name}.forward was replaced on this object; explanations follow the class's own forward."
         )
-    for kind, hooks in (("forward pre-hook", module._forward_pre_hooks), ("forward hook", module._forward_hooks)):
-        for hook in hooks.values():
+    for tensor in TRACED:
+        if isinstance(vars(module).get(tensor), Tensor):
+            hooks = " and ".join(type(hook).__name__ for hook in module._forward_pre_hooks.values())
             raise UnsupportedModel(
-                f"{name} has a {kind}, {getattr(hook, '__name__', type(hook).__name__)}, which may "
-                "change what it computes, and which explanations do not run: remove the hook "
-                "(its handle's remove(), or torch.nn.utils.remove_spectral_norm and the like)."
+                f"{name}.{tensor} is not a parameter"
+                + (f": a forward pre-hook, {hooks}, computes it" if hooks else "")
+                + f". Give {name} a plain {tensor} first (torch.nn.utils.remove_spectral_norm, remove_weight_norm, "
+                "prune.remove), then explain."
             )
     # Each reading of such a weight computes it again and, in training, may change what it is computed from.
     for tensor in module._modules.get("parametrizations") or ():
@@ -109,6 +115,22 @@ def _check_class(model: nn.Module) -> None:
                 f"the model's {method} was replaced on this object; "
                 f"explanations follow timm's {followed.__name__} only."
             )
+    if is_replaced(kind, "_pos_embed"):  # the one method that the trace calls, so that logits would agree
+        raise UnsupportedModel(
+            f"{defining_class(kind, '_pos_embed').__name__}._pos_embed was replaced on the class; explanations follow "
+            f"timm's {followed.__name__} only."
+        )
+
+
+def defining_class(kind: type, method: str) -> type:
+    """Return the class, `kind` or one that it inherits from, that defines a method."""
+    return next(base for base in kind.__mro__ if method in vars(base))
+
+
+def is_replaced(kind: type, method: str) -> bool:
+    """Tell whether a class's method was written elsewhere than the class: a function keeps its module's globals."""
+    home = defining_class(kind, method)
+    return getattr(vars(home)[method], "__globals__", {}).get("__name__") != home.__module__
 
 
 def _check_ends(model: VisionTransformer) -> None:

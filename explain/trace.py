@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from timm.layers import AttentionPoolLatent
+from timm.layers import AttentionPoolLatent, GELUTanh, QuickGELU
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -182,7 +182,8 @@ class Network:
         read = read.mean(-2, keepdim=True) if averaged else read
         # timm's two-headed model has a fc_norm, an Identity unless asked for, and never applies it.
         fc_norm = Norm(read) if len(self.heads) > 1 else _record_norm(model.fc_norm, read)
-        logits = sum(head(fc_norm.output[:, 0, token]) for token, head in enumerate(self.heads)) / len(self.heads)
+        logits = sum(linear(head, fc_norm.output[:, 0, token]) for token, head in enumerate(self.heads))
+        logits = logits / len(self.heads)
         return Record(embedding, blocks, norm, pooled, averaged, pool, fc_norm, logits, self.grid(images))
 
     def _record_embedding(self, images: Tensor) -> Embedding:
@@ -220,6 +221,25 @@ def _record_norm(norm: nn.Module, x: Tensor) -> Norm:
     return Norm(output, standardised, inverse_deviation, norm.weight)
 
 
+# Modules are not called, as that would run their hooks: see explain/logit_check.py.
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """A linear layer, or an Identity in its place."""
+    return x if isinstance(layer, nn.Identity) else F.linear(x, layer.weight, layer.bias)
+
+
+def activated(activation: nn.Module, x: Tensor) -> Tensor:
+    """A GELU, exact, by tanh or by a sigmoid."""
+    if isinstance(activation, QuickGELU):
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate="tanh" if is_tanh(activation) else "none")
+
+
+def is_tanh(activation: nn.Module) -> bool:
+    return isinstance(activation, GELUTanh) or getattr(activation, "approximate", "none") == "tanh"
+
+
 def plus_bias(product: Tensor, linear: nn.Linear | nn.Conv2d) -> Tensor:
     return product if linear.bias is None else product + linear.bias
 
@@ -248,7 +268,7 @@ def _record_pool(pool: AttentionPoolLatent, x: Tensor) -> BlockRecord:
     block = SimpleNamespace(attn=attn, mlp=pool.mlp, norm2=pool.norm, ls1=nn.Identity(), ls2=nn.Identity())
     product = F.linear(x, pool.kv.weight)
     key, value = split_heads(plus_bias(product, pool.kv), 2 * pool.num_heads).chunk(2, dim=1)
-    query = split_heads(pool.q(pool.latent).unsqueeze(1), pool.num_heads).expand(len(x), -1, -1, -1, -1)
+    query = split_heads(linear(pool.q, pool.latent).unsqueeze(1), pool.num_heads).expand(len(x), -1, -1, -1, -1)
     attention = _record_attention(block, query, key, value)
     return BlockRecord(
         block=block,
@@ -283,7 +303,7 @@ def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Te
 def _record_mlp(block: nn.Module | SimpleNamespace, middle: Tensor) -> dict:
     norm2 = _record_norm(block.norm2, middle)
     hidden_product = F.linear(norm2.output, block.mlp.fc1.weight)
-    hidden = block.mlp.act(plus_bias(hidden_product, block.mlp.fc1))
+    hidden = activated(block.mlp.act, plus_bias(hidden_product, block.mlp.fc1))
     mlp_product = F.linear(hidden, block.mlp.fc2.weight)
     mlp_output = scaled(plus_bias(mlp_product, block.mlp.fc2), block.ls2)
     return dict(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from explain import check_images
 from explain.batching import images_at_once
+from explain.logit_check import check_logits
 from explain.trace import BlockRecord, Network, Record
 
 MEASURES = ("entropy", "distance", "on_patches", "on_prefix", "on_itself")
@@ -239,6 +240,8 @@ def _add(networks: Sequence[Network], images: Tensor, gathered: Sequence[_Gather
     first = None
     for index, (network, one) in enumerate(zip(networks, gathered)):
         record = network.record(images, every_row=True)
+        if not one.measures:
+            check_logits(network.model, images[:1], record.logits[:1])
         layers = [(layer.attention.squeeze(2), read) for layer, read in _layers(record)]
         one.measures.append(torch.stack([_measures(*layer, record.grid) for layer in layers], 1).cpu().numpy())
         if not one.uniform:

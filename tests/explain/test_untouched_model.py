@@ -87,8 +87,10 @@ def test_fused_attention_is_irrelevant(vit, images, targets):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
 def test_one_recorded_forward_pass_serves_all_targets(vit, images, monkeypatch, method):
     """Both ways down of a blend too; a path of images is another matter: its steps, and the image itself."""
-    calls, record = [], Network.record
-    monkeypatch.setattr(Network, "record", lambda self, batch: calls.append(len(batch)) or record(self, batch))
+    calls, record = [], Network._record
+    monkeypatch.setattr(
+        Network, "_record", lambda self, batch, *more: calls.append(len(batch)) or record(self, batch, *more)
+    )
     relevance(vit, images, torch.tensor([[0, 1, 2, 3, 4]] * 3), method)
     assert sum(calls) == len(images) * (1 + 16 * (method == "integrated_gradients"))
 
