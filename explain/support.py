@@ -63,8 +63,8 @@ def check_explainable(model: nn.Module) -> None:
 def _check_wrapper(name: str, module: nn.Module) -> None:
     if type(module).__module__.split(".")[0] == "peft":
         raise UnsupportedModel(
-            f"{name} is peft's {type(module).__name__}: merge the adapter first "
-            "(model = model.merge_and_unload()), then explain."
+            f"{name} is peft's {type(module).__name__}: explain a copy with the adapter merged, "
+            "copy.deepcopy(model).merge_and_unload() for the PeftModel (without a copy, it would lose its adapter)."
         )
     for held in HELD_AS:
         if held in getattr(module, "_modules", ()):

@@ -1,9 +1,13 @@
 """What is refused, and that the refusal names the part; wrong inputs and what they are told."""
 
+import copy
+import re
+
 import peft
 import pytest
 import timm
 import torch
+from model_state import same, state
 from small_vits import make_vit
 from timm.layers import DropPath, PatchDropout, RmsNorm, SwiGLU
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
@@ -93,13 +97,20 @@ def test_subclasses_and_replaced_forwards_are_refused():
         check_explainable(model)
 
 
-def test_unmerged_adapters_are_refused_and_merged_ones_are_not(images, targets):
-    config = peft.LoraConfig(r=2, target_modules=r"blocks\.\d+\.attn\.qkv", use_dora=True)
-    wrapped = peft.get_peft_model(make_vit(), config)
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_explained_by_the_copy_that_the_message_asks_for(images, targets, dora):
+    """merge_and_unload alone would take the adapter out of the model that its user goes on with."""
+    config = peft.LoraConfig(r=2, target_modules=r"blocks\.\d+\.attn\.qkv", use_dora=dora, init_lora_weights=False)
+    wrapped = peft.get_peft_model(make_vit(), config).eval()
+    before, logits = state(wrapped), wrapped(images)
     for model in (wrapped, wrapped.base_model.model):
-        with pytest.raises(UnsupportedModel, match="merge the adapter first"):
-            check_explainable(model)
-    assert relevance(wrapped.merge_and_unload(), images, targets).isfinite().all()
+        with pytest.raises(UnsupportedModel, match="explain a copy with the adapter merged") as refusal:
+            relevance(model, images, targets)
+    code = re.search(r"copy\S+\)", str(refusal.value)).group()
+    merged = eval(code, {"copy": copy, "model": wrapped})
+    assert relevance(merged, images, targets).isfinite().all()
+    assert torch.allclose(merged(images), logits, rtol=1e-6, atol=1e-6)
+    assert same(before, state(wrapped)) and torch.equal(wrapped(images), logits)
 
 
 def test_an_adapter_merged_in_place_is_still_peft():
