@@ -176,7 +176,9 @@ def main(args: argparse.Namespace) -> None:
             f"DoRA in blocks {args.blocks}",
             {
                 f"plain loop, {epochs} epochs": lambda: plain(args, "dora", epochs),
-                f"train.py, {epochs} epochs": lambda: train_py(args, late_dora(args), two / "run", two, *common, epochs),
+                f"train.py, {epochs} epochs": lambda: train_py(
+                    args, late_dora(args), two / "run", two, *common, epochs
+                ),
                 f"train.py, default of {usual} epochs": lambda: train_py(
                     args, late_dora(args), three / "run", three, *common, usual
                 ),

@@ -1,4 +1,4 @@
-"""Load a data set by name: drawn scenes, the 100-sports photos, or an image folder. Checks it before anything slow."""
+"""Load and check a data set by name: drawn scenes, the 100-sports photos, or an image folder."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Masks of an image folder: in each image, the evidence, which are the pixels that make the class that class.
+"""Find and check the masks of an image folder: the pixels of each image that are evidence for its class.
 
     FOLDER/masks/CLASS/STEM.png           for the image CLASS/STEM.jpg (or .png, ...) of val/ or valid/
     FOLDER/masks/SPLIT/CLASS/STEM.png     for an image of any split, named as its folder: train, val, test
