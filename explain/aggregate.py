@@ -58,6 +58,7 @@ class TokenRow:
             self._keep(block, by_head, share)
 
     def _keep(self, block: BlockRecord, by_head: Tensor, share: float) -> None:
+        assert self.added is not None
         if not block.is_pool and share != 1:
             self.added, by_head = [one * share for one in self.added], by_head * share
         self.added.append(self._grid(by_head.transpose(1, 2)) / by_head.shape[1])

@@ -19,6 +19,8 @@ Options that several share:
       map's sum.
 """
 
+from typing import Any
+
 import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
@@ -51,11 +53,14 @@ def _relevance(
             raise ValueError(f"{name} is {value}; expected a finite number from 0 up (0 is the epsilon rule).")
     record = network.record(images)
     weights = class_weights(record.logits, targets, contrast, centre_head)
-    rows, relevance, by_head = head_rows(network, weights), 0.0, 0.0
+    rows = head_rows(network, weights)
+    relevance: Any = 0.0
+    by_head: Any = 0.0
     for one in ways:
-        at_blocks: list[Tensor] | None = None if at == "pixels" else []
-        carried: list[Tensor] | None = [] if layers else None
-        at_patches = patch_gradient(network, record, rows, one, at_blocks, carried)
+        at_blocks: list[Tensor] = []
+        carried: list[Tensor] = []
+        kept = (None if at == "pixels" else at_blocks, carried if layers else None)
+        at_patches = patch_gradient(network, record, rows, one, *kept)
         if at == "pixels":
             at_patches = (at_patches * _patch_factor(network, images, record, gamma_patch)).sum(-1)
         else:
@@ -307,7 +312,8 @@ def integrated_gradients(
         raise ValueError(f"steps is {steps}; expected 1 or more.")
     record = network.record(images)
     weights = class_weights(record.logits, targets, contrast, centre_head)
-    rows, mean = head_rows(network, weights), 0.0
+    rows = head_rows(network, weights)
+    mean: Any = 0.0
     for place, share in zip(*leggauss(steps)):
         path = network.record(images * ((1 + float(place)) / 2))
         mean = mean + patch_gradient(network, path, rows, GRADIENT) * (float(share) / 2)

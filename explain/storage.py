@@ -5,17 +5,18 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.files import atomic
 from explain.compute import relevance
 from explain.registry import DEFAULT_METHOD, refuse_more_than_maps
 from explain.support import check_explainable
+from explain.types import TimmModule
 
 
 def save_relevance(
     path: str | os.PathLike,
-    model: nn.Module,
+    model: TimmModule,
     batches: Iterable[tuple[Tensor, Tensor]],
     count: int,
     method: str = DEFAULT_METHOD,
@@ -33,11 +34,13 @@ def save_relevance(
     refuse_more_than_maps(options)
     check_explainable(model)
     device = model.head.weight.device
-    maps = (
-        relevance(model, images.to(device), targets.to(device), method, **options).cpu().numpy()
-        for images, targets in batches
-    )
-    return save_chunks(path, maps, count)
+
+    def explain(images: Tensor, targets: Tensor) -> np.ndarray:
+        maps = relevance(model, images.to(device), targets.to(device), method, **options)
+        assert isinstance(maps, Tensor)  # no option that returns more is left
+        return maps.cpu().numpy()
+
+    return save_chunks(path, (explain(*batch) for batch in batches), count)
 
 
 def save_chunks(path: str | os.PathLike, chunks: Iterable[np.ndarray], count: int) -> np.memmap:

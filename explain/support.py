@@ -23,6 +23,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from explain.types import TimmModule
+
 NORMS = (nn.LayerNorm, LayerNorm)
 ACTIVATIONS = (nn.GELU, GELU, GELUTanh, QuickGELU)
 DROPS = (nn.Dropout, DropPath, PatchDropout, nn.Identity)  # all of which do nothing in eval mode
@@ -37,12 +39,12 @@ class UnsupportedModel(ValueError):
     """The model has a part that explanations cannot follow; the message names it."""
 
 
-def is_distilled(model: nn.Module) -> bool:
+def is_distilled(model: TimmModule) -> bool:
     """Whether the model is timm's DeiT with two heads, whose logits are the mean of both."""
     return isinstance(model, VisionTransformerDistilled)
 
 
-def check_explainable(model: nn.Module) -> None:
+def check_explainable(model: TimmModule) -> None:
     """Check that relevance can be computed for a model by its structure; nothing is run.
 
     model: a plain timm VisionTransformer, pooled by class token, mean or attention, or a distilled DeiT with two heads.
@@ -60,7 +62,7 @@ def check_explainable(model: nn.Module) -> None:
         _check_block(f"blocks.{index}", block)
 
 
-def _check_wrapper(name: str, module: nn.Module) -> None:
+def _check_wrapper(name: str, module: TimmModule) -> None:
     if type(module).__module__.split(".")[0] == "peft":
         raise UnsupportedModel(
             f"{name} is peft's {type(module).__name__}: explain a copy with the adapter merged, "
@@ -74,7 +76,7 @@ def _check_wrapper(name: str, module: nn.Module) -> None:
             )
 
 
-def _check_unchanged(name: str, module: nn.Module) -> None:
+def _check_unchanged(name: str, module: TimmModule) -> None:
     """That a module computes what its class does, with weights that are its own."""
     if "forward" in vars(module):
         raise UnsupportedModel(
@@ -97,7 +99,7 @@ def _check_unchanged(name: str, module: nn.Module) -> None:
         )
 
 
-def _check_class(model: nn.Module) -> None:
+def _check_class(model: TimmModule) -> None:
     kind = type(model)
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(
@@ -188,7 +190,7 @@ def _check_pool(model: VisionTransformer) -> None:
         )
 
 
-def _check_block(name: str, block: nn.Module) -> None:
+def _check_block(name: str, block: TimmModule) -> None:
     _expect(name, block, (Block,))
     attention, mlp = block.attn, block.mlp
     _expect(f"{name}.attn", attention, (Attention,))
@@ -236,7 +238,7 @@ def _check_mlp(name: str, mlp: Mlp) -> None:
         _expect(f"{name}.{path}", drop, DROPS)
 
 
-def _expect_norm(name: str, norm: nn.Module) -> None:
+def _expect_norm(name: str, norm: TimmModule) -> None:
     _expect(name, norm, (*NORMS, nn.Identity))
     if isinstance(norm, NORMS) and len(norm.normalized_shape) > 1:
         raise UnsupportedModel(
@@ -244,7 +246,7 @@ def _expect_norm(name: str, norm: nn.Module) -> None:
         )
 
 
-def _expect(name: str, module: nn.Module, kinds: tuple[type, ...]) -> None:
+def _expect(name: str, module: TimmModule, kinds: tuple[type, ...]) -> None:
     if type(module) not in kinds:
         names = " or ".join(dict.fromkeys(kind.__name__ for kind in kinds))
         raise UnsupportedModel(f"{name} is {_describe(module)}; supported is {names}.")

@@ -14,6 +14,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from timm.layers import AttentionPoolLatent, GELUTanh, QuickGELU
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from explain.support import check_explainable, is_distilled
+from explain.types import TimmModule
 
 
 @dataclass
@@ -51,7 +53,7 @@ class BlockRecord:
     not added to its output; M is 1 there, and N the tokens that it reads.
     """
 
-    block: nn.Module | SimpleNamespace
+    block: TimmModule | SimpleNamespace
     x: Tensor  # (B, 1, N, D)
     norm1: Norm  # (B, 1, N, D)
     qkv_product: Tensor  # (B, 1, N, 3hd), or of k and v alone where the query is a constant
@@ -182,7 +184,7 @@ class Network:
         read = read.mean(-2, keepdim=True) if averaged else read
         # timm's two-headed model has a fc_norm, an Identity unless asked for, and never applies it.
         fc_norm = Norm(read) if len(self.heads) > 1 else _record_norm(model.fc_norm, read)
-        logits = sum(linear(head, fc_norm.output[:, 0, token]) for token, head in enumerate(self.heads))
+        logits: Any = sum(linear(head, fc_norm.output[:, 0, token]) for token, head in enumerate(self.heads))
         logits = logits / len(self.heads)
         return Record(embedding, blocks, norm, pooled, averaged, pool, fc_norm, logits, self.grid(images))
 
@@ -210,7 +212,7 @@ class _WithoutDropout:
         return getattr(self._model, name)
 
 
-def _record_norm(norm: nn.Module, x: Tensor) -> Norm:
+def _record_norm(norm: TimmModule, x: Tensor) -> Norm:
     if isinstance(norm, nn.Identity):
         return Norm(x)
     standardised, _, inverse_deviation = torch.native_layer_norm(x, norm.normalized_shape, None, None, norm.eps)
@@ -224,19 +226,19 @@ def _record_norm(norm: nn.Module, x: Tensor) -> Norm:
 # Modules are not called, as that would run their hooks: see explain/logit_check.py.
 
 
-def linear(layer: nn.Module, x: Tensor) -> Tensor:
+def linear(layer: TimmModule, x: Tensor) -> Tensor:
     """A linear layer, or an Identity in its place."""
     return x if isinstance(layer, nn.Identity) else F.linear(x, layer.weight, layer.bias)
 
 
-def activated(activation: nn.Module, x: Tensor) -> Tensor:
+def activated(activation: TimmModule, x: Tensor) -> Tensor:
     """A GELU, exact, by tanh or by a sigmoid."""
     if isinstance(activation, QuickGELU):
         return x * torch.sigmoid(1.702 * x)
     return F.gelu(x, approximate="tanh" if is_tanh(activation) else "none")
 
 
-def is_tanh(activation: nn.Module) -> bool:
+def is_tanh(activation: TimmModule) -> bool:
     return isinstance(activation, GELUTanh) or getattr(activation, "approximate", "none") == "tanh"
 
 
@@ -244,12 +246,12 @@ def plus_bias(product: Tensor, linear: nn.Linear | nn.Conv2d) -> Tensor:
     return product if linear.bias is None else product + linear.bias
 
 
-def scaled(x: Tensor, scale: nn.Module) -> Tensor:
+def scaled(x: Tensor, scale: TimmModule) -> Tensor:
     """LayerScale or nothing; never in place, whatever the module says."""
     return x if isinstance(scale, nn.Identity) else x * scale.gamma
 
 
-def _record_block(block: nn.Module, x: Tensor, rows: int) -> BlockRecord:
+def _record_block(block: TimmModule, x: Tensor, rows: int) -> BlockRecord:
     attn, norm1 = block.attn, _record_norm(block.norm1, x)
     qkv_product = F.linear(norm1.output, attn.qkv.weight)
     query, key, value = split_heads(plus_bias(qkv_product, attn.qkv), 3 * attn.num_heads).chunk(3, dim=1)
@@ -282,16 +284,16 @@ def _record_pool(pool: AttentionPoolLatent, x: Tensor) -> BlockRecord:
     )
 
 
-def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Tensor, value: Tensor) -> dict:
+def _record_attention(block: TimmModule | SimpleNamespace, query: Tensor, key: Tensor, value: Tensor) -> dict:
     attn = block.attn
-    query, key = _record_norm(attn.q_norm, query), _record_norm(attn.k_norm, key)
-    attention = ((query.output * attn.scale) @ key.output.mT).softmax(-1)
+    normed_query, normed_key = _record_norm(attn.q_norm, query), _record_norm(attn.k_norm, key)
+    attention = ((normed_query.output * attn.scale) @ normed_key.output.mT).softmax(-1)
     mixed = attention @ value
     projected_product = F.linear(merge_heads(mixed), attn.proj.weight)
     attended = scaled(plus_bias(projected_product, attn.proj), block.ls1)
     return dict(
-        query=query,
-        key=key,
+        query=normed_query,
+        key=normed_key,
         value=value,
         attention=attention,
         mixed=mixed,
@@ -300,7 +302,7 @@ def _record_attention(block: nn.Module | SimpleNamespace, query: Tensor, key: Te
     )
 
 
-def _record_mlp(block: nn.Module | SimpleNamespace, middle: Tensor) -> dict:
+def _record_mlp(block: TimmModule | SimpleNamespace, middle: Tensor) -> dict:
     norm2 = _record_norm(block.norm2, middle)
     hidden_product = F.linear(norm2.output, block.mlp.fc1.weight)
     hidden = activated(block.mlp.act, plus_bias(hidden_product, block.mlp.fc1))
