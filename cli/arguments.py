@@ -43,7 +43,7 @@ def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", severa
         type=int,
         default=0,
         metavar="N",
-        help="seed of which images are drawn, sampled or held out; --seed never changes them",
+        help="seed for drawing, sampling and holding out images; independent of the training seed",
     )
     group.add_argument(
         "--train-images",
@@ -179,8 +179,8 @@ def add_relevance(
     group.add_argument(
         "--precision",
         choices=("float16",),
-        help="precision of the factors of matrix products, for GPUs with tensor cores and for methods whose maps stay "
-        "within 2 %% (default: float32)",
+        help="multiply matrices with float16 inputs, on GPUs with tensor cores; only for methods whose maps change by "
+        "less than 2 %% (default: float32)",
     )
 
 
@@ -267,7 +267,8 @@ def add_running(to: argparse.ArgumentParser) -> None:
         type=positive_number,
         default=CACHE_LIMIT,
         metavar="GIB",
-        help="do not cache the tokens before late adapters where they need more disk space than this",
+        help="do not cache the activations that enter the first trained block if they would take more disk "
+        "space than this",
     )
     group.add_argument(
         "--no-cache",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from common import processes
 from common.errors import ExplainedError, out_of_memory
 
-CONTINUES = "the same command continues after the last finished step"
+CONTINUES = "run the same command to resume from the last saved state"
 Main = Callable[[argparse.Namespace], None]
 
 

@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=["all"],
         choices=["all", "quick", *MEASUREMENTS],
         metavar="NAME",
-        help=f"all, quick (the cheap ones), or some of {', '.join(MEASUREMENTS)} (default: all)",
+        help=f"groups of metrics: all, quick (of few passes), or some of {', '.join(MEASUREMENTS)} (default: all)",
     )
     group.add_argument(
         "--images",
@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive,
         default=100,
         metavar="N",
-        help="images of val for expensive metrics: robustness, faithfulness, grid pointing game, randomisation, depth",
+        help="images of val for metrics that take more passes: robustness, faithfulness, grid pointing game, "
+        "randomisation, depth",
     )
     group.add_argument(
         "--random-classes", type=positive, default=3, metavar="N", help="random classes per image, beside the true one"
@@ -109,7 +110,7 @@ def study_options(args: argparse.Namespace) -> StudyOptions:
         relevance=tuple(relevance_options(args)),
         measurements=measurement_names(args.metrics),
         images=args.images,
-        expensive_images=args.metric_images,
+        metric_images=args.metric_images,
         random_classes=args.random_classes,
         imputations=tuple(dict.fromkeys(args.imputation)),
         data_seed=args.data_seed,
@@ -142,4 +143,4 @@ def _check_names(specs: list[str]) -> None:
     """Raise UsageError for two data sets of one name, whose results could not be told apart."""
     names = [Path(spec).name for spec in dict.fromkeys(specs)]
     if len(set(names)) < len(names):
-        raise UsageError(f"--data {' '.join(specs)}: two have one name; rename a folder")
+        raise UsageError(f"--data {' '.join(specs)}: two data sets have the same name; rename a folder")

@@ -73,7 +73,7 @@ def compare_loaded(
         return found
     split = data.splits[options.split]
     pick = tuple(picked(split, options.pick).tolist()) if options.pick else ()
-    measurement = replace(options.measurement, expensive_images=options.measurement.images or len(split))
+    measurement = replace(options.measurement, metric_images=options.measurement.images or len(split))
     workers = workers_of(options.running, device)
     subjects = [
         Subject(run, label, data, options.split, measurement, device, workers, pick)

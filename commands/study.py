@@ -72,7 +72,7 @@ def write_together(out: Path, found: dict[str, StudyResults]) -> None:
     }
     verdict_overview(out / "verdicts.png", verdict_panels(rows), "What an earlier study claimed, on several data sets")
     tables = [(one.out / "claims.md").read_text(encoding="utf-8") for one in found.values()]
-    texts = [table.replace("# What", f"# {name}: what", 1) for name, table in zip(found, tables)]
+    texts = [table.replace("# ", f"# {name}: ", 1) for name, table in zip(found, tables)]
     write_text(out / "claims.md", "\n".join(texts))
     everything = chain.from_iterable(read_results(one.out / "results.csv") for one in found.values())
     count = write_results(out / "results.csv", everything)

@@ -190,7 +190,7 @@ def _warn_if_unexplainable(model: TimmModel) -> None:
     try:
         check_explainable(model)
     except UnsupportedModel as error:
-        warn(f"this model trains, but relevance cannot follow it: {error}")
+        warn(f"this model can be trained but not explained: {error}")
 
 
 def _export(options: TrainOptions) -> None:

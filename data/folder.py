@@ -12,8 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.names import some
+from data.file_checks import FileChecks
 from data.images import EXTENSIONS, open_image, open_mask
-from data.scan_cache import FileChecks
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

@@ -28,7 +28,7 @@ def compare_depth(before: Subject, after: Subject, method: RelevanceOptions | No
 
     Returns arrays by name; those of `before` start with 0_, those of `after` with 1_.
     """
-    images = after.images(after.options.expensive_images, after.options.batch_size or BATCH_SIZE)
+    images = after.images(after.options.metric_images, after.options.batch_size or BATCH_SIZE)
     batches = (x.to(after.device) for x in images.read(images.batches))
     depths = measure_depth([before.model, after.model], after.progress("depth", batches, len(images.batches)))
     found: dict[str, Any] = {f"{i}_{key}": value for i, one in enumerate(depths) for key, value in one.measures.items()}
@@ -100,7 +100,7 @@ def depth_run_of(subject: Subject, place: int, found: Mapping[str, np.ndarray]) 
 
 def depth_rows(subject: Subject, run: DepthRun) -> Iterator[Observation]:
     """Yield a run's depth profile as observations: per block, mean over heads; CKA is one value of all images."""
-    names = subject.images(subject.options.expensive_images).names
+    names = subject.images(subject.options.metric_images).names
     profiles = {f"depth_{name}": run.by_block(name) for name in run.measures}
     if run.divergence is not None:
         profiles["depth_divergence"] = run.divergence.mean(-1)

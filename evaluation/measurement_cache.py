@@ -16,7 +16,7 @@ from common.files import atomic
 from common.tables import write_json
 from evaluation.depth import DEPTH_VERSION, compare_depth, depth_run_of
 from evaluation.maps import StoredMaps, files_of, store_maps
-from evaluation.measurements import MEASURES, Asked
+from evaluation.measurements import MEASURES, MeasurementRequest
 from evaluation.observations import Observation, read_results, write_results
 from evaluation.options import MeasurementOptions
 from evaluation.statistics.depth import DepthRun
@@ -88,14 +88,14 @@ class MeasurementCache:
             card = path.with_suffix(".maps.json")
             processes.on_main_process(lambda: card.unlink(missing_ok=True))
             stored = store_maps(subject, method, path)
-            processes.on_main_process(lambda: write_json(card, self._card(subject, task)))
+            processes.on_main_process(lambda: write_json(card, self._cache_key(subject, task)))
             return stored
         return StoredMaps.load(path)
 
     def holds(self, subject: Subject, task: Task) -> bool:
         """Tell whether a measurement is stored and still that of this run, these images and these settings."""
         card, table = self._file(subject, task, ".json"), self._file(subject, task, ".csv")
-        whole = card.is_file() and table.is_file() and read_json(card) == self._card(subject, task)
+        whole = card.is_file() and table.is_file() and read_json(card) == self._cache_key(subject, task)
         return whole and (task.measurement != "maps" or self._holds_maps(subject, task))
 
     def depth(self, before: Subject, after: Subject, method: RelevanceOptions | None) -> tuple[DepthRun, DepthRun]:
@@ -107,7 +107,7 @@ class MeasurementCache:
         arrays = self._folder(after) / f"{after.split_name}-depth-{name}.npz"
         card = arrays.with_suffix(".json")
         settings = {"before": before.content_hash, "after": after.content_hash, **_images(after)}
-        settings |= {"images": after.options.expensive_images, "version": DEPTH_VERSION}
+        settings |= {"images": after.options.metric_images, "version": DEPTH_VERSION}
         if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
             card.unlink(missing_ok=True)
             found = compare_depth(before, after, method)
@@ -122,12 +122,12 @@ class MeasurementCache:
         table = self._file(subject, task, ".csv")
         card = table.with_suffix(".json")
         processes.on_main_process(lambda: card.unlink(missing_ok=True))
-        asked = Asked(subject, task.method, lambda: self.maps(subject, task.method), task.imputation)
-        rows = list(MEASURES[task.measurement].compute(asked))
+        request = MeasurementRequest(subject, task.method, lambda: self.maps(subject, task.method), task.imputation)
+        rows = list(MEASURES[task.measurement].compute(request))
 
         def write() -> None:
             write_results(table, rows)
-            write_json(card, self._card(subject, task))  # it marks the rest as whole, and comes last
+            write_json(card, self._cache_key(subject, task))  # it marks the rest as whole, and comes last
 
         processes.on_main_process(write)
 
@@ -135,7 +135,7 @@ class MeasurementCache:
         path = self._file(subject, task, ".npy")
         card = path.with_suffix(".maps.json")
         whole = card.is_file() and all(file.is_file() for file in files_of(path))
-        return whole and read_json(card) == self._card(subject, task)
+        return whole and read_json(card) == self._cache_key(subject, task)
 
     def _folder(self, subject: Subject) -> Path:
         return self.folder / subject.content_hash[:16]
@@ -146,7 +146,7 @@ class MeasurementCache:
             parts.append(hashlib.sha256(repr(subject.pick).encode()).hexdigest()[:8])
         return self._folder(subject) / ("-".join(filter(None, parts)) + end)
 
-    def _card(self, subject: Subject, task: Task) -> dict[str, Any]:
+    def _cache_key(self, subject: Subject, task: Task) -> dict[str, Any]:
         one = MEASURES[task.measurement]
         about = {"model": subject.content_hash, **_images(subject), "relevance": asdict(task.method)}
         return about | {"version": one.version, **one.settings(subject)}

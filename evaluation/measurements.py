@@ -43,7 +43,7 @@ COMPLEXITY = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasurementRequest:
     """One measurement of one run.
 
     subject: the run, its images and options.
@@ -63,19 +63,19 @@ class Asked:
         return self.method.method
 
     @property
-    def expensive(self) -> Images:
+    def metric_images(self) -> Images:
         """The images of expensive measurements."""
-        return self.subject.images(self.subject.options.expensive_images)
+        return self.subject.images(self.subject.options.metric_images)
 
     def tensors(self) -> tuple[Images, Tensor, Tensor]:
         """Return the images of expensive measurements, as tensors (N, 3, H, W), and their true classes (N, 1)."""
-        images, device = self.expensive, self.subject.device
+        images, device = self.metric_images, self.subject.device
         labels = torch.from_numpy(images.labels)[:, None].to(device)
         return images, torch.cat(list(images.read(images.batches))).to(device), labels
 
     def batches(self, what: str, *tensors: Tensor, size: int | None = None):
         """Split tensors that belong together into batches, with a progress bar."""
-        size = size or self.expensive.batch_size
+        size = size or self.metric_images.batch_size
         parts = zip(*(one.split(size) for one in tensors))
         return self.subject.progress(f"{what}, {self.name}", parts, -(-len(tensors[0]) // size))
 
@@ -89,9 +89,9 @@ class Asked:
 # ---- maps: probabilities, similarity between classes, complexity, localisation
 
 
-def measure_maps(asked: Asked) -> Iterator[Observation]:
+def measure_maps(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure the similarity of the first target's map to others', complexity, and localisation where masks exist."""
-    subject, stored, name = asked.subject, asked.stored(), asked.name
+    subject, stored, name = request.subject, request.stored(), request.name
     images, targets = subject.images(subject.options.images), stored.targets
     names, rows = images.names, np.arange(len(images))
     probability = {"probability": stored.probability[rows, targets.classes[:, 0]]}
@@ -102,7 +102,7 @@ def measure_maps(asked: Asked) -> Iterator[Observation]:
         yield from subject.rows(names, name, target, similarity(stored.maps, stored.maps, targets.columns(target)))
     for target in (targets.first, RANDOM):
         yield from subject.rows(names, name, target, complexity(stored.maps, targets.columns(target)))
-    yield from _localisation(asked, images, stored)
+    yield from _localisation(request, images, stored)
 
 
 def similarity(first: np.ndarray, maps: np.ndarray, columns: slice, suffix: str = "") -> dict[str, np.ndarray]:
@@ -133,13 +133,13 @@ def _chunks(count: int) -> list[slice]:
     return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
 
 
-def _localisation(asked: Asked, images: Images, stored: StoredMaps) -> Iterator[Observation]:
+def _localisation(request: MeasurementRequest, images: Images, stored: StoredMaps) -> Iterator[Observation]:
     """Measure the first target's positive relevance on each known region: share, area, and their ratio.
 
     For the evidence also rank accuracy and the pointing game, by pixels, and the share outside it; for a distractor
     also the share that its own class's map has on it.
     """
-    subject, name, first = asked.subject, asked.name, stored.targets.first
+    subject, name, first = request.subject, request.name, stored.targets.first
     for row, (image, index) in enumerate(zip(images.names, images.indices.tolist())):
         found = np.array(stored.maps[row])
         masks = regions_of(subject.split, index, subject.run.config.data_config)
@@ -165,19 +165,19 @@ def _on_evidence(found: np.ndarray, evidence: np.ndarray) -> dict[str, float]:
     }
 
 
-def measure_centred(asked: Asked) -> Iterator[Observation]:
+def measure_centred(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure similarity between classes of maps with a centred head; nothing for methods that explain a contrast.
 
     Centring subtracts from the head's rows their mean over classes, so that what all classes share is left out.
     """
-    info = METHODS[asked.name]
-    if info.contrast != "none" or asked.method.contrast not in (None, "none") or asked.method.centre_head:
+    info = METHODS[request.name]
+    if info.contrast != "none" or request.method.contrast not in (None, "none") or request.method.centre_head:
         return
-    subject, stored = asked.subject, asked.stored()
+    subject, stored = request.subject, request.stored()
     images, classes = subject.images(subject.options.images), stored.targets.classes
 
     def centred_maps(of: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(compute_maps(subject, images, of, asked.method, centre_head=True)))
+        return np.concatenate(list(compute_maps(subject, images, of, request.method, centre_head=True)))
 
     if info.signed:  # linear: what centring subtracts is the same for every class of an image
         centred = stored.maps - (stored.maps[:, :1] - centred_maps(classes[:, :1]))
@@ -185,15 +185,15 @@ def measure_centred(asked: Asked) -> Iterator[Observation]:
         centred = centred_maps(classes)
     for target in (RANDOM, RUNNER_UP):
         found = similarity(centred, centred, stored.targets.columns(target), suffix="_centred")
-        yield from subject.rows(images.names, asked.name, target, found)
+        yield from subject.rows(images.names, request.name, target, found)
 
 
 # ---- expensive measurements, of fewer images
 
 
-def measure_robustness(asked: Asked) -> Iterator[Observation]:
+def measure_robustness(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure the relative change of the first target's map under invisible input noise."""
-    subject, images, stored = asked.subject, asked.expensive, asked.stored()
+    subject, images, stored = request.subject, request.metric_images, request.stored()
     row_of = {index: row for row, index in enumerate(subject.images(subject.options.images).indices.tolist())}
     if set(images.indices.tolist()) <= set(row_of):
         rows = [row_of[index] for index in images.indices.tolist()]
@@ -208,69 +208,69 @@ def measure_robustness(asked: Asked) -> Iterator[Observation]:
             targets = torch.from_numpy(classes[some]).to(subject.device)
             drawn: dict[str, Any] = {"noise": INPUT_NOISE, "seed": subject.options.data_seed, "maps": maps}
             change = input_noise_change(
-                subject.model, x.to(subject.device), targets, asked.name, **drawn, **asked.method.keywords()
+                subject.model, x.to(subject.device), targets, request.name, **drawn, **request.method.keywords()
             )
             yield change[:, 0].cpu().numpy()
 
     found = processes.distribute(images.batches, work)
-    changes = list(subject.progress(f"robustness, {asked.name}", found, len(images.batches)))
-    yield from subject.rows(images.names, asked.name, stored.targets.first, {"noise": np.concatenate(changes)})
+    changes = list(subject.progress(f"robustness, {request.name}", found, len(images.batches)))
+    yield from subject.rows(images.names, request.name, stored.targets.first, {"noise": np.concatenate(changes)})
 
 
-def measure_faithfulness(asked: Asked) -> Iterator[Observation]:
+def measure_faithfulness(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the points of the curves."""
-    images, x, labels = asked.tensors()
-    subject, names = asked.subject, images.names
+    images, x, labels = request.tensors()
+    subject, names = request.subject, images.names
     # each image comes back as many changed ones
     size = 4 if subject.device.type == "cpu" else max(1, images.batch_size // 4)
-    curves = [_curves(asked, a, b) for a, b in asked.batches("faithfulness", x, labels, size=size)]
+    curves = [_curves(request, a, b) for a, b in request.batches("faithfulness", x, labels, size=size)]
     for metric in ("srg", "morf_mean", "lerf_mean", "insertion", "deletion"):
         values = {metric.removesuffix("_mean"): np.concatenate([getattr(curve, metric)[:, 0] for curve in curves])}
-        yield from subject.rows(names, asked.name, TRUE, values, asked.imputation)
+        yield from subject.rows(names, request.name, TRUE, values, request.imputation)
     for order in ("morf", "lerf"):
         points = np.concatenate([getattr(curve, order)[:, 0] for curve in curves])
         for i, fraction in enumerate(curves[0].fractions):
             values = {f"{order}_curve": points[:, i]}
-            yield from subject.rows(names, asked.name, TRUE, values, asked.imputation, f"{fraction:g}")
+            yield from subject.rows(names, request.name, TRUE, values, request.imputation, f"{fraction:g}")
 
 
-def _curves(asked: Asked, images: Tensor, targets: Tensor) -> Curves:
-    maps = asked.explain(images, targets)
+def _curves(request: MeasurementRequest, images: Tensor, targets: Tensor) -> Curves:
+    maps = request.explain(images, targets)
     steps = min(STEPS, maps[0, 0].numel())
-    return perturbation_curves(asked.subject.model, images, targets, maps, steps=steps, imputation=asked.imputation)
+    return perturbation_curves(request.subject.model, images, targets, maps, steps=steps, imputation=request.imputation)
 
 
-def measure_grid_pointing(asked: Asked) -> Iterator[Observation]:
+def measure_grid_pointing(request: MeasurementRequest) -> Iterator[Observation]:
     """Play the grid pointing game: the share of each class's positive relevance in its own cell of a mosaic.
 
     The mosaics are disjoint, and of images that every compared run predicts correctly (Boehle et al., CVPR 2021);
     nothing is measured where these have fewer classes than a mosaic has cells.
     """
-    images, x, labels = asked.tensors()
-    subject, names, cells = asked.subject, images.names, CELLS**2
+    images, x, labels = request.tensors()
+    subject, names, cells = request.subject, images.names, CELLS**2
     among = np.flatnonzero([name in subject.correct for name in names])
     if len(np.unique(images.labels[among])) < cells:
         return
     mosaics, targets, which = make_mosaics(x, labels[:, 0], n=CELLS, seed=subject.options.data_seed, among=among)
-    maps = [asked.explain(a, b).cpu().numpy() for a, b in asked.batches("mosaics", mosaics, targets)]
+    maps = [request.explain(a, b).cpu().numpy() for a, b in request.batches("mosaics", mosaics, targets)]
     for members, share in zip(which.tolist(), mosaic_share(np.concatenate(maps), CELLS)):
         mosaic = " | ".join(names[i] for i in members)
-        yield subject.observe(mosaic, asked.name, TRUE, "mosaic_share", float(share))
+        yield subject.observe(mosaic, request.name, TRUE, "mosaic_share", float(share))
 
 
-def measure_randomisation(asked: Asked) -> Iterator[Observation]:
+def measure_randomisation(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure whether maps depend on learned parameters: cascading randomisation and eMPRT.
 
     The random-logit test is the similarity to random classes' maps, which `measure_maps` measures.
     """
-    images, x, labels = asked.tensors()
-    subject, names, options = asked.subject, images.names, asked.method.keywords()
-    maps = asked.explain(x, labels)
-    cascade = cascading_randomisation(subject.model, x, labels, asked.name, maps=maps, **options)
+    images, x, labels = request.tensors()
+    subject, names, options = request.subject, images.names, request.method.keywords()
+    maps = request.explain(x, labels)
+    cascade = cascading_randomisation(subject.model, x, labels, request.name, maps=maps, **options)
     for stage, values in zip(cascade.stages, cascade.similarity):
-        yield from subject.rows(names, asked.name, TRUE, {"cascade": values[:, 0]}, place=stage)
-    values = emprt(subject.model, x, labels, asked.name, maps=maps, **options)[:, 0]
-    yield from subject.rows(names, asked.name, TRUE, {"emprt": values})
+        yield from subject.rows(names, request.name, TRUE, {"cascade": values[:, 0]}, place=stage)
+    values = emprt(subject.model, x, labels, request.name, maps=maps, **options)[:, 0]
+    yield from subject.rows(names, request.name, TRUE, {"emprt": values})
 
 
 # ---- the table of measurements
@@ -285,7 +285,7 @@ class Measurement:
     version: increased when the code measures something else.
     """
 
-    compute: Callable[[Asked], Iterator[Observation]]
+    compute: Callable[[MeasurementRequest], Iterator[Observation]]
     settings: Callable[[Subject], dict[str, Any]]
     version: int = 1
 
@@ -296,7 +296,7 @@ def _of_maps(subject: Subject) -> dict[str, Any]:
 
 
 def _of_expensive(subject: Subject) -> dict[str, Any]:
-    return {"images": subject.options.expensive_images}
+    return {"images": subject.options.metric_images}
 
 
 MEASURES = {
@@ -304,7 +304,7 @@ MEASURES = {
     "centred": Measurement(measure_centred, _of_maps),
     "robustness": Measurement(
         measure_robustness,
-        lambda subject: _of_expensive(subject) | _of_maps(subject) | {"noise": INPUT_NOISE},
+        lambda subject: _of_maps(subject) | {"metric_images": subject.options.metric_images, "noise": INPUT_NOISE},
         version=2,
     ),
     "faithfulness": Measurement(

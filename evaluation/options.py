@@ -11,7 +11,7 @@ TRUE, PREDICTED, RANDOM, RUNNER_UP, DISTRACTOR = "true", "predicted", "random", 
 AUTO = "auto"
 SECOND = (AUTO, RANDOM, RUNNER_UP)
 IMPUTATIONS = ("mean", "blur", "linear")
-# Kinds of measurements, cheap ones first; `evaluation.measurements` holds their functions.
+# Groups of metrics, those of few passes first; `evaluation.measurements` holds their functions.
 CHEAP = ("maps", "centred", "robustness")
 MEASUREMENTS = (*CHEAP, "faithfulness", "grid_pointing", "randomisation")
 
@@ -23,16 +23,18 @@ class MeasurementOptions:
     relevance: relevance methods; claims and pictures use the first.
     measurements: names of MEASUREMENTS, in their order; maps are always among them.
     images: images per split whose maps are measured; None takes all.
-    expensive_images: images for expensive measurements: robustness, faithfulness, grid pointing game, randomisation,
-    depth. random_classes: random classes per image beside the true one. imputations: what replaces removed patches,
-    names of IMPUTATIONS; claims and pictures use the first. data_seed: chooses images and random classes, the same for
-    every run. batch_size: images explained at once; None chooses by the device.
+    metric_images: images for metrics that take more passes: robustness, faithfulness, grid pointing game, randomisation
+        tests, depth.
+    random_classes: random classes per image, beside the true one.
+    imputations: what replaces removed patches, names of IMPUTATIONS; claims and pictures use the first.
+    data_seed: chooses images and random classes, the same for every run.
+    batch_size: images explained at once; None chooses by the device.
     """
 
     relevance: tuple[RelevanceOptions, ...] = (RelevanceOptions(COMPARISON_METHOD),)
     measurements: tuple[str, ...] = MEASUREMENTS
     images: int | None = None
-    expensive_images: int = 100
+    metric_images: int = 100
     random_classes: int = 3
     imputations: tuple[str, ...] = ("mean",)
     data_seed: int = 0

@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_explained_trains_with_a_warning(shop, tmp_path, 
     argv += ["--no-cache", "--out", tmp_path / "run"]
     assert command(train, *argv) == 0
     error = capsys.readouterr().err
-    assert error.startswith("warning: this model trains, but relevance cannot follow it") and error.count("\n") == 1
+    assert error.startswith("warning: this model can be trained but not explained") and error.count("\n") == 1
 
 
 def test_a_model_without_blocks_takes_no_adapter(shop, tmp_path, refused):

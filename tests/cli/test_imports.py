@@ -60,7 +60,7 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         (["--relevance", "lrp_dept"], "unknown relevance method 'lrp_dept'"),
         (["--methods", "linear"], "give two or more different methods"),
         (["--data", "FOLDER/none"], "FOLDER/none does not exist"),
-        (["--data", "FOLDER/data", "FOLDER/twin/data"], "two have one name"),
+        (["--data", "FOLDER/data", "FOLDER/twin/data"], "have the same name"),
         (["--data", "FOLDER/data", "--context-bias", "0.5"], "--context-bias belongs to"),
         (["--seeds", "0"], "'0'"),
     ],

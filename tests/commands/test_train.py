@@ -118,7 +118,7 @@ def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, cap
             break
     out, error = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert error == "interrupted; the same command continues after the last finished step\n"
+    assert error == "interrupted; run the same command to resume from the last saved state\n"
     assert "resume.safetensors" in files(tmp_path / "run") and "summary.json" not in files(tmp_path / "run")
     assert command(train, *argv, tmp_path / "run") == 0
     assert "continuing after epoch" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import colour_folder
 
-from data import scan_cache as scan
+from data import file_checks as scan
 from data.datasets import ImageData, load_data
 from data.options import DataOptions
 
