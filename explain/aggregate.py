@@ -8,7 +8,7 @@ reads; else N), T tokens that heads read. Attention pooling counts as one layer 
 
 Options that several share:
   start_block: the first block that is aggregated.
-  contrast, centre_head: what is explained, see start.class_weights.
+  contrast, centre_head: what is explained, see targets.class_weights.
   layers: also return (B, K, L, h, grid_h, grid_w), blocks from `start_block` up: what each head of
       each block added to the map. Over layers and heads they sum to the map (under average pooling
       to the map less what each averaged token starts with).

@@ -8,7 +8,7 @@ over channels of the convolution's output before its bias times the gradient the
 Shapes: B images, K targets, L layers, h heads, P patches, N tokens, D model width.
 
 Options that several share:
-  contrast, centre_head: what is explained, see start.class_weights.
+  contrast, centre_head: what is explained, see targets.class_weights.
   at: "pixels", relevance at the pixels, summed over each patch; "tokens", at the patch tokens that
       enter block 0, with what positions and the patch convolution's bias brought; "depth", the mean
       over blocks of that relevance where tokens enter each block (see `lrp_depth`). A map differs

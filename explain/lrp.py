@@ -1,6 +1,6 @@
 """LRP down the recorded ViT, as transformer attribution needs it: the relevance of every attention.
 
-Shapes as in vit.py: B images, K targets, h heads, N tokens, M rows, T tokens that heads read, d
+Shapes as in trace.py: B images, K targets, h heads, N tokens, M rows, T tokens that heads read, d
 head width, D model width.
 """
 
