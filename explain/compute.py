@@ -6,18 +6,19 @@ Letters: B images, K targets, H x W pixels, grid_h x grid_w patches.
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from explain.batching import Chunks, images_at_once, targets_at_once
 from explain.logit_check import check_logits
 from explain.methods import FUNCTIONS
-from explain.precision import HalfProducts, check_images_of
+from explain.precision import HalfProducts, check_images_of, true_float32
 from explain.registry import DEFAULT_METHOD, find_method
 from explain.trace import Network
+from explain.types import TimmModule
 
 
 def relevance(
-    model: nn.Module,
+    model: TimmModule,
     images: Tensor,
     targets: Tensor,
     method: str = DEFAULT_METHOD,
@@ -48,6 +49,7 @@ def relevance(
     tuple of maps and these, in that order. Each method's scale is its own: compare shapes, or
     normalise.
 
+    float32 is true float32, also where torch's flags allow TF32 or bfloat16 (see precision.true_float32).
     Around a torch.autocast the result is the same: it is switched off inside, as it would round sums
     and divisions too, and bfloat16's three digits are too few for the smaller differences that maps
     are compared for. Cast model and images to float64 to check a map.
@@ -85,7 +87,7 @@ def relevance(
         return tuple(torch.cat(chunks, dim=1) for chunks in zip(*found))
 
     check = method != "random"  # which reads the pixels alone
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), true_float32():
         if check and precision is not None:  # compared before products are rounded
             check_logits(model, images[:1], network.record(images[:1]).logits)
         with HalfProducts() if precision == "float16" else nullcontext():
@@ -98,7 +100,7 @@ def as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def conservation_gap(
-    model: nn.Module, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD, **options
+    model: TimmModule, images: Tensor, targets: Tensor, method: str = DEFAULT_METHOD, **options
 ) -> Tensor:
     """What entered less what arrived of a relevance method's relevance, (B, K).
 
@@ -110,7 +112,7 @@ def conservation_gap(
     return relevance(model, images, targets, method, gap=True, **options)[-1]
 
 
-def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
+def _check_inputs(model: TimmModule, images: Tensor, targets: Tensor) -> None:
     check_images(model, images)
     if targets.dim() != 2 or len(targets) != len(images):
         raise ValueError(
@@ -130,7 +132,7 @@ def _check_inputs(model: nn.Module, images: Tensor, targets: Tensor) -> None:
         )
 
 
-def check_images(model: nn.Module, images: Tensor) -> None:
+def check_images(model: TimmModule, images: Tensor) -> None:
     """Raise ValueError unless images (B, 3, H, W) are what the model, an explainable one, takes."""
     embed, weight = model.patch_embed, model.head.weight
     channels = embed.proj.in_channels

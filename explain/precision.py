@@ -1,14 +1,17 @@
-"""Matrix products in float16, as tensor cores take them, for the methods whose maps stay what they are.
+"""The precision of maps: true float32 whatever torch's flags allow, and float16 matrix products where asked for.
 
-Offered to methods whose maps stay within 2 % of float32's (relative distance, L2, the worst of 32 maps, with default
-options), whatever the other class: docs/results/benchmark.md has them all, from
+float16 products, which GPUs with tensor cores compute faster, are offered to methods whose maps stay within 2 % of
+float32's (relative distance, L2, the worst of 32 maps, with default options). docs/results/benchmark.md lists all:
 
     python benchmarks/explain.py --weights FILE --memory --precision PHOTOS --out docs/results/benchmark.md
 
-on a CPU, which rounds as a GPU does. How much faster a GPU becomes is not measured. bfloat16 is not offered: it has
-three binary digits less, its distances are seven to ten times as large, and beyond 2 % for every method that asks for a
-class.
+It was measured on a CPU, which rounds as a GPU does; how much faster a GPU becomes was not measured. bfloat16 is not
+offered: it has three binary digits less, its distances are seven to ten times as large, and above 2 % for every method
+that uses a target.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +25,45 @@ def check_images_of(precision: str | None, images: Tensor) -> None:
     """Raise ValueError where float16 products are asked for, and the images' are no float32 ones."""
     if precision and images.dtype != torch.float32:
         raise ValueError(f"images are {images.dtype}; precision='float16' replaces float32 products: leave it out.")
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Compute products and convolutions of float32 tensors in float32, whatever torch's flags allow.
+
+    By default torch lets convolutions on Ampere GPUs and later run in TF32, which has float16's ten binary digits.
+    Users may allow it, or bfloat16, for matrix products too (torch.set_float32_matmul_precision), on CPUs as well. The
+    flags belong to the process: its other threads see them changed meanwhile. They are restored at the end.
+    """
+    backends = torch.backends
+    products = backends.cuda.matmul, backends.mkldnn.matmul
+    lowered, precisions = _lowered_matmul_precision(), [product.fp32_precision for product in products]
+    changed = []
+    try:
+        if lowered:  # an earlier flag, which must not contradict the later ones below
+            torch.set_float32_matmul_precision("highest")
+        # Where nothing is set, a flag has the value of those before it, so that what differs from "ieee" is its own.
+        for flag in (backends, backends.cudnn, *products, backends.cudnn.conv, backends.mkldnn.conv):
+            if flag.fp32_precision != "ieee":
+                changed.append((flag, flag.fp32_precision))
+                flag.fp32_precision = "ieee"
+        yield
+    finally:
+        for flag, precision in reversed(changed):
+            flag.fp32_precision = precision
+        if lowered:
+            torch.set_float32_matmul_precision(lowered)
+            for product, precision in zip(products, precisions):
+                product.fp32_precision = precision
+
+
+def _lowered_matmul_precision() -> str | None:
+    """torch.get_float32_matmul_precision where it is below float32, else None."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the later flags, one for each backend, say something else
+        return None
+    return None if precision == "highest" else precision
 
 
 class HalfProducts(TorchDispatchMode):

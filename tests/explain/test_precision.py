@@ -6,7 +6,7 @@ from small_vits import make_vit
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from explain import METHODS, gradients, precision, relevance, rules
-from explain.precision import half_product
+from explain.precision import half_product, true_float32
 from explain.registry import NOT_IN_HALF
 from explain.targets import class_weights, head_rows
 from explain.trace import Network
@@ -89,6 +89,73 @@ def test_products_keep_their_digits_at_any_scale(scale):
 def test_what_float16_does_not_serve_is_refused(images, targets, method, precision, dtype, words):
     with pytest.raises(ValueError, match=words):
         relevance(make_vit().to(dtype), images.to(dtype), targets, method, precision=precision)
+
+
+# ---- flags that lower the precision of float32
+
+
+def flags() -> list[str | bool]:
+    """What torch's flags say of the products and convolutions of float32 tensors."""
+    backends = torch.backends
+    operations = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    return [operation.fp32_precision for operation in (backends, backends.cudnn, *operations)]
+
+
+def set_generic(precision: str) -> None:
+    torch.backends.fp32_precision = precision
+
+
+def set_convolution(precision: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = precision
+
+
+@pytest.fixture(
+    params=[
+        (lambda: None, lambda: None),
+        (lambda: torch.set_float32_matmul_precision("high"), lambda: torch.set_float32_matmul_precision("highest")),
+        (lambda: torch.set_float32_matmul_precision("medium"), lambda: torch.set_float32_matmul_precision("highest")),
+        (lambda: set_generic("tf32"), lambda: set_generic("none")),
+        (lambda: set_convolution("ieee"), lambda: set_convolution("tf32")),
+    ],
+    ids=["default", "high", "medium", "generic tf32", "convolution ieee"],
+)
+def allowed(request):
+    """Flags as a user may have set them."""
+    request.param[0]()
+    yield flags()
+    request.param[1]()
+
+
+def test_products_and_convolutions_are_float32_whatever_torchs_flags_allow(
+    model, images, targets, allowed, monkeypatch
+):
+    """In the trace, on the way down, and where the model's own logits are computed; afterwards flags are as before."""
+    seen, product, way_down = [], Network.patch_product, rules.drop_negligible
+    monkeypatch.setattr(Network, "patch_product", lambda *given: seen.append(flags()) or product(*given))
+    monkeypatch.setattr(rules, "drop_negligible", lambda given: seen.append(flags()) or way_down(given))
+    model.patch_embed.proj.register_forward_hook(lambda *given: seen.append(flags()))
+    relevance(model, images.float(), targets, "lrp_depth")
+    assert len(seen) == 5 and all(set(one) == {"ieee"} for one in seen) and flags() == allowed
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_flags_are_restored_after_an_exception(model, images, targets, allowed, error, monkeypatch):
+    def fail(*given):
+        raise error("in the middle")
+
+    monkeypatch.setattr(rules, "drop_negligible", fail)
+    with pytest.raises(error):
+        relevance(model, images.float(), targets, "lrp_depth")
+    assert flags() == allowed
+
+
+def test_the_flag_of_matrix_products_can_be_read_and_is_restored():
+    """torch refuses to read it where flags of two kinds contradict each other."""
+    for level in ("high", "medium", "highest"):
+        torch.set_float32_matmul_precision(level)
+        with true_float32():
+            assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == level
 
 
 # ---- denormals
