@@ -4,7 +4,7 @@ By hand, as autograd would record a graph for each call, differentiate for weigh
 asks about, and fail for callers in inference mode. All targets go down together. Several kinds of
 relevance are the input times a gradient in which single operations are replaced: `Way` says which.
 
-Shapes as in vit.py: B images, K targets, h heads, P patches, N tokens, M rows, T tokens that heads
+Shapes as in trace.py: B images, K targets, h heads, P patches, N tokens, M rows, T tokens that heads
 read, d head width, D model width.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from explain import rules
 from explain.trace import BlockRecord, Network, Norm, Record, is_tanh, merge_parts, plus_bias, scaled, split_heads
+from explain.types import TimmModule
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _below_head(record: Record, rows: Tensor, way: Way) -> Tensor:
 
 
 def _below_norm(norm: Norm, gradient: Tensor, way: Way) -> Tensor:
-    if norm.standardised is None:
+    if norm.standardised is None or norm.inverse_deviation is None:  # an Identity
         return gradient
     gradient = gradient if norm.weight is None else gradient * norm.weight
     result = gradient - gradient.mean(-1, keepdim=True)
@@ -141,7 +142,7 @@ def _below_linear(
     return rules.gamma_linear(gradient, x, linear.weight, magnitude, ratio, gamma)
 
 
-def _slope(activation: nn.Module, x: Tensor) -> Tensor:
+def _slope(activation: TimmModule, x: Tensor) -> Tensor:
     """Derivative of a GELU at x, without autograd: callers may be in inference mode."""
     if isinstance(activation, QuickGELU):
         gate = torch.sigmoid(1.702 * x)
@@ -149,7 +150,7 @@ def _slope(activation: nn.Module, x: Tensor) -> Tensor:
     return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh" if is_tanh(activation) else "none")
 
 
-def _secant(activation: nn.Module, x: Tensor) -> Tensor:
+def _secant(activation: TimmModule, x: Tensor) -> Tensor:
     """f(x) / x of a GELU, without the division: the gate that multiplies x."""
     if isinstance(activation, QuickGELU):
         return torch.sigmoid(1.702 * x)

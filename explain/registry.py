@@ -6,6 +6,7 @@ The functions that compute the maps are in explain/methods.py; a test compares t
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 CONTRASTS = ("none", "mean", "softmax", "log_p")  # see explain.targets.class_weights
 PRECISIONS = ("float16",)  # of the factors of matrix products, besides the images' own
@@ -20,7 +21,7 @@ class RelevanceMethod:
         quantity: the map of a difference of two logits is the difference of their maps.
     uses_target: the maps of two targets of one image differ because of what the model computes (not by a random seed).
     passes: cost of a map in forward passes of its image, approximate, at K = 2 targets (DeiT-Tiny at 224 pixels, one
-        CPU thread, float32, default options; measured in docs/benchmark.md).
+        CPU thread, float32, default options; measured in docs/results/benchmark.md).
     source: paper of the method.
     description: one line for tables and help.
     options: names of the keyword options that its function takes.
@@ -196,7 +197,7 @@ METHODS: dict[str, RelevanceMethod] = {
     )
 }
 
-DEFAULT_METHOD = "lrp_blend"  # the most faithful: docs/candidates.md
+DEFAULT_METHOD = "lrp_blend"  # the most faithful: docs/results/candidates.md
 # For comparing the maps of several classes. Under a contrast, the map of another class is nearly the negative of the
 # predicted class's map.
 COMPARISON_METHOD = "lrp_depth"
@@ -225,9 +226,9 @@ class RelevanceOptions:
     centre_head: bool = False
     precision: str | None = None
 
-    def keywords(self) -> dict[str, str | bool]:
+    def keywords(self) -> dict[str, Any]:
         """Return the keyword options for `relevance`, only those that differ from the method's defaults."""
-        found: dict[str, str | bool] = {}
+        found: dict[str, Any] = {}
         # A method that uses no target explains no contrast, so "none" changes nothing for it.
         if self.contrast is not None and self.contrast != (METHODS[self.method].contrast or "none"):
             found["contrast"] = self.contrast
