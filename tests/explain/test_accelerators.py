@@ -7,9 +7,11 @@ CPU's, fails here; and the branches that are not a CPU's are taken.
 import pytest
 import torch
 from changed_vits import STRUCTURES, make_structure
+from no_float64 import NoFloat64
 from small_vits import make_vit
 
-from explain import METHODS, rules
+from explain import METHODS, relevance, rules
+from explain.compute import as_tuple
 from explain.methods import FUNCTIONS
 from explain.precision import HalfProducts, half_product
 from explain.registry import NOT_IN_HALF
@@ -64,6 +66,47 @@ def test_float16_does_not_wait_for_the_device(method):
     assert maps.device.type == "meta" and maps.dtype == torch.float32
     product = half_product(empty(2, 5, 7), empty(2, 7, 3))
     assert product.shape == (2, 5, 3) and product.dtype == torch.float32
+
+
+# ---- devices without float64
+
+
+def test_the_stand_in_knows_float64_wherever_it_comes_from():
+    single, double = torch.ones(2), torch.ones(2, dtype=torch.float64)
+    for operation in (lambda: single.double(), lambda: torch.rand(2, dtype=torch.float64), lambda: double.split(1)):
+        with NoFloat64(), pytest.raises(TypeError, match="float64"):
+            operation()
+    with NoFloat64("meta"):
+        assert (single.double() + 1).dtype == torch.float64, "on the CPU"
+        with pytest.raises(TypeError, match="float64"):
+            double.to("meta")
+
+
+@pytest.mark.parametrize(
+    "method, precision",
+    [(name, half) for name in METHODS_THERE for half in (None, "float16") if half is None or name not in NOT_IN_HALF],
+)
+def test_maps_need_no_float64(method, precision, images, targets):
+    model, images, known = make_vit(global_pool="map").float(), images.float(), METHODS[method].options
+    every = dict(layers=True, gap=True, contrast="log_p", centre_head=True, gamma=0.1, at="depth", start_block=1)
+    for options in ({}, {name: value for name, value in every.items() if name in known}):
+        expected = as_tuple(relevance(model, images, targets, method, precision, **options))
+        with NoFloat64():
+            found = as_tuple(relevance(model, images, targets, method, precision, **options))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_random_maps_are_drawn_on_the_cpu_and_moved_in_the_images_dtype(monkeypatch):
+    """They are drawn in float64, to be the same for images of either dtype."""
+    monkeypatch.setattr("explain.methods.generator_for", lambda *given: torch.Generator())
+    with NoFloat64("meta"):
+        maps = FUNCTIONS["random"](
+            Network(make_vit().float()), empty(3, 3, 24, 24), torch.zeros(3, 2, dtype=torch.int64)
+        )
+    assert maps.device.type == "meta" and maps.shape == (3, 2, 3, 3) and maps.dtype == torch.float32
+
+
+# ---- branches that are not a CPU's
 
 
 def test_copies_are_scaled_without_a_look_and_to_the_same():
