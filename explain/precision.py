@@ -12,6 +12,7 @@ that uses a target.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def true_float32() -> Iterator[None]:
     Users may allow it, or bfloat16, for matrix products too (torch.set_float32_matmul_precision), on CPUs as well. The
     flags belong to the process: its other threads see them changed meanwhile. They are restored at the end.
     """
-    backends = torch.backends
+    backends: Any = torch.backends  # its flags are not all declared
     products = backends.cuda.matmul, backends.mkldnn.matmul
     lowered, precisions = _lowered_matmul_precision(), [product.fp32_precision for product in products]
     changed = []
@@ -82,7 +83,8 @@ class HalfProducts(TorchDispatchMode):
             with self:
                 return function.decompose(*args, **(kwargs or {}))
         if function in PRODUCTS:
-            return half_product(*args, dtype=self.dtype)
+            left, right = args
+            return half_product(left, right, self.dtype)
         return function(*args, **(kwargs or {}))
 
 

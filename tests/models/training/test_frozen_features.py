@@ -305,7 +305,9 @@ def test_two_processes_share_the_work_and_agree(spec, tmp_path, small_chunks):
         cached_tokens(model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(1, 2, answer))
         return [message, *messages]
 
-    found = cached_tokens(model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(0, 2, all_gather))
+    found = cached_tokens(
+        model, 4, image_set(), CacheEntry(tmp_path, KEY), ON_CPU, group=ProcessGroup(0, 2, all_gather)
+    )
     assert messages == [None] and torch.allclose(found.inputs, FrozenPart(model, 4)(images()), atol=1e-2)
 
 
