@@ -51,9 +51,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS) or "default" in text or not action.option_strings:
+        default, silent = action.default, (None, False, argparse.SUPPRESS)
+        if any(default is one for one in silent) or "default" in text or not action.option_strings or default == []:
             return text
-        return f"{text} (default: %(default)s)"
+        shown = " ".join(map(str, default)) if isinstance(default, list) else "%(default)s"
+        return f"{text} (default: {shown})"
 
 
 class _Version(argparse.Action):

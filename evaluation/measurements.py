@@ -64,14 +64,14 @@ class MeasurementRequest:
 
     @property
     def metric_images(self) -> Images:
-        """The images of expensive measurements."""
+        """The images of metrics that take more passes."""
         return self.subject.images(self.subject.options.metric_images)
 
-    def tensors(self) -> tuple[Images, Tensor, Tensor]:
-        """Return the images of expensive measurements, as tensors (N, 3, H, W), and their true classes (N, 1)."""
-        images, device = self.metric_images, self.subject.device
+    def tensors(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Return images as tensors (N, 3, H, W), and their true classes (N, 1), on the device."""
+        device = self.subject.device
         labels = torch.from_numpy(images.labels)[:, None].to(device)
-        return images, torch.cat(list(images.read(images.batches))).to(device), labels
+        return torch.cat(list(images.read(images.batches))).to(device), labels
 
     def batches(self, what: str, *tensors: Tensor, size: int | None = None):
         """Split tensors that belong together into batches, with a progress bar."""
@@ -188,7 +188,7 @@ def measure_centred(request: MeasurementRequest) -> Iterator[Observation]:
         yield from subject.rows(images.names, request.name, target, found)
 
 
-# ---- expensive measurements, of fewer images
+# ---- metrics that take more passes, of fewer images
 
 
 def measure_robustness(request: MeasurementRequest) -> Iterator[Observation]:
@@ -219,7 +219,8 @@ def measure_robustness(request: MeasurementRequest) -> Iterator[Observation]:
 
 def measure_faithfulness(request: MeasurementRequest) -> Iterator[Observation]:
     """Measure faithfulness for the true class: SRG, MoRF, LeRF, insertion, deletion, and the points of the curves."""
-    images, x, labels = request.tensors()
+    images = request.metric_images
+    x, labels = request.tensors(images)
     subject, names = request.subject, images.names
     # each image comes back as many changed ones
     size = 4 if subject.device.type == "cpu" else max(1, images.batch_size // 4)
@@ -246,11 +247,14 @@ def measure_grid_pointing(request: MeasurementRequest) -> Iterator[Observation]:
     The mosaics are disjoint, and of images that every compared run predicts correctly (Boehle et al., CVPR 2021);
     nothing is measured where these have fewer classes than a mosaic has cells.
     """
-    images, x, labels = request.tensors()
-    subject, names, cells = request.subject, images.names, CELLS**2
+    subject, cells = request.subject, CELLS**2
+    # A mosaic uses several images: with no more than other metrics have, too few mosaics would decide anything.
+    images = subject.images(cells * subject.options.metric_images)
+    names = images.names
     among = np.flatnonzero([name in subject.correct for name in names])
     if len(np.unique(images.labels[among])) < cells:
         return
+    x, labels = request.tensors(images)
     mosaics, targets, which = make_mosaics(x, labels[:, 0], n=CELLS, seed=subject.options.data_seed, among=among)
     maps = [request.explain(a, b).cpu().numpy() for a, b in request.batches("mosaics", mosaics, targets)]
     for members, share in zip(which.tolist(), mosaic_share(np.concatenate(maps), CELLS)):
@@ -263,7 +267,8 @@ def measure_randomisation(request: MeasurementRequest) -> Iterator[Observation]:
 
     The random-logit test is the similarity to random classes' maps, which `measure_maps` measures.
     """
-    images, x, labels = request.tensors()
+    images = request.metric_images
+    x, labels = request.tensors(images)
     subject, names, options = request.subject, images.names, request.method.keywords()
     maps = request.explain(x, labels)
     cascade = cascading_randomisation(subject.model, x, labels, request.name, maps=maps, **options)
@@ -313,7 +318,7 @@ MEASURES = {
     "grid_pointing": Measurement(
         measure_grid_pointing,
         lambda subject: _of_expensive(subject) | {"cells": CELLS, "correct": sorted(subject.correct)},
-        version=2,
+        version=3,
     ),
     "randomisation": Measurement(measure_randomisation, _of_expensive, version=2),
 }
