@@ -1,5 +1,7 @@
 """Shared by all tests: the tiny ViT's weights, a small image folder and two runs, made once."""
 
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from running import Shop, command, files
 from tiny import NAME, SIZE, colour_folder, write_weights
 
 from models.options import BackboneSpec
+from report import figures
 
 torch.set_num_threads(1)  # on tensors this small, threads only wait for one another
 
@@ -45,6 +48,10 @@ def shop(tmp_path_factory, colours, weights) -> Shop:
 def no_pictures(monkeypatch):
     """Write empty files in place of pictures: half of a small command's time is drawing."""
     monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Path(path).write_bytes(b""))
+    for found in pkgutil.iter_modules(figures.__path__, "report.figures."):
+        module = import_module(found.name)
+        if hasattr(module, "stack"):  # lays a figure out and draws it
+            monkeypatch.setattr(module, "stack", lambda path, *_: Path(path).write_bytes(b""))
 
 
 @pytest.fixture
