@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from explain import relevance
 from explain.aggregate import TokenRow
 from explain.batching import images_at_once
-from explain.gradients import Way, attention_gradients, patch_gradient
+from explain.gradients import BackwardRules, attention_gradients, patch_gradient
 from explain.targets import class_weights, head_rows
 from explain.trace import Network
 
@@ -21,9 +21,9 @@ REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast"
 BASELINE = "lrp_magnitude (log p) + AttnLRP + CP-LRP (gamma)"
 STRONG_BASELINE = "lrp_magnitude (log p) + AttnLRP (log p) + CP-LRP (gamma, log p)"
 LIBRAGRAD = "LibraGrad FullGrad+"
-ATTNLRP = Way(constant_deviation=True, secant=True, halved=True)
-CP_LRP = Way(constant_deviation=True, secant=True, constant_attention=True)
-GAMMA = Way(constant_deviation=True, secant=True, constant_attention=True, gamma=0.05)
+ATTNLRP = BackwardRules(constant_deviation=True, secant_slope=True, halved_products=True)
+CP_LRP = BackwardRules(constant_deviation=True, secant_slope=True, constant_attention=True)
+GAMMA = BackwardRules(constant_deviation=True, secant_slope=True, constant_attention=True, gamma=0.05)
 # Takes the model, images (B, 3, H, W) and targets (B, K); returns maps (B, K, grid_h, grid_w).
 Candidate = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
 
@@ -66,28 +66,28 @@ def traced(compute: Callable[[Network, Tensor, Tensor], Tensor]) -> Candidate:
     return candidate
 
 
-def graph(way: Way, contrast: str = "none") -> Candidate:
+def graph(backward: BackwardRules, contrast: str = "none") -> Candidate:
     """Return Chefer's aggregation over blocks, with modified gradient times attention as relevance of attention."""
 
     @traced
     def compute(network, images, targets):
         record, count = network.record(images), targets.shape[1]
         rows, row = head_rows(network, class_weights(record.logits, targets, contrast)), TokenRow(record, count)
-        for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, way=way)):
+        for block, gradient in zip(record.from_last(), attention_gradients(network, record, rows, backward=backward)):
             row.descend(block, (gradient * block.attention).clamp_(min=0))
         return row.result(count)
 
     return compute
 
 
-def by_block(way: Way, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
+def by_block(backward: BackwardRules, contrast: str, blocks: slice, positive: bool = False) -> Candidate:
     """Return the mean relevance at the tokens of some blocks, or its positive part."""
 
     @traced
     def compute(network, images, targets):
         record, at_blocks = network.record(images), []
         rows = head_rows(network, class_weights(record.logits, targets, contrast))
-        patch_gradient(network, record, rows, way, at_blocks)
+        patch_gradient(network, record, rows, backward, at_blocks)
         chosen = torch.stack(at_blocks[::-1])[blocks]
         return (chosen.clamp(min=0) if positive else chosen).mean(0).unflatten(-1, record.grid)
 

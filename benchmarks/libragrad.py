@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from common.errors import UsageError
 from explain import rules
-from explain.gradients import Way, _below_norm, _secant
+from explain.gradients import BackwardRules, below_norm
+from explain.layers import merge_heads, plus_bias, scaled, secant, split_heads
 from explain.targets import class_weights, head_rows
-from explain.trace import BlockRecord, Network, Record, merge_heads, plus_bias, scaled, split_heads
+from explain.trace import BlockRecord, Network, Record
 
-LIBRA = Way(constant_deviation=True, secant=True, constant_attention=True)
+LIBRA = BackwardRules(constant_deviation=True, secant_slope=True, constant_attention=True)
 
 
 def fullgrad(network: Network, images: Tensor, targets: Tensor, contrast: str = "none", plus: bool = False) -> Tensor:
@@ -63,7 +64,7 @@ def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[
     gradient = _at_last_norm(record, rows)
     at_blocks: list[Tensor] = []
     biases = contribution_of_bias(gradient, network.model.norm)
-    gradient = _below_norm(record.norm, gradient, LIBRA)
+    gradient = below_norm(record.norm, gradient, LIBRA)
     for block in record.from_last():
         gradient, more = below_block(block, gradient)
         biases = more + F.pad(biases, (0, more.shape[-1] - biases.shape[-1]))
@@ -72,7 +73,7 @@ def contributions(network: Network, record: Record, rows: Tensor) -> tuple[list[
 
 
 def _at_last_norm(record: Record, rows: Tensor) -> Tensor:
-    gradient = _below_norm(record.fc_norm, rows, LIBRA)
+    gradient = below_norm(record.fc_norm, rows, LIBRA)
     if record.averaged:
         count = len(range(*record.pooled.indices(record.norm.output.shape[-2])))
         gradient = (gradient / count).expand(-1, -1, count, -1)
@@ -86,14 +87,14 @@ def below_block(block: BlockRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """
     parts, attn, mlp = block.block, block.block.attn, block.block.mlp
     branch = scaled(gradient, parts.ls2)
-    hidden = (branch @ mlp.fc2.weight).mul_(_secant(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
+    hidden = (branch @ mlp.fc2.weight).mul_(secant(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
     normed = hidden @ mlp.fc1.weight
     at_rows = (
         contribution_of_bias(branch, mlp.fc2)
         + contribution_of_bias(hidden, mlp.fc1)
         + contribution_of_bias(normed, parts.norm2)
     )
-    gradient = gradient + _below_norm(block.norm2, normed, LIBRA)
+    gradient = gradient + below_norm(block.norm2, normed, LIBRA)
     attended = scaled(gradient, parts.ls1)
     at_rows = at_rows + contribution_of_bias(attended, attn.proj)
     mixed = split_heads(attended @ attn.proj.weight, attn.num_heads)
@@ -103,7 +104,7 @@ def below_block(block: BlockRecord, gradient: Tensor) -> tuple[Tensor, Tensor]:
     at_tokens = contribution_of_bias(normed, parts.norm1) + (
         0 if attn.qkv.bias is None else value @ attn.qkv.bias[of_value]
     )
-    below = _below_norm(block.norm1, normed, LIBRA)
+    below = below_norm(block.norm1, normed, LIBRA)
     below[:, :, : block.rows] += gradient
     at_tokens[:, :, : block.rows] += at_rows
     return rules.drop_negligible(below), at_tokens

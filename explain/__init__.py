@@ -19,7 +19,8 @@ from explain.registry import (
 )
 
 if TYPE_CHECKING:
-    from explain.compute import check_images, conservation_gap, relevance
+    from explain.compute import conservation_gap, relevance
+    from explain.inputs import check_images
     from explain.support import UnsupportedModel, check_explainable
 
 __all__ = [
@@ -41,7 +42,7 @@ __all__ = [
 _MODULE_OF = {  # no module of this package has the name of one of these: importing it would replace the function
     "UnsupportedModel": "explain.support",
     "check_explainable": "explain.support",
-    "check_images": "explain.compute",
+    "check_images": "explain.inputs",
     "conservation_gap": "explain.compute",
     "relevance": "explain.compute",
 }

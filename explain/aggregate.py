@@ -1,17 +1,17 @@
-"""Maps by aggregating what attention passes on, block by block: Chefer's methods, rollout, GradCAM.
+"""Relevance methods that aggregate attention over blocks: Chefer's, rollout, and GradCAM of the last attention.
 
-Each function is a method: (network, images (B, 3, H, W), targets (B, K), options) -> maps
-(B, K, grid_h, grid_w), or a tuple of maps and what `layers=True` and `gap=True` add.
+Each method is a function (network, images (B, 3, H, W), targets (B, K), *, options) -> maps (B, K, grid_h, grid_w), or
+a tuple of maps and what `layers=True` and `gap=True` add.
 
-Shapes: B images, K targets, L layers, h heads, N tokens, M rows (of the last block: what pooling
-reads; else N), T tokens that heads read. Attention pooling counts as one layer after the blocks.
+Shapes: B images, K targets, L layers, h heads, N tokens, M rows (in the last block the tokens that pooling reads, else
+N), T tokens that the heads read. Attention pooling counts as one layer after the blocks.
 
-Options that several share:
-  start_block: the first block that is aggregated.
-  contrast, centre_head: what is explained, see targets.class_weights.
-  layers: also return (B, K, L, h, grid_h, grid_w), blocks from `start_block` up: what each head of
-      each block added to the map. Over layers and heads they sum to the map (under average pooling
-      to the map less what each averaged token starts with).
+Options that several methods share:
+  start_block: the first block that is aggregated, counted from 0.
+  contrast, centre_head: what is explained in place of the logit, see targets.class_weights.
+  layers: also return (B, K, L, h, grid_h, grid_w), layers from `start_block` up: what each head of each block adds to
+      the map. Over layers and heads it sums to the map (under average pooling, to the map less the share that each
+      averaged token starts with).
 """
 
 import torch
@@ -24,15 +24,19 @@ from explain.trace import BlockRecord, Network, Record
 
 
 class TokenRow:
-    """What pooling reads, as a row over tokens, sent through every block's contributions.
+    """The row of the product of all blocks' contributions that belongs to what pooling reads, (B, K, N).
 
-    A row vector from the last block to the first costs O(L N^2), the whole product O(L N^3).
+    Multiplying one row from the last block to the first costs O(L N^2), the whole product O(L N^3).
     """
 
     def __init__(self, record: Record, targets: int, layers: bool = False):
-        """The row is 1 on the class token, or spread evenly over the tokens that pooling reads.
+        """Start with 1 on the class token, or with equal shares on the tokens that pooling averages.
 
-        Under attention pooling it is 1 on the pool's query, and the pool is the first to descend.
+        Under attention pooling, start with 1 on the pool's query; the pool is then the first layer to be multiplied.
+
+        record: the forward pass.
+        targets: K, or 1 where all targets have the same row.
+        layers: whether to keep what each head of each layer adds.
         """
         self.record = record
         self.added: list[Tensor] | None = [] if layers else None
@@ -43,9 +47,13 @@ class TokenRow:
         self.row.div_(self.row.sum(-1, keepdim=True))
 
     def descend(self, block: BlockRecord, contributions: Tensor, share: float = 1.0) -> None:
-        """row <- share (row + row C), C the mean over heads of contributions (B, h, K, M, N).
+        """Multiply by a layer: row <- share (row + row C), or row <- row C for attention pooling.
 
-        Through attention pooling, which adds no input to its output, row <- row C.
+        Attention pooling has no residual connection.
+
+        block: the layer.
+        contributions: (B, h, K, M, N), whose mean over heads is C.
+        share: the factor.
         """
         rows = self.row[:, None, :, None, : contributions.shape[-2]].expand(-1, contributions.shape[1], -1, -1, -1)
         by_head = (rows @ contributions).squeeze(-2)  # (B, h, K, N)
@@ -55,9 +63,9 @@ class TokenRow:
         else:
             self.row = self.row + mean if share == 1 else (self.row + mean) * share
         if self.added is not None:
-            self._keep(block, by_head, share)
+            self._add_layer(block, by_head, share)
 
-    def _keep(self, block: BlockRecord, by_head: Tensor, share: float) -> None:
+    def _add_layer(self, block: BlockRecord, by_head: Tensor, share: float) -> None:
         assert self.added is not None
         if not block.is_pool and share != 1:
             self.added, by_head = [one * share for one in self.added], by_head * share
@@ -68,8 +76,12 @@ class TokenRow:
         return row[..., row.shape[-1] - patches :].unflatten(-1, self.record.grid)
 
     def result(self, targets: int, *more: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        """Maps (B, K, grid_h, grid_w), prefix tokens left out; layers and `more` where asked for."""
-        # Without K, maps are the same for every target, but each gets its own memory.
+        """Return the outputs of a method: maps (B, K, grid_h, grid_w), without prefix tokens, then layers and `more`.
+
+        targets: K.
+        more: further outputs; None is left out.
+        """
+        # A row without K is the same for every target; each target gets its own memory.
         maps = self._grid(self.row).expand(-1, targets, -1, -1).clone()
         layers = None
         if self.added is not None:
@@ -92,7 +104,7 @@ def _lrp(
     layers: bool,
     gap: bool,
 ) -> Tensor | tuple[Tensor, ...]:
-    """map = row of (I + C_last) ... (I + C_start) with C = mean_h((G * R)^+), G gradient, R relevance."""
+    """Compute a row of (I + C_last) ... (I + C_start), C = mean_h((G * R)^+), G gradient, R relevance of attention."""
     check_start_block(network, start_block)
     record = network.record(images)
     row = TokenRow(record, targets.shape[1], layers)
@@ -116,16 +128,18 @@ def lrp(
     layers: bool = False,
     gap: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Transformer attribution exactly as published; ill-conditioned, for comparison with literature.
+    """Compute transformer attribution as published, which is ill-conditioned; for comparison with the literature.
 
-    start_block: the first block that is aggregated (0 in the authors' notebooks, 1 in scripts).
-    contrast: enters through the gradient G. Relevance R still starts as one-hot at the target's
-        logit: it says how much of the target's evidence goes where, with sum 1, which the residual
-        rule rescales by, and which a contrast would make 0; and where both were negative, their
-        product would count evidence for other classes as evidence for the target.
-    gap: also return (B, K), 1 less the relevance that arrives at the input of `start_block`. Absorbed
-        by outputs without a positive contribution, by z that is nothing but rounding, by the 1e-9
-        in every division and copy and, in attention pooling, by the query (a constant).
+    start_block: the first block that is aggregated: 0 in the authors' notebooks, 1 in their scripts.
+    contrast: enters through the gradient G. The relevance R still starts with 1 at the target's logit: it says where
+        the target's evidence goes, with sum 1. The residual rule rescales by that sum, which a contrast would make 0;
+        and where G and R were both negative, their product would count evidence for other classes as evidence for the
+        target.
+    gap: also return (B, K), 1 less the relevance that arrives at the input of `start_block`. It is absorbed by outputs
+        without a positive contribution, by sums z that are nothing but rounding, by the 1e-9 in every division and copy
+        and, in attention pooling, by the query (a constant).
+
+    Source: Chefer, Gur, Wolf, CVPR 2021.
     """
     return _lrp(network, images, targets, PUBLISHED, start_block, contrast, centre_head, layers, gap)
 
@@ -141,10 +155,14 @@ def lrp_magnitude(
     layers: bool = False,
     gap: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
-    """Transformer attribution with sums and products split by magnitudes, which have no poles.
+    """Compute transformer attribution with sums and products split by magnitudes, which have no poles.
 
-    Options as for `lrp`. gap: absorbed by outputs without a positive contribution, a query that is a
-    constant, and sums and products of which every term is 0 or far below 1e-9.
+    start_block, contrast: as for `lrp`.
+    gap: also return (B, K), 1 less the relevance that arrives at the input of `start_block`. It is absorbed by outputs
+        without a positive contribution, by the constant query of attention pooling, and by sums and products of which
+        every term is 0 or far below 1e-9.
+
+    Source: after Chefer, Gur, Wolf, CVPR 2021.
     """
     return _lrp(network, images, targets, MAGNITUDE, start_block, contrast, centre_head, layers, gap)
 
@@ -159,7 +177,10 @@ def gradient_attention(
     centre_head: bool = False,
     layers: bool = False,
 ) -> Tensor | tuple[Tensor, ...]:
-    """R <- R + mean_h((G * A)^+) R."""
+    """Aggregate gradient times attention over blocks: R <- R + mean_h((G * A)^+) R.
+
+    Source: Chefer, Gur, Wolf, ICCV 2021.
+    """
     check_start_block(network, start_block)
     record = network.record(images)
     row = TokenRow(record, targets.shape[1], layers)
@@ -172,13 +193,14 @@ def gradient_attention(
 def gradcam(
     network: Network, images: Tensor, targets: Tensor, *, contrast: str = "none", centre_head: bool = False
 ) -> Tensor:
-    """(sum_h w_h A_h)^+ of the last attention, in the rows that pooling reads.
+    """Compute GradCAM of the last attention, in the rows that pooling reads: (sum_h w_h A_h)^+.
 
-    w_h is the mean of dy/dA_h over these rows and the patches, as GradCAM's weight of a channel is
-    the mean over places (Selvaraju et al., ICCV 2017). Moved to attention by Chefer et al., CVPR
-    2021, as a baseline, whose mean over heads and min-max of the map, of no consequence for the order
-    of patches, are left out. The last attention is the pool's where pooling is by attention. The map
-    is 0 everywhere where no head has a positive weight, as attention itself is positive.
+    w_h is the mean of dy/dA_h over these rows and the patches, as GradCAM's weight of a channel is the mean over
+    places. The last attention is the pool's where pooling is by attention. A map is 0 everywhere where no head has a
+    positive weight, as attention is positive.
+
+    Source: Selvaraju et al., ICCV 2017; on attention, as a baseline, Chefer et al., CVPR 2021, whose mean over heads
+    and min-max normalisation do not change the order of patches and are left out.
     """
     record = network.record(images)
     rows = head_rows(network, class_weights(record.logits, targets, contrast, centre_head))
@@ -195,7 +217,10 @@ def gradcam(
 def rollout(
     network: Network, images: Tensor, targets: Tensor, *, start_block: int = 0, layers: bool = False
 ) -> Tensor | tuple[Tensor, ...]:
-    """Product of (A + I) / 2 over blocks, A the mean over heads; the same for every target."""
+    """Multiply (A + I) / 2 over blocks, A the mean attention over heads; the same for every target.
+
+    Source: Abnar and Zuidema, ACL 2020.
+    """
     check_start_block(network, start_block)
     record = network.record(images)
     row = TokenRow(record, 1, layers)
@@ -207,10 +232,13 @@ def rollout(
 def attention(
     network: Network, images: Tensor, targets: Tensor, *, layers: bool = False
 ) -> Tensor | tuple[Tensor, ...]:
-    """The last attention of what pooling reads, mean over heads; the same for every target.
+    """Return the last attention of what pooling reads, its mean over heads; the same for every target.
 
-    That is the class token's row of the last block, or the pool's where pooling is by attention.
+    It is the class token's row in the last block, or the pool's query where pooling is by attention.
+
     layers: of that one layer, L = 1.
+
+    Source: Dosovitskiy et al., ICLR 2021 (attention maps).
     """
     record = network.record(images)
     row = TokenRow(record, 1, layers)
@@ -223,6 +251,7 @@ def attention(
 
 
 def check_start_block(network: Network, start_block: int) -> None:
+    """Raise ValueError unless the model has this block."""
     depth = len(network.model.blocks)
     if not 0 <= start_block < depth:
         raise ValueError(f"start_block is {start_block}; the model's blocks count from 0 to {depth - 1}.")

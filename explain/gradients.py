@@ -1,135 +1,151 @@
-"""Gradients of logits down the recorded ViT, written out by hand; and gradients that depart from it.
+"""Propagate gradients of logits back through a traced ViT, exactly or by modified rules.
 
-By hand, as autograd would record a graph for each call, differentiate for weights that nobody
-asks about, and fail for callers in inference mode. All targets go down together. Several kinds of
-relevance are the input times a gradient in which single operations are replaced: `Way` says which.
+The gradients are written out by hand: autograd would record a graph per call, differentiate with respect to all
+weights, and fail for callers in inference mode. All targets go through together. AttnLRP and CP-LRP are the input times
+a gradient
+in which some operations are replaced: `BackwardRules` says which.
 
-Shapes as in trace.py: B images, K targets, h heads, P patches, N tokens, M rows, T tokens that heads
-read, d head width, D model width.
+Shapes as in trace.py: B images, K targets, h heads, P patches, N tokens, M rows, T tokens that heads read, d head
+width, D model width.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from timm.layers import QuickGELU
 from torch import Tensor, nn
 
 from explain import rules
-from explain.trace import BlockRecord, Network, Norm, Record, is_tanh, merge_parts, plus_bias, scaled, split_heads
-from explain.types import TimmModule
+from explain.layers import merge_qkv, plus_bias, scaled, secant, slope, split_heads
+from explain.trace import BlockRecord, Network, Norm, Record
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a way down departs from the gradient; as it stands, it is the gradient itself."""
+class BackwardRules:
+    """Which operations of a backward pass differ from the gradient's; by default none does.
 
-    constant_deviation: bool = False  # LayerNorm: the standard deviation is a constant
-    secant: bool = False  # activation: f(x) / x for the slope f'(x)
-    halved: bool = False  # product of two tensors: each factor gets half
-    constant_attention: bool = False  # attention: A is a constant
-    gamma: float = 0.0  # linear layers of an MLP: the gamma rule, if not 0
+    constant_deviation: the standard deviation of a LayerNorm is a constant.
+    secant_slope: the slope f'(x) of an activation is replaced by f(x) / x.
+    halved_products: each factor of a product of two activations gets half of the gradient.
+    constant_attention: the attention matrix A is a constant.
+    gamma: of the gamma rule in the linear layers of an MLP; 0 for the gradient itself, which is the epsilon rule.
+    """
+
+    constant_deviation: bool = False
+    secant_slope: bool = False
+    halved_products: bool = False
+    constant_attention: bool = False
+    gamma: float = 0.0
 
 
-GRADIENT = Way()
+GRADIENT = BackwardRules()
 
 
 def attention_gradients(
-    network: Network, record: Record, rows: Tensor, start_block: int = 0, way: Way = GRADIENT
+    network: Network, record: Record, rows: Tensor, start_block: int = 0, backward: BackwardRules = GRADIENT
 ) -> Iterator[Tensor]:
-    """Yield dy/dA (B, h, K, M, N) of each block's attention, from the last down to `start_block`.
+    """Yield the gradient of each block's attention, from the last block to the first that is asked for.
 
-    rows (B, K, T, D): the gradient of y with respect to what the heads read, so their weight rows
-    of a target where y is its logit. Attention pooling comes first, where there is one. A yielded
-    tensor may be read until the next is asked for.
+    network, record: the traced model and its recorded forward pass.
+    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see targets.head_rows).
+    start_block: the last block to be yielded, counted from 0.
+    backward: the rules of the backward pass.
+
+    Yields (B, h, K, M, N) per block, that of attention pooling first, if the model has it. A tensor may be overwritten
+    once the next one is asked for.
     """
-    gradient = _below_head(record, rows, way)
+    gradient = _below_head(record, rows, backward)
     for block in record.from_last(start_block):
-        gradient = _below_mlp(network, block, gradient, way)
-        mixed = _below_product(block, gradient, way)
+        gradient = _below_mlp(network, block, gradient, backward)
+        mixed = _below_product(block, gradient, backward)
         attention = rules.times_shared(mixed, block.value.mT)
         yield attention
         if block is not record.blocks[start_block]:
             value = rules.shared_times(block.attention.mT, mixed)
             query = key = None
-            if not way.constant_attention:
-                query, key = _below_softmax(block, mixed, attention, way)
-            gradient = _below_attention(record, block, gradient, (query, key, value), way)
+            if not backward.constant_attention:
+                query, key = _below_softmax(block, mixed, attention, backward)
+            gradient = _below_attention(record, block, gradient, (query, key, value), backward)
 
 
 def patch_gradient(
     network: Network,
     record: Record,
     rows: Tensor,
-    way: Way,
+    backward: BackwardRules,
     at_blocks: list[Tensor] | None = None,
     carried: list[Tensor] | None = None,
 ) -> Tensor:
-    """Gradient (B, K, P, D) at the patch convolution's output.
+    """Compute the gradient at the output of the patch convolution.
 
-    at_blocks: if a list, gets (B, K, P) of each block, from the last to the first: token times gradient
-        of each patch's token where it enters the block.
-    carried: if a list, gets (B, K, h, P) of each layer, from the last (attention pooling, where
-        there is one) to the first: the relevance that each head carries away from each patch,
-        sum_m A_mn (dy/dA)_mn, of which half each belongs to A and to v where products are halved.
+    network, record: the traced model and its recorded forward pass.
+    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see targets.head_rows).
+    backward: the rules of the backward pass.
+    at_blocks: a list that is given (B, K, P) for each block, from the last to the first: token times gradient of each
+        patch's token at the block's input.
+    carried: a list that is given (B, K, h, P) for each layer, from the last (attention pooling, if the model has it) to
+        the first: the relevance that each head carries away from each patch, sum_m A_mn (dy/dA)_mn. Where products are
+        halved, half of it belongs to A and half to v.
+
+    Returns (B, K, P, D).
     """
-    gradient = _below_head(record, rows, way)
+    gradient = _below_head(record, rows, backward)
     for block in record.from_last():
-        gradient = _below_mlp(network, block, gradient, way)
-        mixed = _below_product(block, gradient, way)
+        gradient = _below_mlp(network, block, gradient, backward)
+        mixed = _below_product(block, gradient, backward)
         value = rules.shared_times(block.attention.mT, mixed)
         if carried is not None:
-            carried.append(_carried(record, block, value, way))
+            carried.append(_carried(record, block, value, backward))
         query = key = None
-        if not way.constant_attention:
-            query, key = _below_softmax(block, mixed, rules.times_shared(mixed, block.value.mT), way)
-        gradient = _below_attention(record, block, gradient, (query, key, value), way)
+        if not backward.constant_attention:
+            query, key = _below_softmax(block, mixed, rules.times_shared(mixed, block.value.mT), backward)
+        gradient = _below_attention(record, block, gradient, (query, key, value), backward)
         if at_blocks is not None and not block.is_pool:
             at_blocks.append((record.patches(gradient) * record.patches(block.x)).sum(-1))
-    patches = record.patches(_below_norm(record.embedding.norm_pre, gradient, way))
-    return _below_norm(record.embedding.norm, patches, way)
+    patches = record.patches(below_norm(record.embedding.norm_pre, gradient, backward))
+    return below_norm(record.embedding.norm, patches, backward)
 
 
-def _carried(record: Record, block: BlockRecord, value_gradient: Tensor, way: Way) -> Tensor:
+def _carried(record: Record, block: BlockRecord, value_gradient: Tensor, backward: BackwardRules) -> Tensor:
     carried = (value_gradient * block.value).sum(-1).transpose(1, 2)  # (B, K, h, N)
     patches = record.grid[0] * record.grid[1]
-    return carried[..., carried.shape[-1] - patches :] * (2 if way.halved else 1)
+    return carried[..., carried.shape[-1] - patches :] * (2 if backward.halved_products else 1)
 
 
-# ---- one layer down
+# ---- one layer back: each takes the gradient at its output and returns that at its input
 
 
-def _below_head(record: Record, rows: Tensor, way: Way) -> Tensor:
-    """To the last block's output, or to an attention pool's."""
-    gradient = _below_norm(record.fc_norm, rows, way)
+def _below_head(record: Record, rows: Tensor, backward: BackwardRules) -> Tensor:
+    """From what the heads read to the last block's output (B, K, M, D), or to attention pooling's (B, K, 1, D)."""
+    gradient = below_norm(record.fc_norm, rows, backward)
     if record.pool is not None:
         return gradient
     if record.averaged:
         count = len(range(*record.pooled.indices(record.norm.output.shape[-2])))
         gradient = (gradient / count).expand(-1, -1, count, -1)
-    return _below_norm(record.norm, record.place(gradient), way)
+    return below_norm(record.norm, record.place(gradient), backward)
 
 
-def _below_norm(norm: Norm, gradient: Tensor, way: Way) -> Tensor:
+def below_norm(norm: Norm, gradient: Tensor, backward: BackwardRules) -> Tensor:
+    """Compute the gradient at a LayerNorm's input from the gradient at its output, of the same shape."""
     if norm.standardised is None or norm.inverse_deviation is None:  # an Identity
         return gradient
     gradient = gradient if norm.weight is None else gradient * norm.weight
     result = gradient - gradient.mean(-1, keepdim=True)
-    if not way.constant_deviation:
+    if not backward.constant_deviation:
         along = (gradient * norm.standardised).mean(-1, keepdim=True)
         result = result.addcmul_(norm.standardised, along, value=-1)
     return result.mul_(norm.inverse_deviation)
 
 
-def _below_mlp(network: Network, block: BlockRecord, gradient: Tensor, way: Way) -> Tensor:
+def _below_mlp(network: Network, block: BlockRecord, gradient: Tensor, backward: BackwardRules) -> Tensor:
     """From a block's output to its middle, (B, K, M, D) both."""
     mlp, norm2 = block.block.mlp, block.norm2
     branch = scaled(gradient, block.block.ls2)
-    hidden = _below_linear(network, mlp.fc2, branch, block.hidden, block.mlp_product, way.gamma)
-    slope = _secant if way.secant else _slope
-    hidden.mul_(slope(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
-    branch = _below_linear(network, mlp.fc1, hidden, norm2.output, block.hidden_product, way.gamma)
-    return gradient + _below_norm(norm2, branch, way)
+    hidden = _below_linear(network, mlp.fc2, branch, block.hidden, block.mlp_product, backward.gamma)
+    activation_slope = secant if backward.secant_slope else slope
+    hidden.mul_(activation_slope(mlp.act, plus_bias(block.hidden_product, mlp.fc1)))
+    branch = _below_linear(network, mlp.fc1, hidden, norm2.output, block.hidden_product, backward.gamma)
+    return gradient + below_norm(norm2, branch, backward)
 
 
 def _below_linear(
@@ -142,60 +158,53 @@ def _below_linear(
     return rules.gamma_linear(gradient, x, linear.weight, magnitude, ratio, gamma)
 
 
-def _slope(activation: TimmModule, x: Tensor) -> Tensor:
-    """Derivative of a GELU at x, without autograd: callers may be in inference mode."""
-    if isinstance(activation, QuickGELU):
-        gate = torch.sigmoid(1.702 * x)
-        return gate + 1.702 * x * gate * (1 - gate)
-    return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh" if is_tanh(activation) else "none")
-
-
-def _secant(activation: TimmModule, x: Tensor) -> Tensor:
-    """f(x) / x of a GELU, without the division: the gate that multiplies x."""
-    if isinstance(activation, QuickGELU):
-        return torch.sigmoid(1.702 * x)
-    if is_tanh(activation):
-        return torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))
-    return torch.special.ndtr(x)
-
-
-def _below_product(block: BlockRecord, gradient: Tensor, way: Way) -> Tensor:
-    """At O = A V, (B, h, K, M, d), as each factor of the product sees it."""
+def _below_product(block: BlockRecord, gradient: Tensor, backward: BackwardRules) -> Tensor:
+    """From the attention layer's output (B, K, M, D) to O = A V, (B, h, K, M, d): the gradient for each factor."""
     attn = block.block.attn
     mixed = split_heads(scaled(gradient, block.block.ls1) @ attn.proj.weight, attn.num_heads)
-    return mixed / 2 if way.halved else mixed
+    return mixed / 2 if backward.halved_products else mixed
 
 
-def _below_softmax(block: BlockRecord, mixed: Tensor, attention: Tensor, way: Way) -> tuple[Tensor | None, Tensor]:
-    """At query and key, from gradients at O and A, of which it overwrites the latter."""
-    scale = block.block.attn.scale / (2 if way.halved else 1)
+def _below_softmax(
+    block: BlockRecord, mixed: Tensor, attention: Tensor, backward: BackwardRules
+) -> tuple[Tensor | None, Tensor]:
+    """From O and A to query and key, both before their norms; `attention`, the gradient at A, is overwritten.
+
+    The query's is None in attention pooling, where it is a constant.
+    """
+    scale = block.block.attn.scale / (2 if backward.halved_products else 1)
     # The softmax's sum_n A dA equals sum_d O dO, which is much smaller.
     scores = attention.sub_((mixed * block.mixed).sum(-1, keepdim=True)).mul_(block.attention)
     key = rules.shared_times(block.query.output.mT, scores).mT * scale
-    key = _below_norm(block.key, key, way)
+    key = below_norm(block.key, key, backward)
     if block.is_pool:  # its query is a constant
         return None, key
     query = rules.times_shared(scores, block.key.output).mul_(scale)
-    return _below_norm(block.query, query, way), key
+    return below_norm(block.query, query, backward), key
 
 
 def _below_attention(
-    record: Record, block: BlockRecord, gradient: Tensor, parts: tuple[Tensor | None, Tensor | None, Tensor], way: Way
+    record: Record,
+    block: BlockRecord,
+    gradient: Tensor,
+    qkv_gradients: tuple[Tensor | None, Tensor | None, Tensor],
+    backward: BackwardRules,
 ) -> Tensor:
-    """At a block's input, from what stands at its middle and the gradients at query, key and value.
-
-    Tokens that nothing attends to would have denormal gradients in every block below.
-    """
-    merged, weight = _merge(block, parts)
-    below = _below_norm(block.norm1, merged @ weight, way)
+    """From a block's middle, and from query, key and value (None for a constant), to its input (B, K, N, D)."""
+    merged, weight = _merged_with_weight(block, qkv_gradients)
+    below = below_norm(block.norm1, merged @ weight, backward)
+    # Tokens that nothing attends to would have denormal gradients in every block below.
     if block.is_pool:
-        return rules.drop_negligible(_below_norm(record.norm, record.place(below), way))
+        return rules.drop_negligible(below_norm(record.norm, record.place(below), backward))
     below[:, :, : block.rows] += gradient
     return rules.drop_negligible(below)
 
 
-def _merge(block: BlockRecord, parts: tuple[Tensor | None, Tensor | None, Tensor]) -> tuple[Tensor, Tensor]:
-    """Those parts that are not None, and the rows of the qkv weight that made them."""
-    weight, there = block.block.attn.qkv.weight, [part for part in parts if part is not None]
-    width = parts[-1].shape[1] * parts[-1].shape[-1]
-    return merge_parts(*there), weight[weight.shape[0] - width * len(there) :]
+def _merged_with_weight(
+    block: BlockRecord, qkv_gradients: tuple[Tensor | None, Tensor | None, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The gradients that are not None, merged, and the rows of the qkv weight that belong to them."""
+    weight, value = block.block.attn.qkv.weight, qkv_gradients[-1]
+    given = [gradient for gradient in qkv_gradients if gradient is not None]
+    width = value.shape[1] * value.shape[-1]
+    return merge_qkv(*given), weight[weight.shape[0] - width * len(given) :]

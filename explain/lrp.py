@@ -1,7 +1,7 @@
-"""LRP down the recorded ViT, as transformer attribution needs it: the relevance of every attention.
+"""Propagate relevance back through a traced ViT by LRP, for transformer attribution: the relevance of every attention.
 
-Shapes as in trace.py: B images, K targets, h heads, N tokens, M rows, T tokens that heads read, d
-head width, D model width.
+Shapes as in trace.py: B images, K targets, h heads, N tokens, M rows, T tokens that heads read, d head width, D model
+width.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,17 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from explain import rules
-from explain.trace import BlockRecord, Network, Record, merge_heads, merge_parts, split_heads
+from explain.layers import merge_heads, merge_qkv, split_heads
+from explain.trace import BlockRecord, Network, Record
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """What distinguishes the published rules from those by magnitudes."""
+    """The rules in which the published method and the method by magnitudes differ; see rules.py.
+
+    reciprocal: the division of every rule.
+    add: splits the relevance of a residual sum.
+    copy: joins the relevance of an activation that is read twice.
+    factor: what the rule of a matrix product takes of each factor: its values, or their magnitudes.
+    """
 
     reciprocal: rules.Reciprocal
     add: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     copy: Callable[[Tensor, Tensor], Tensor]
-    factor: Callable[[Tensor], Tensor]  # what a product of two matrices sees of each
+    factor: Callable[[Tensor], Tensor]
 
 
 PUBLISHED = RuleSet(rules.published_reciprocal, rules.add_published, rules.copy_published, lambda x: x)
@@ -31,13 +38,18 @@ MAGNITUDE = RuleSet(rules.stabilised_reciprocal, rules.add_by_magnitude, lambda 
 def attention_relevances(
     network: Network, record: Record, rows: Tensor, rule_set: RuleSet, start_block: int = 0, to_input: bool = False
 ) -> Iterator[Tensor]:
-    """Yield the LRP relevance (B, h, K, M, N) of each block's attention, last to `start_block`.
+    """Yield the LRP relevance of each block's attention, from the last block to the first that is asked for.
 
-    rows (B, K, T, D): the heads' rows of a target; relevance starts as one-hot at its logit, and
-    its sum is 1. GELU, softmax, LayerNorm, LayerScale pass it unchanged. Attention pooling comes
-    first, where there is one. The relevance into the first block's q, k, v is not needed for that,
-    and the last step ends at A; with `to_input` it goes on, and what arrives at the first block's
-    input (B, K, N, D) is yielded last. A yielded tensor may be read until the next is asked for.
+    Relevance starts with 1 at the target's logit. Activations, softmax, LayerNorm and LayerScale pass it on unchanged.
+
+    network, record: the traced model and its recorded forward pass.
+    rows: (B, K, T, D), the heads' weights of each target (see targets.head_rows).
+    rule_set: PUBLISHED or MAGNITUDE.
+    start_block: the last block to be yielded, counted from 0.
+    to_input: whether to go on to the input of `start_block`, which the relevance of attention does not need.
+
+    Yields (B, h, K, M, N) per block, that of attention pooling first, if the model has it; with `to_input` (B, K, N, D)
+    at last. A tensor may be overwritten once the next one is asked for.
     """
     relevance = _below_head(record, rows, rule_set)
     for block in record.from_last(start_block):
@@ -53,21 +65,23 @@ def attention_relevances(
         if to_input or block is not record.blocks[start_block]:
             value = rules.matmul_right(share, block.attention, value)
             relevance = _below_qkv(network, block, attention, value, rule_set)
-            relevance = _join(record, block, relevance, residual, rule_set)
+            relevance = _joined(record, block, relevance, residual, rule_set)
     if to_input:
         yield relevance
 
 
 def _below_head(record: Record, rows: Tensor, rule_set: RuleSet) -> Tensor:
-    """To the tokens that pooling reads, (B, K, M, D), or to an attention pool's output, (B, K, 1, D)."""
+    """From the logit to the tokens that pooling reads, (B, K, M, D), or to attention pooling's output, (B, K, 1, D)."""
     relevance = rules.z_plus_single(record.fc_norm.output, rows, rule_set.reciprocal)
     if record.averaged:
         relevance = rules.mean_by_magnitude(relevance, record.norm.output[:, :, record.pooled])
     return relevance if record.pool is not None else record.place(relevance)
 
 
-def _join(record: Record, block: BlockRecord, relevance: Tensor, residual: Tensor | None, rule_set: RuleSet) -> Tensor:
-    """What q, k and v brought and the residual's part, at a block's input (B, K, N, D)."""
+def _joined(
+    record: Record, block: BlockRecord, relevance: Tensor, residual: Tensor | None, rule_set: RuleSet
+) -> Tensor:
+    """Sum the relevance of the attention branch and of the residual connection at a block's input, (B, K, N, D)."""
     if residual is None:
         return record.place(relevance)
     relevance[:, :, : block.rows] += residual
@@ -101,12 +115,12 @@ def _below_projection(network: Network, block: BlockRecord, relevance: Tensor, r
 
 
 def _below_qkv(network: Network, block: BlockRecord, attention: Tensor, value: Tensor, rule_set: RuleSet) -> Tensor:
-    """From relevance of A (B, h, K, M, N), which it overwrites, and of v to the block's input."""
+    """From A (B, h, K, M, N), whose relevance is overwritten, and v (B, h, K, N, d) to the attention branch's input."""
     query, key = rule_set.factor(block.query.output), rule_set.factor(block.key.output).mT
     share = rules.drop_negligible(attention.mul_(rule_set.reciprocal(query @ key).div_(2)))
-    parts = [rules.matmul_right(share, query, key).mT, value]
-    if not block.is_pool:  # a pool's query is a constant, and keeps what it gets
-        parts.insert(0, rules.matmul_left(share, query, key))
+    relevances = [rules.matmul_right(share, query, key).mT, value]
+    if not block.is_pool:  # a pool's query is a constant, which absorbs its relevance
+        relevances.insert(0, rules.matmul_left(share, query, key))
     return _below_linear(
-        network, block.block.attn.qkv, merge_parts(*parts), block.norm1.output, block.qkv_product, rule_set
+        network, block.block.attn.qkv, merge_qkv(*relevances), block.norm1.output, block.qkv_product, rule_set
     )

@@ -24,10 +24,12 @@ from explain.trace import Network
 
 
 def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) -> Tensor:
-    """Uniform numbers in [0, 1), the baseline of every metric.
+    """Draw uniform numbers in [0, 1), the baseline of every metric.
 
-    A map is a function of seed, target and the image's own pixels (as float32), whatever else is
-    in the batch and whatever the device.
+    A map depends on the seed, the target and the image's pixels (as float32) alone, not on the rest of the batch or the
+    device.
+
+    seed: any integer.
     """
     grid = network.grid(images)
     maps = [
@@ -38,9 +40,15 @@ def random(network: Network, images: Tensor, targets: Tensor, *, seed: int = 0) 
 
 
 def generator_for(image: Tensor, *numbers: int) -> torch.Generator:
-    """Generator fixed by an image's pixels (as float32) and some numbers, on any device."""
+    """Return a generator that depends on an image's pixels (as float32) and some numbers alone.
+
+    image: (3, H, W), on any device.
+    numbers: seeds; also integers of numpy and torch.
+
+    Returns a generator on the CPU.
+    """
     pixels = image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
-    # Plain ints, as numpy's and torch's are written otherwise.
+    # Plain ints, as repr writes numpy's and torch's in another way.
     digest = hashlib.blake2b(repr(tuple(map(int, numbers))).encode() + pixels, digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 

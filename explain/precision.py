@@ -23,7 +23,7 @@ COMPOSED = (torch.ops.aten.matmul.default, torch.ops.aten.linear.default)  # arr
 
 
 def check_images_of(precision: str | None, images: Tensor) -> None:
-    """Raise ValueError where float16 products are asked for, and the images' are no float32 ones."""
+    """Raise ValueError where float16 products are asked for, but the images are not float32."""
     if precision and images.dtype != torch.float32:
         raise ValueError(f"images are {images.dtype}; precision='float16' replaces float32 products: leave it out.")
 
@@ -59,7 +59,7 @@ def true_float32() -> Iterator[None]:
 
 
 def _lowered_matmul_precision() -> str | None:
-    """torch.get_float32_matmul_precision where it is below float32, else None."""
+    """Return torch.get_float32_matmul_precision where it is below float32, else None."""
     try:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # the later flags, one for each backend, say something else
@@ -68,10 +68,11 @@ def _lowered_matmul_precision() -> str | None:
 
 
 class HalfProducts(TorchDispatchMode):
-    """While active, matrix products of float32 tensors take factors of 16 bits and give float32.
+    """A mode in which matrix products of float32 tensors take factors of 16 bits and return float32.
 
-    All else (sums, norms, divisions, softmax, the patch convolution) is left in float32.
-    dtype: of the factors; torch.bfloat16 is there to be measured.
+    Everything else (sums, norms, divisions, softmax, the patch convolution) stays in float32.
+
+    dtype: of the factors; torch.bfloat16 exists to be measured.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float16) -> None:
@@ -89,15 +90,21 @@ class HalfProducts(TorchDispatchMode):
 
 
 def half_product(left: Tensor, right: Tensor, dtype: torch.dtype = torch.float16) -> Tensor:
-    """(..., M, P) @ (..., P, Q) in 16 bits, returned in float32.
+    """Multiply two float32 matrices in 16 bits.
 
-    float16 ends at 65504, and below 6e-5 it loses digits, so each row of the left factor and each column of the right
-    one is divided by its largest magnitude first: what it then loses is small beside its row or column, whatever
-    stands in other images and for other targets. Sums of P products of at most 1 are in range up to P = 65504.
+    float16 ends at 65504, and below 6e-5 it loses digits. So each row of the left factor and each column of the right
+    one is divided by its largest magnitude first: what is lost is then small relative to its row or column, whatever
+    the values of other images and targets. Sums of P products of at most 1 are in range up to P = 65504.
+
+    left: (..., M, P) float32.
+    right: (..., P, Q) float32.
+    dtype: of the factors.
+
+    Returns (..., M, Q) float32.
     """
     rows, columns = _largest(left, -1), _largest(right, -2)
     left, right = (left / rows).to(dtype), (right / columns).to(dtype)
-    # CPUs multiply float16 slowly, if at all; to round before and after comes to the same.
+    # CPUs multiply float16 slowly, if at all; rounding before and after a float32 product is equivalent.
     product = (left.float() @ right.float()).to(dtype) if left.device.type == "cpu" else left @ right
     return product.float().mul_(rows).mul_(columns)
 

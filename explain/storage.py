@@ -1,4 +1,4 @@
-"""Maps of any number of images: computed and written batch by batch, so that memory grows with the batch alone."""
+"""Compute the maps of any number of images batch by batch, and write them to a file as they are computed."""
 
 import os
 from collections.abc import Iterable
@@ -22,14 +22,17 @@ def save_relevance(
     method: str = DEFAULT_METHOD,
     **options,
 ) -> np.memmap:
-    """Write the maps of `count` images N, which come in batches, to a .npy file; return it, opened for reading.
+    """Write the maps of images that come in batches to a .npy file.
 
-    batches: of images (B, 3, H, W) and targets (B, K) int64, on any device, as a DataLoader yields them; each is
-        moved to the model's own and forgotten when the next is asked for. All images have one size and K.
-    method, options: as for `relevance`, but for options that return more than maps (layers, gap).
-    Returns (N, K, grid_h, grid_w) in the images' dtype, not in memory but read as it is needed.
+    path: the file. It appears, or is replaced, when it is complete.
+    model: as for `relevance`.
+    batches: of images (B, 3, H, W) and targets (B, K) int64, on any device, as a DataLoader yields them. A batch is
+        moved to the model's device and dropped when the next is asked for. All images have one size and one K.
+    count: the number of images N.
+    method, options: as for `relevance`, except the options that return more than maps (layers, gap).
 
-    Raises what `relevance` and `save_chunks` do. Whatever is raised meanwhile, `path` is left as it was.
+    Returns (N, K, grid_h, grid_w) in the images' dtype, memory-mapped: read from the file where it is accessed.
+    Raises what `relevance` and `save_chunks` do; `path` is then left as it was.
     """
     refuse_more_than_maps(options)
     check_explainable(model)
@@ -44,10 +47,13 @@ def save_relevance(
 
 
 def save_chunks(path: str | os.PathLike, chunks: Iterable[np.ndarray], count: int) -> np.memmap:
-    """Write arrays (n, ...), of `count` rows together, one after the other to a .npy file; return it, opened for
-    reading.
+    """Write arrays one after the other to a .npy file.
 
-    The first chunk's dtype and further axes are the file's. The file appears under its name when it is whole.
+    path: the file. It appears, or is replaced, when it is complete.
+    chunks: (n, ...); the first one's dtype and further axes are the file's.
+    count: their number of rows in total.
+
+    Returns (count, ...), memory-mapped for reading.
     Raises ValueError for another number of rows or other axes, OSError as the file system does.
     """
     with atomic(path) as temporary:

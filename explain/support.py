@@ -30,9 +30,9 @@ ACTIVATIONS = (nn.GELU, GELU, GELUTanh, QuickGELU)
 DROPS = (nn.Dropout, DropPath, PatchDropout, nn.Identity)  # all of which do nothing in eval mode
 POOLING = ("token", "avg", "map")
 FOLLOWED_METHODS = ("forward", "forward_features", "forward_head", "pool", "_pos_embed")
-# Tensors that the trace reads from modules; plain attributes of these names are computed by someone, and no parameters.
+# Tensors that the trace reads from modules. A plain attribute of such a name is computed by a hook.
 TRACED = ("weight", "bias", "gamma", "pos_embed", "cls_token", "dist_token", "reg_token", "latent")
-HELD_AS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and its kin, keep what they wrap
+HELD_AS = ("_orig_mod", "module")  # where torch.compile, and DataParallel and the like, keep the wrapped module
 
 
 class UnsupportedModel(ValueError):
@@ -40,17 +40,17 @@ class UnsupportedModel(ValueError):
 
 
 def is_distilled(model: TimmModule) -> bool:
-    """Whether the model is timm's DeiT with two heads, whose logits are the mean of both."""
+    """Tell whether a model is timm's DeiT with two heads, whose logits are the mean of both."""
     return isinstance(model, VisionTransformerDistilled)
 
 
 def check_explainable(model: TimmModule) -> None:
-    """Check that relevance can be computed for a model by its structure; nothing is run.
+    """Check that relevance can be computed for a model, by its structure; the model is not run.
 
     model: a plain timm VisionTransformer, pooled by class token, mean or attention, or a distilled DeiT with two heads.
         Hooks are allowed here: `relevance` refuses those that change the logits.
 
-    Raises UnsupportedModel that names the first part standing in the way.
+    Raises UnsupportedModel that names the first module that is not supported.
     """
     _check_wrapper("the model", model)
     _check_class(model)

@@ -1,7 +1,6 @@
-"""Where every explanation starts: which combination of logits is explained, and its head rows.
+"""What is explained: a target's logit or a contrast, as weights of the logits, and its gradient at the head's input.
 
-Shapes: B images, K targets, C classes, T tokens that heads read (2 in a distilled DeiT, else 1),
-D model width.
+Shapes: B images, K targets, C classes, T tokens that heads read (2 in a distilled DeiT, else 1), D model width.
 """
 
 import torch
@@ -12,22 +11,27 @@ from explain.trace import Network
 
 
 def class_weights(logits: Tensor, targets: Tensor, contrast: str = "none", centre_head: bool = False) -> Tensor:
-    """Weights (B, K, C) of the logits (B, C) in the quantity that is explained, targets (B, K).
+    """Compute the weights of the logits in the explained quantity.
 
-    contrast, for target t and its logit y_t:
+    The weights are constants: nothing is differentiated through the softmax.
+
+    logits: (B, C).
+    targets: (B, K) int64.
+    contrast: what is explained, for target t and its logit y_t:
         "none"     y_t.
-        "mean"     y_t less the mean of the others' logits. After Gu, Yang, Tresp, ACCV 2018
-                   (contrastive LRP, where the others start with -1 / (C - 1) of the relevance).
-        "softmax"  y_t less the mean of the others weighted by their softmax among themselves, so by
-                   what competes. That is the start of Iwana, Kuroki, Uchida, ICCV workshops 2019
-                   (softmax-gradient LRP) divided by p_t (1 - p_t), which nearly vanishes where a
-                   model is sure; it changes a map's scale, not its shape, where the map is linear
-                   in its start.
+        "mean"     y_t less the mean of the other logits. After Gu, Yang, Tresp, ACCV 2018 (contrastive LRP, where each
+                   other class starts with -1 / (C - 1) of the relevance).
+        "softmax"  y_t less the mean of the other logits weighted by their softmax among themselves, so that the
+                   strongest competitors count most. This is the start of Iwana, Kuroki, Uchida, ICCV workshops 2019
+                   (softmax-gradient LRP), divided by p_t (1 - p_t), which nearly vanishes where a model is sure. Where
+                   maps are linear in the explained quantity, this factor changes their scale, not their shape.
         "log_p"    log p_t, to first order: "softmax" times 1 - p_t.
-    centre_head: rows of the head, and its bias, less their mean over classes. Softmax ignores what
-        all classes share, a logit does not. "mean" is the same but for the factor C / (C - 1); the
-        other contrasts are centred already, and stay as they are.
-    Weights are constants: nothing is differentiated through the softmax.
+    centre_head: whether to subtract from the head's rows, and from its bias, their mean over classes, which softmax
+        ignores and a logit does not. "mean" is the same up to the factor C / (C - 1); the other contrasts are centred
+        already and do not change.
+
+    Returns (B, K, C).
+    Raises ValueError for an unknown contrast, or a contrast where there is one class.
     """
     if contrast not in CONTRASTS:
         raise ValueError(f"contrast is {contrast!r}; expected one of {', '.join(CONTRASTS)}.")
@@ -55,10 +59,15 @@ def _against_competitors(logits: Tensor, one_hot: Tensor, log_p: bool) -> Tensor
 
 
 def head_rows(network: Network, weights: Tensor) -> Tensor:
-    """Gradient (B, K, T, D) of weights (B, K, C) times logits at what the heads read."""
+    """Compute the gradient of the explained quantity at what the heads read.
+
+    weights: (B, K, C) of the logits, from `class_weights`.
+
+    Returns (B, K, T, D).
+    """
     return torch.stack([weights @ head.weight for head in network.heads], dim=2) / len(network.heads)
 
 
 def explained_value(logits: Tensor, weights: Tensor) -> Tensor:
-    """The quantity (B, K) that weights (B, K, C) make of logits (B, C)."""
+    """Compute the explained quantity (B, K) from logits (B, C) and their weights (B, K, C)."""
     return (weights * logits.unsqueeze(1)).sum(-1)

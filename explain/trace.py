@@ -1,13 +1,12 @@
-"""The traced ViT: records one forward pass, written out with the modules' weights.
+"""Trace a ViT: compute one forward pass from the modules' weights, and record every intermediate result.
 
-So nothing is hooked, patched or left behind, fused attention hides nothing, dropout is never
-applied, and frozen weights don't matter. lrp.py and gradients.py send relevance back down it.
+No module is called, hooked or patched: the model is left as it was, fused attention hides nothing, dropout is never
+applied, and frozen weights make no difference. lrp.py and gradients.py propagate relevance back through the record.
 
-Shapes: B images, K targets, h heads, P patches, N tokens (prefix and patches), d head width, D
-model width, C classes, T tokens that heads read (2 in a distilled DeiT, else 1), M rows of the
-last block that reach the head (T, or N where tokens are pooled; N in every other block). What was
-recorded has a 1 where the targets K go: (B, 1, N, D) between layers and (B, h, 1, N, d) inside
-attention.
+Shapes: B images, K targets, h heads, P patches, N tokens (prefix and patches), d head width, D model width, C classes,
+T tokens that the classification heads read (2 in a distilled DeiT, else 1), M rows of a block that the heads depend on
+(in the last block T, or N where tokens are pooled; N in every other block). Recorded tensors have a dimension of 1
+for the targets K: (B, 1, N, D) between layers and (B, h, 1, N, d) inside attention.
 """
 
 import copy
@@ -17,28 +16,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timm.layers import AttentionPoolLatent, GELUTanh, QuickGELU
+from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from explain.layers import activated, linear, merge_heads, plus_bias, scaled, split_heads
 from explain.support import check_explainable, is_distilled
 from explain.types import TimmModule
 
 
 @dataclass
 class Norm:
-    """A recorded LayerNorm: its output, and what its gradient needs (None for an Identity)."""
+    """A recorded LayerNorm, or an Identity in its place, of which only the output is recorded."""
 
     output: Tensor
-    standardised: Tensor | None = None
-    inverse_deviation: Tensor | None = None
-    weight: Tensor | None = None
+    standardised: Tensor | None = None  # the input less its mean, divided by its standard deviation
+    inverse_deviation: Tensor | None = None  # (..., 1), 1 / standard deviation
+    weight: Tensor | None = None  # (D,)
 
 
 @dataclass
 class Embedding:
-    """How pixels became the tokens that enter block 0."""
+    """The recorded path from pixels to the tokens that enter block 0."""
 
     product: Tensor  # (B, 1, P, D), the patch convolution's output before its bias
     norm: Norm  # (B, 1, P, D), of the patches alone
@@ -47,10 +47,11 @@ class Embedding:
 
 @dataclass
 class BlockRecord:
-    """One block's forward pass; a *product* is a linear layer's output before its bias.
+    """The recorded forward pass of one block. A *product* is a linear layer's output before its bias.
 
-    Attention pooling is recorded as one more block, whose query is a constant and whose input x is
-    not added to its output; M is 1 there, and N the tokens that it reads.
+    Attention pooling is recorded as one more block, without norm1 and residual sum at its attention, and with a
+    constant
+    query: M is 1, and N the number of tokens that it reads.
     """
 
     block: TimmModule | SimpleNamespace
@@ -74,35 +75,37 @@ class BlockRecord:
 
     @property
     def rows(self) -> int:
+        """M."""
         return self.attention.shape[-2]
 
 
 @dataclass
 class Record:
-    """One forward pass: its blocks, from the first, and what precedes and follows them."""
+    """One recorded forward pass."""
 
     embedding: Embedding
-    blocks: list[BlockRecord]
+    blocks: list[BlockRecord]  # from the first
     norm: Norm  # (B, 1, M, D)
-    pooled: slice  # the tokens, among the M rows, that pooling reads
-    averaged: bool  # whether pooling is their mean; else each is read as it is
-    pool: BlockRecord | None  # attention pooling, where there is one
+    pooled: slice  # the tokens that pooling reads, among the M rows
+    averaged: bool  # whether pooling takes their mean
+    pool: BlockRecord | None  # attention pooling, if the model has it
     fc_norm: Norm  # (B, 1, T, D), what the heads read
     logits: Tensor  # (B, C)
     grid: tuple[int, int]
 
     @property
     def tokens(self) -> int:
+        """N."""
         return self.blocks[0].x.shape[-2]
 
     def from_last(self, start_block: int = 0) -> Iterator[BlockRecord]:
-        """The attention pool, if any, then blocks from the last to `start_block`."""
+        """Yield attention pooling, if the model has it, then the blocks from the last to `start_block`."""
         if self.pool is not None:
             yield self.pool
         yield from reversed(self.blocks[start_block:])
 
     def place(self, values: Tensor) -> Tensor:
-        """Values (B, K, n, D) of the tokens that pooling reads, in their place among (B, K, M, D)."""
+        """Return (B, K, M, D) with values (B, K, n, D) at the n tokens that pooling reads, and 0 elsewhere."""
         rows = self.norm.output.shape[-2]
         if values.shape[-2] == rows:
             return values
@@ -111,15 +114,15 @@ class Record:
         return placed
 
     def patches(self, x: Tensor) -> Tensor:
-        """The patches among tokens (B, K, N, D)."""
+        """Return the patches (B, K, P, D) of tokens (B, K, N, D)."""
         return x[:, :, x.shape[-2] - self.grid[0] * self.grid[1] :]
 
 
 class Network:
-    """A model that explanations can follow, with the magnitudes of its weights at hand."""
+    """A model that can be traced, and what is computed once for all of its traces."""
 
     def __init__(self, model: VisionTransformer):
-        """Raises UnsupportedModel where the structure cannot be followed."""
+        """Raise UnsupportedModel where the structure cannot be traced."""
         check_explainable(model)
         self.model = model
         self.heads = [model.head, model.head_dist] if is_distilled(model) else [model.head]
@@ -128,27 +131,33 @@ class Network:
         self._shared_record: Record | None = None
 
     def sharing_record(self, images: Tensor) -> "Network":
-        """Return this network, which records the forward pass of this tensor `images` once for all who ask for it.
+        """Return a copy of this network whose `record` computes the forward pass of this tensor `images` only once.
 
-        For targets that go through in chunks. The record stays in memory as long as the network returned.
+        For targets that are explained in chunks. The record stays in memory as long as the returned network.
         """
         shared = copy.copy(self)
         shared._shared_images, shared._shared_record = images, None
         return shared
 
     def magnitude(self, linear: nn.Linear) -> Tensor:
-        """|W| of a linear layer, (out, in); computed once for all batches of a call."""
+        """Return |W| of a linear layer, (out, in); computed once for all batches of a call."""
         if linear not in self._magnitudes:
             self._magnitudes[linear] = linear.weight.abs()
         return self._magnitudes[linear]
 
     def grid(self, images: Tensor) -> tuple[int, int]:
-        """(grid_h, grid_w) of images (B, 3, H, W)."""
+        """Return (grid_h, grid_w), the patches that images (B, 3, H, W) are divided into."""
         height, width = self.model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
         return int(height), int(width)
 
     def patch_product(self, images: Tensor, magnitude: bool = False) -> Tensor:
-        """The patch convolution without its bias, (B, 1, P, D); |x| and |W| instead if `magnitude`."""
+        """Compute the patch convolution without its bias.
+
+        images: (B, 3, H, W).
+        magnitude: whether to take the magnitudes of pixels and weights.
+
+        Returns (B, 1, P, D).
+        """
         embed, weight = self.model.patch_embed, self.model.patch_embed.proj.weight
         if embed.dynamic_img_pad:
             below, right = (-size % patch for size, patch in zip(images.shape[-2:], embed.patch_size))
@@ -158,9 +167,10 @@ class Network:
         return F.conv2d(images, weight, stride=embed.proj.stride).flatten(2).mT.unsqueeze(1)
 
     def record(self, images: Tensor, every_row: bool = False) -> Record:
-        """Forward pass of images (B, 3, H, W); logits equal the model's own in eval mode.
+        """Record a forward pass; its logits are those of the model in eval mode, up to rounding.
 
-        every_row: also compute the last block's rows that reach no head, so that M is N everywhere.
+        images: (B, 3, H, W).
+        every_row: whether to compute all rows of the last block, so that M is N, also those that no head depends on.
         """
         if images is not self._shared_images or every_row:
             return self._record(images, every_row)
@@ -192,17 +202,17 @@ class Network:
         model, product = self.model, self.patch_product(images)
         norm = _record_norm(model.patch_embed.norm, plus_bias(product, model.patch_embed.proj))
         patches = norm.output.squeeze(1)
-        if model.dynamic_img_size:  # timm's positions are resized to the grid then
+        if model.dynamic_img_size:  # `_pos_embed` then resizes its positions to the grid
             patches = patches.unflatten(1, self.grid(images))
         tokens = type(model)._pos_embed(_WithoutDropout(model), patches).unsqueeze(1)
         return Embedding(product, norm, _record_norm(model.norm_pre, tokens))
 
 
-# ---- the parts of a forward pass
+# ---- the steps of a forward pass
 
 
 class _WithoutDropout:
-    """Stands in for the model in timm's own `_pos_embed`, which applies dropout while training."""
+    """A stand-in for the model in timm's own `_pos_embed`, which would apply dropout in training mode."""
 
     def __init__(self, model: VisionTransformer):
         self._model = model
@@ -223,34 +233,6 @@ def _record_norm(norm: TimmModule, x: Tensor) -> Norm:
     return Norm(output, standardised, inverse_deviation, norm.weight)
 
 
-# Modules are not called, as that would run their hooks: see explain/logit_check.py.
-
-
-def linear(layer: TimmModule, x: Tensor) -> Tensor:
-    """A linear layer, or an Identity in its place."""
-    return x if isinstance(layer, nn.Identity) else F.linear(x, layer.weight, layer.bias)
-
-
-def activated(activation: TimmModule, x: Tensor) -> Tensor:
-    """A GELU, exact, by tanh or by a sigmoid."""
-    if isinstance(activation, QuickGELU):
-        return x * torch.sigmoid(1.702 * x)
-    return F.gelu(x, approximate="tanh" if is_tanh(activation) else "none")
-
-
-def is_tanh(activation: TimmModule) -> bool:
-    return isinstance(activation, GELUTanh) or getattr(activation, "approximate", "none") == "tanh"
-
-
-def plus_bias(product: Tensor, linear: nn.Linear | nn.Conv2d) -> Tensor:
-    return product if linear.bias is None else product + linear.bias
-
-
-def scaled(x: Tensor, scale: TimmModule) -> Tensor:
-    """LayerScale or nothing; never in place, whatever the module says."""
-    return x if isinstance(scale, nn.Identity) else x * scale.gamma
-
-
 def _record_block(block: TimmModule, x: Tensor, rows: int) -> BlockRecord:
     attn, norm1 = block.attn, _record_norm(block.norm1, x)
     qkv_product = F.linear(norm1.output, attn.qkv.weight)
@@ -263,7 +245,7 @@ def _record_block(block: TimmModule, x: Tensor, rows: int) -> BlockRecord:
 
 
 def _record_pool(pool: AttentionPoolLatent, x: Tensor) -> BlockRecord:
-    """Attention pooling of x (B, 1, N, D) under the names of a block's parts."""
+    """Record attention pooling of x (B, 1, N, D), with its layers under the names that they have in a block."""
     attn = SimpleNamespace(
         num_heads=pool.num_heads, scale=pool.scale, qkv=pool.kv, proj=pool.proj, q_norm=pool.q_norm, k_norm=pool.k_norm
     )
@@ -311,30 +293,3 @@ def _record_mlp(block: TimmModule | SimpleNamespace, middle: Tensor) -> dict:
     return dict(
         norm2=norm2, hidden_product=hidden_product, hidden=hidden, mlp_product=mlp_product, mlp_output=mlp_output
     )
-
-
-# ---- shapes
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, K, N, hd) -> (B, h, K, N, d)."""
-    return x.unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, h, K, N, d) -> (B, K, N, hd)."""
-    return x.permute(0, 2, 3, 1, 4).flatten(3)
-
-
-def merge_parts(*parts: Tensor) -> Tensor:
-    """Query, key and value, each (B, h, K, M or N, d), the last (.., N, d), -> (B, K, N, 3hd).
-
-    Zeros where the query has fewer rows; two parts where the query is a constant.
-    """
-    images, heads, targets, tokens, width = parts[-1].shape
-    merged = parts[-1].new_empty(images, targets, tokens, len(parts), heads, width)
-    for index, part in enumerate(parts):
-        rows = part.shape[-2]
-        merged[:, :, :rows, index] = part.permute(0, 2, 3, 1, 4)
-        merged[:, :, rows:, index] = 0
-    return merged.flatten(3)

@@ -6,8 +6,7 @@ from changed_vits import PLAIN, STRUCTURES, attnlrp_way, changed_vit, cp_lrp_way
 from small_vits import make_vit
 from torch.nn import functional as F
 
-from explain import conservation_gap, relevance
-from explain.gradients import _secant, _slope
+from explain import conservation_gap, layers, relevance
 from explain.trace import Network
 
 CHECKED = {
@@ -145,10 +144,10 @@ def test_slopes_and_secants_of_activations(act_layer):
     act = make_vit(act_layer=act_layer).blocks[0].mlp.act
     x = torch.linspace(-9, 9, 200, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(act(x).sum(), x)
-    assert torch.allclose(_slope(act, x.detach()), slope, atol=1e-12)
-    assert torch.allclose(_secant(act, x.detach()), (act(x) / x).detach(), atol=1e-12)
+    assert torch.allclose(layers.slope(act, x.detach()), slope, atol=1e-12)
+    assert torch.allclose(layers.secant(act, x.detach()), (act(x) / x).detach(), atol=1e-12)
     ends = torch.tensor([0.0, 1e4, -1e4], dtype=torch.float64)
-    assert _secant(act, ends).tolist() == [0.5, 1, 0]
+    assert layers.secant(act, ends).tolist() == [0.5, 1, 0]
 
 
 def test_gap_of_input_relevance_is_what_biases_and_prefix_tokens_keep(images, targets):

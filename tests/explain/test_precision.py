@@ -173,12 +173,12 @@ def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, imag
     def spy(name):
         below = gradients._below_mlp
 
-        def look(network, block, gradient, way):
+        def look(network, block, gradient, backward):
             if block is not record.blocks[-1]:
                 magnitude = gradient.abs()
                 share = magnitude / magnitude.amax((-2, -1), keepdim=True)
                 smallest[name] = min(smallest.get(name, 1.0), float(share[share > 0].min()))
-            return below(network, block, gradient, way)
+            return below(network, block, gradient, backward)
 
         return look
 
