@@ -1,4 +1,4 @@
-"""What runs on an accelerator, followed on the meta device: it has shapes and types, but no numbers.
+"""Computation on accelerators, run on the meta device, which has shapes and types but no numbers.
 
 So code that asks for a number, for which a GPU would have to be waited for, or that adds or joins a tensor of the
 CPU's, fails here; and the branches that are not a CPU's are taken.
@@ -19,7 +19,7 @@ from explain.trace import Network
 
 # `random` reads the pixels, on purpose: its maps are the same on every device.
 METHODS_THERE = [name for name in METHODS if name != "random"]
-WAYS_DOWN = ("lrp", "attnlrp", "gradient_attention", "gradcam", "rollout")  # that differ by structure
+BACKWARD_PASSES = ("lrp", "attnlrp", "gradient_attention", "gradcam", "rollout")  # those that structures change
 
 
 def empty(*shape, dtype=torch.float32):
@@ -44,7 +44,7 @@ def test_the_meta_device_is_as_strict_as_this_file_needs():
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_no_structure_waits_for_the_device(structure):
-    for method in WAYS_DOWN:
+    for method in BACKWARD_PASSES:
         maps = compute(make_structure(structure).float(), method)
         assert maps.device.type == "meta" and maps.shape == (3, 2, 3, 3) and maps.dtype == torch.float32
 

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from changed_vits import PLAIN, STRUCTURES, attnlrp_way, changed_vit, cp_lrp_way, input_times_gradient, make_structure
+from changed_vits import (
+    PLAIN,
+    STRUCTURES,
+    attnlrp_changes,
+    changed_vit,
+    cp_lrp_changes,
+    input_times_gradient,
+    make_structure,
+)
 from small_vits import make_vit
 from torch.nn import functional as F
 
@@ -11,9 +19,9 @@ from explain.trace import Network
 
 CHECKED = {
     "input_x_gradient": (dict(), PLAIN),
-    "attnlrp_epsilon": (dict(at="pixels"), attnlrp_way()),
-    "attnlrp": (dict(), attnlrp_way(0.05, 0.25)),
-    "cp_lrp": (dict(gamma=0.1, gamma_patch=0.5, at="pixels"), cp_lrp_way(0.1, 0.5)),
+    "attnlrp_epsilon": (dict(at="pixels"), attnlrp_changes()),
+    "attnlrp": (dict(), attnlrp_changes(0.05, 0.25)),
+    "cp_lrp": (dict(gamma=0.1, gamma_patch=0.5, at="pixels"), cp_lrp_changes(0.1, 0.5)),
 }
 
 
@@ -29,23 +37,23 @@ def one_hot(target):
 @pytest.mark.parametrize("method", CHECKED)
 def test_equals_autograd_through_a_changed_forward(images, targets, method, structure):
     model = make_structure(structure)
-    options, way = CHECKED[method]
+    options, changes = CHECKED[method]
     maps = relevance(model, images, targets, method, **options)
     for b, k in ((0, 0), (1, 1)):
-        expected = input_times_gradient(model, images[b], one_hot(targets[b, k]), way)
+        expected = input_times_gradient(model, images[b], one_hot(targets[b, k]), changes)
         assert relative(maps[b, k], expected) < 1e-7
 
 
 def test_changed_copies_are_the_same_functions(vit, images):
-    for _, way in CHECKED.values():
-        assert torch.allclose(changed_vit(vit, way)[0](images), vit(images), rtol=1e-10)
+    for _, changes in CHECKED.values():
+        assert torch.allclose(changed_vit(vit, changes)[0](images), vit(images), rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["attnlrp", "cp_lrp"])
 def test_gamma_zero_is_the_epsilon_rule(vit, images, targets, method):
-    way = attnlrp_way() if method == "attnlrp" else cp_lrp_way()
+    changes = attnlrp_changes() if method == "attnlrp" else cp_lrp_changes()
     maps = relevance(vit, images, targets, method, gamma=0, gamma_patch=0, at="pixels")
-    assert relative(maps[1, 0], input_times_gradient(vit, images[1], one_hot(6), way)) < 1e-9
+    assert relative(maps[1, 0], input_times_gradient(vit, images[1], one_hot(6), changes)) < 1e-9
     if method == "attnlrp":
         assert torch.equal(maps, relevance(vit, images, targets, "attnlrp_epsilon", at="pixels"))
     tiny = relevance(vit, images, targets, method, gamma=1e-9, gamma_patch=1e-9, at="pixels")
@@ -57,10 +65,10 @@ def test_gamma_zero_is_the_epsilon_rule(vit, images, targets, method):
 @pytest.mark.parametrize("method", CHECKED)
 def test_tokens_instead_of_pixels(vit, images, targets, method):
     """At the tokens that enter block 0: autograd from there."""
-    options, way = CHECKED[method]
+    options, changes = CHECKED[method]
     maps = relevance(vit, images, targets, method, **{**options, "at": "tokens"})
     tokens = (vit._pos_embed(vit.patch_embed(images))).detach().requires_grad_(True)
-    changed, _ = changed_vit(vit, way)
+    changed, _ = changed_vit(vit, changes)
     logits = changed.forward_head(changed.norm(changed.blocks(tokens)))
     (gradient,) = torch.autograd.grad(logits[0, targets[0, 1]], tokens)
     expected = (tokens * gradient).sum(-1)[0, 1:].detach().view(3, 3)
@@ -72,9 +80,9 @@ def test_tokens_instead_of_pixels(vit, images, targets, method):
 @pytest.mark.parametrize("method", CHECKED)
 def test_mean_over_depth(vit, images, targets, method):
     """Token times gradient where tokens enter each block, averaged: autograd through every block."""
-    options, way = CHECKED[method]
+    options, changes = CHECKED[method]
     maps = relevance(vit, images, targets, method, **{**options, "at": "depth"})
-    changed, _ = changed_vit(vit, way)
+    changed, _ = changed_vit(vit, changes)
     entering = [vit._pos_embed(vit.patch_embed(images)).detach().requires_grad_(True)]
     for block in changed.blocks:
         entering.append(block(entering[-1]))
@@ -130,7 +138,7 @@ def test_integrated_gradients_are_complete(images, targets, structure, contrast)
 
 def test_integrated_gradients_by_hand(vit, images, targets):
     maps, gap = relevance(vit, images, targets, "integrated_gradients", steps=1, gap=True)
-    half = input_times_gradient(vit, images[1] / 2, one_hot(6))  # one step is the middle of the way
+    half = input_times_gradient(vit, images[1] / 2, one_hot(6))  # one step is the middle of the path
     assert relative(maps[1, 0], 2 * half) < 1e-10
     with torch.no_grad():
         change = vit(images)[1, 6] - vit(torch.zeros_like(images))[1, 6]
@@ -169,12 +177,12 @@ def test_layers_of_input_relevance(vit, images, targets):
     maps, layers = relevance(vit, images, targets, "cp_lrp", gamma=0, gamma_patch=0, layers=True)
     assert torch.equal(maps, relevance(vit, images, targets, "cp_lrp", gamma=0, gamma_patch=0))
     assert layers.shape == (3, 2, 3, 2, 3, 3)
-    model, kept = changed_vit(vit, cp_lrp_way())
+    model, kept = changed_vit(vit, cp_lrp_changes())
     gradients = torch.autograd.grad(model(images)[0, targets[0, 1]], kept)
     for index, (attention, gradient) in enumerate(zip(kept, gradients)):
         expected = (attention * gradient)[0].sum(-2)[:, 1:].view(2, 3, 3)
         assert relative(layers[0, 1, index], expected) < 1e-9
     halved = relevance(vit, images, targets, "attnlrp_epsilon", layers=True)[1]
-    model, kept = changed_vit(vit, attnlrp_way())
+    model, kept = changed_vit(vit, attnlrp_changes())
     gradient = torch.autograd.grad(model(images)[0, targets[0, 1]], kept)[1]
     assert relative(halved[0, 1, 1], 2 * (kept[1] * gradient)[0].sum(-2)[:, 1:].view(2, 3, 3)) < 1e-9

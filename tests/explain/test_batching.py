@@ -1,4 +1,4 @@
-"""Images and targets that go through in chunks: how many, that their maps are those of the whole, and full memory."""
+"""Images and targets in chunks: their size, maps equal to those without chunks, and full memory."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models that compute something else than the trace: found by their logits, named, and left as they were."""
+"""Models whose logits differ from the traced ones: refused, with the cause named; hooks that only read are allowed."""
 
 import functools
 
@@ -72,7 +72,7 @@ def test_a_forward_replaced_on_a_class_is_refused(vit, images, targets, method, 
 
 
 def test_a_replaced_activation_is_refused_although_it_stands_in_each_block(images, targets, monkeypatch):
-    """Its derivative is written out by hand: to follow its values alone would explain no function at all."""
+    """Its derivative is written out by hand, so that tracing its values alone would explain no function at all."""
     model = make_vit(act_layer="gelu")
     kind = type(model.blocks[0].mlp.act)
     monkeypatch.setattr(kind, "forward", lambda self, x: torch.relu(x))
@@ -125,7 +125,7 @@ def test_other_outputs_than_logits_are_refused(vit, images, targets):
         relevance(vit, images, targets)
 
 
-def test_where_no_hook_is_found_float64_is_what_remains(vit, images):
+def test_without_a_hook_the_message_suggests_float64(vit, images):
     with torch.no_grad(), pytest.raises(UnsupportedModel, match="No hook .* magnifies rounding, float64 works"):
         check_logits(vit, images, vit(images) * 1.01)
 
@@ -157,7 +157,7 @@ def test_hooks_that_only_read_see_the_models_own_forward_pass_of_the_first_image
     assert [reader.seen for reader in readers] == (seen if method != "random" else [[]] * 4)
 
 
-def test_a_forward_that_only_reads_may_replace_a_classs(vit, images, targets, monkeypatch):
+def test_a_replaced_forward_that_only_reads_is_allowed(vit, images, targets, monkeypatch):
     """As notebooks do that keep attention."""
     maps, forward, kept = relevance(vit, images, targets), Attention.forward, []
 
@@ -232,7 +232,7 @@ def test_what_rounding_does_is_far_below_the_tolerance():
                 check_logits(model, part, traced[: len(part)])
 
 
-def test_logits_beyond_the_dtypes_range_are_not_the_checks_business(images, targets):
+def test_infinite_logits_are_not_refused(images, targets):
     model = make_vit().float()
     with torch.no_grad():
         model.head.bias.fill_(float("inf"))
@@ -240,7 +240,7 @@ def test_logits_beyond_the_dtypes_range_are_not_the_checks_business(images, targ
     assert relevance(model, images.float(), targets, "lrp_depth").shape == (3, 2, 3, 3)
 
 
-def test_a_zero_head_has_nothing_to_differ_by(vit, images, targets):
+def test_a_zero_head_is_not_refused(vit, images, targets):
     """As a linear probe starts."""
     with torch.no_grad():
         vit.head.weight.zero_()
@@ -248,6 +248,6 @@ def test_a_zero_head_has_nothing_to_differ_by(vit, images, targets):
     assert relevance(vit, images, targets, "lrp_depth").abs().max() == 0
 
 
-def test_the_default_sizes_agree_too(targets):
+def test_resized_position_embeddings_are_not_refused(targets):
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2, dynamic_img_size=True).eval()
     assert relevance(model, torch.randn(1, 3, 160, 96), torch.tensor([[2]]), "rollout").shape == (1, 1, 10, 6)

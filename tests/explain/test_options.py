@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from changed_vits import attnlrp_way, input_times_gradient, make_structure
+from changed_vits import attnlrp_changes, input_times_gradient, make_structure
 from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
@@ -74,7 +74,7 @@ def test_contrast_starts_from_the_difference(images, targets, contrast, structur
     model = make_structure(structure)
     maps = relevance(model, images, targets, "attnlrp", contrast=contrast)
     weights = slow_weights(model(images)[1].detach(), int(targets[1, 0]), contrast)
-    expected = input_times_gradient(model, images[1], weights, attnlrp_way(0.05, 0.25))
+    expected = input_times_gradient(model, images[1], weights, attnlrp_changes(0.05, 0.25))
     assert relative(maps[1, 0], expected) < 1e-7
 
 
@@ -95,7 +95,7 @@ def test_what_all_classes_share_is_nothing_to_a_centred_head(vit, images, target
 
 @pytest.mark.parametrize("method", [name for name in FROM_A_LOGIT if METHODS[name].signed])
 def test_signed_maps_are_linear_in_what_is_explained(vit, images, targets, method):
-    """So the map of a centred head follows from the plain maps, with one more way down for all classes."""
+    """So the map of a centred head follows from the plain maps, with one more backward pass for all classes."""
     every = torch.arange(vit.num_classes).repeat(len(images), 1)
     maps, centred = (relevance(vit, images, every, method, contrast="none", centre_head=flag) for flag in (False, True))
     assert relative(maps - maps.mean(1, keepdim=True), centred) < 1e-8

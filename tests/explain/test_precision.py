@@ -1,4 +1,4 @@
-"""float16 products where they are offered: near float32, range and batch notwithstanding; and denormals."""
+"""float16 products where they are offered, true float32 whatever torch's flags allow, and denormals."""
 
 import pytest
 import torch
@@ -129,10 +129,10 @@ def allowed(request):
 def test_products_and_convolutions_are_float32_whatever_torchs_flags_allow(
     model, images, targets, allowed, monkeypatch
 ):
-    """In the trace, on the way down, and where the model's own logits are computed; afterwards flags are as before."""
-    seen, product, way_down = [], Network.patch_product, rules.drop_negligible
+    """In the trace, in the backward pass, and where the model's own logits are computed; then flags are as before."""
+    seen, product, backward_pass = [], Network.patch_product, rules.drop_negligible
     monkeypatch.setattr(Network, "patch_product", lambda *given: seen.append(flags()) or product(*given))
-    monkeypatch.setattr(rules, "drop_negligible", lambda given: seen.append(flags()) or way_down(given))
+    monkeypatch.setattr(rules, "drop_negligible", lambda given: seen.append(flags()) or backward_pass(given))
     model.patch_embed.proj.register_forward_hook(lambda *given: seen.append(flags()))
     relevance(model, images.float(), targets, "lrp_depth")
     assert len(seen) == 5 and all(set(one) == {"ieee"} for one in seen) and flags() == allowed
@@ -161,7 +161,7 @@ def test_the_flag_of_matrix_products_can_be_read_and_is_restored():
 # ---- denormals
 
 
-def test_gradients_far_below_the_largest_are_dropped_on_the_way_down(model, images, targets, monkeypatch):
+def test_gradients_far_below_the_largest_are_dropped_in_the_backward_pass(model, images, targets, monkeypatch):
     """A token that the last block does not attend to gets a gradient of 1e-35: dropped, before it slows a product."""
     with torch.no_grad():
         model.blocks[-1].attn.qkv.weight[:24] *= 8  # query and key: a sharp attention

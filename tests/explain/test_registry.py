@@ -1,4 +1,4 @@
-"""The table of relevance methods: the same as the functions say, and at hand without torch."""
+"""The table of relevance methods agrees with the functions, and needs no torch."""
 
 import inspect
 import json

@@ -33,8 +33,8 @@ def test_the_file_holds_the_maps_of_all_batches_in_order(tmp_path, method):
     assert [path.name for path in tmp_path.iterdir()] == ["maps.npy"]
 
 
-def test_batches_are_forgotten_and_their_maps_written_as_it_goes(tmp_path):
-    """Memory does not grow with the number of batches: of all but the last nothing is left but maps in the file."""
+def test_batches_are_dropped_and_their_maps_written_one_by_one(tmp_path):
+    """Memory does not grow with the number of batches: all but the last are dropped, and their maps are in the file."""
     model, alive, rows = make_vit().float(), [], []
 
     def batches():

@@ -86,7 +86,7 @@ def test_fused_attention_is_irrelevant(vit, images, targets):
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "random"])
 def test_one_recorded_forward_pass_serves_all_targets(vit, images, monkeypatch, method):
-    """Both ways down of a blend too; a path of images is another matter: its steps, and the image itself."""
+    """It also serves both backward passes of a blend. integrated_gradients records its steps and the image itself."""
     calls, record = [], Network._record
     monkeypatch.setattr(
         Network, "_record", lambda self, batch, *more: calls.append(len(batch)) or record(self, batch, *more)

@@ -41,16 +41,17 @@ STRUCTURES = {
 PLAIN = SimpleNamespace(deviation=False, secant=False, halved=False, constant=False, gamma=0.0, gamma_patch=0.0)
 
 
-def way(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(PLAIN), **changes})
+def changed(**operations) -> SimpleNamespace:
+    """Which operations differ from timm's, in their gradients alone."""
+    return SimpleNamespace(**{**vars(PLAIN), **operations})
 
 
-def attnlrp_way(gamma=0.0, gamma_patch=0.0) -> SimpleNamespace:
-    return way(deviation=True, secant=True, halved=True, gamma=gamma, gamma_patch=gamma_patch)
+def attnlrp_changes(gamma=0.0, gamma_patch=0.0) -> SimpleNamespace:
+    return changed(deviation=True, secant=True, halved=True, gamma=gamma, gamma_patch=gamma_patch)
 
 
-def cp_lrp_way(gamma=0.0, gamma_patch=0.0) -> SimpleNamespace:
-    return way(deviation=True, secant=True, constant=True, gamma=gamma, gamma_patch=gamma_patch)
+def cp_lrp_changes(gamma=0.0, gamma_patch=0.0) -> SimpleNamespace:
+    return changed(deviation=True, secant=True, constant=True, gamma=gamma, gamma_patch=gamma_patch)
 
 
 def gamma_linear(x, weight, bias, gamma):
@@ -109,18 +110,18 @@ class ChangedActivation(nn.Module):
 class ChangedAttention(nn.Module):
     """Attention or attention pooling of timm, that keeps A in autograd's graph."""
 
-    def __init__(self, attn, way, kept):
+    def __init__(self, attn, changes, kept):
         super().__init__()
-        self.attn, self.way, self.kept = attn, way, kept
+        self.attn, self.changes, self.kept = attn, changes, kept
 
     def half(self, x):
-        return x / 2 + (x / 2).detach() if self.way.halved else x
+        return x / 2 + (x / 2).detach() if self.changes.halved else x
 
     def mix(self, query, key, value):
         query, key = self.attn.q_norm(query), self.attn.k_norm(key)
         scores = self.half(query) @ self.half(key).mT * query.shape[-1] ** -0.5
         attention = scores.softmax(-1)
-        attention = attention.detach().requires_grad_() if self.way.constant else attention
+        attention = attention.detach().requires_grad_() if self.changes.constant else attention
         self.kept.append(attention)
         return (self.half(attention) @ self.half(value)).transpose(1, 2).flatten(2)
 
@@ -135,30 +136,30 @@ class ChangedAttention(nn.Module):
         return (x + self.attn.mlp(self.attn.norm(x)))[:, 0]
 
 
-def changed_vit(model, way=PLAIN):
-    """A changed copy of a model, and the list that every forward pass appends its attentions to."""
+def changed_vit(model, changes=PLAIN):
+    """A copy of a model with changed operations, and the list that each forward pass appends its attentions to."""
     model, kept = copy.deepcopy(model), []
     for path, module in list(model.named_modules()):
         parent, _, name = path.rpartition(".")
         parent = model.get_submodule(parent)
-        if isinstance(module, nn.LayerNorm) and way.deviation:
+        if isinstance(module, nn.LayerNorm) and changes.deviation:
             setattr(parent, name, ChangedNorm(module))
-        if name == "act" and way.secant:
+        if name == "act" and changes.secant:
             setattr(parent, name, ChangedActivation(module))
-        if name in ("fc1", "fc2") and way.gamma:
-            setattr(parent, name, ChangedLinear(module, way.gamma))
-        if path == "patch_embed.proj" and way.gamma_patch:
-            setattr(parent, name, ChangedConvolution(module, way.gamma_patch))
+        if name in ("fc1", "fc2") and changes.gamma:
+            setattr(parent, name, ChangedLinear(module, changes.gamma))
+        if path == "patch_embed.proj" and changes.gamma_patch:
+            setattr(parent, name, ChangedConvolution(module, changes.gamma_patch))
     for path, module in list(model.named_modules()):
         if isinstance(module, (Attention, AttentionPoolLatent)):
             parent, _, name = path.rpartition(".")
-            setattr(model.get_submodule(parent), name, ChangedAttention(module, way, kept))
+            setattr(model.get_submodule(parent), name, ChangedAttention(module, changes, kept))
     return model, kept
 
 
-def input_times_gradient(model, image, weights, way=PLAIN):
+def input_times_gradient(model, image, weights, changes=PLAIN):
     """Pixels times gradient of weights (C,) times logits, summed over each patch: (grid_h, grid_w)."""
-    model, _ = changed_vit(model, way)
+    model, _ = changed_vit(model, changes)
     pixels = image[None].clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad((model(pixels) * weights).sum(), pixels)
     product = (pixels * gradient).detach().sum(1, keepdim=True)
