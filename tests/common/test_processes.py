@@ -5,9 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from itertools import chain
 
-import numpy as np
 import pytest
 from running import ROOT, TORCHRUN, files, free_ports, process
 
@@ -137,10 +135,7 @@ def test_torchrun_writes_what_one_process_writes(shop, tmp_path):
     assert said[0][0].replace("/one", "/two") == said[1][0]
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert one.keys() == two.keys() and "layers.png" in one
-    maps = [np.load(tmp_path / name / "maps.npz") for name in ("one", "two")]
-    for name in chain(maps[0], maps[1]):
-        assert np.array_equal(*(found[name] for found in maps)), name
-    assert {name for name in one if one[name] != two[name]} <= {"maps.npz"}  # a zip has clock times
+    assert [name for name in one if one[name] != two[name]] == []
     refused = process(*TORCHRUN, *argv[:2], "--out", tmp_path / "three")
     out, error = refused.communicate(timeout=120)
     assert refused.returncode and out == "" and not (tmp_path / "three").exists()
@@ -159,5 +154,5 @@ def test_torchrun_draws_what_one_process_draws(shop, tmp_path):
     alone, together = process(*argv, tmp_path / "one"), process(*TORCHRUN, *argv, tmp_path / "two")
     said = [running.communicate(timeout=300) for running in (alone, together)]
     assert (alone.returncode, together.returncode) == (0, 0), said
-    assert said[0][0].replace("/one", "/two") == said[1][0] and said[1][1].count("01b.png is no readable image") == 1
+    assert said[0][0].replace("/one", "/two") == said[1][0] and said[1][1].count("01b.png is not a readable image") == 1
     assert files(tmp_path / "one") == files(tmp_path / "two") and len(files(tmp_path / "one")) == 3 * (1 + 3)

@@ -68,7 +68,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the files of a comparison but its stored measurements, whose zip files hold clock times."""
+    """Return the files of a comparison without its stored measurements."""
     return {name: content for name, content in files(folder).items() if not name.startswith("measurements/")}
 
 
