@@ -83,6 +83,7 @@ def draw_picture(options: StudyOptions, subjects: list[Subject], cache: Measurem
 
 
 def _write(options: StudyOptions, comparison: Comparison, shown: np.ndarray, folder: str, pick: bool = False) -> None:
+    """Write a comparison with a picture of the rows `shown`; pick: name every image in the picture."""
     subject = comparison.runs[0].subject
     names = comparison.images.names
     asked = CompareOptions(
@@ -121,7 +122,7 @@ def worth_a_look(options: StudyOptions, study: StudyResults, subjects: Subjects,
                     f"probability, {second}": number(_probability(after, i)),
                 }
             )
-    _write(options, comparison, np.sort(shown), "worth-a-look", pick=True)
+    _write(options, comparison.select(np.sort(shown)), np.arange(len(shown)), "worth-a-look", pick=True)
     sentence = (
         f"Chosen by rule from {len(names)} images, {first} against {second}, {study.relevances[0]}. Images that are "
         "chosen for being extreme are no evidence for what is usual."

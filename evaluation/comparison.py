@@ -4,7 +4,7 @@ Letters: N images, T targets, C classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,18 @@ class ComparedRun:
         """Return the name of one of the run's classes."""
         return self.subject.run.class_names[int(index)]
 
+    def select(self, rows: np.ndarray) -> "ComparedRun":
+        """Return the part of some images, (M,) ascending rows."""
+        images = self.subject.images(self.subject.options.images)
+        names = {images.split.name(int(index)) for index in images.indices[rows]}
+        return ComparedRun(
+            replace(self.subject, pick=tuple(images.indices[rows].tolist())),
+            self.stored.select(rows),
+            tuple(one for one in self.observations if one.image in names),
+            self.second[rows],
+            self.second_is[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -79,6 +91,11 @@ class Comparison:
     def distracted(self) -> np.ndarray:
         """Whether an image shows a distractor, (N,) bool."""
         return np.any([one.stored.targets.distracted for one in self.runs], axis=0)
+
+    def select(self, rows: np.ndarray) -> "Comparison":
+        """Return the comparison on some of the images, (M,) ascending rows."""
+        images = replace(self.images, indices=self.images.indices[rows])
+        return Comparison(tuple(one.select(rows) for one in self.runs), images, self.method)
 
 
 def compare_runs(

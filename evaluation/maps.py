@@ -39,6 +39,12 @@ class StoredMaps:
         """The predicted classes, (N,) int64."""
         return self.probability.argmax(1)
 
+    def select(self, rows: np.ndarray) -> "StoredMaps":
+        """Return those of some images, (M,) rows, read from the file."""
+        found = self.targets
+        targets = Targets(found.classes[rows], found.random_classes, found.distracted[rows], found.first)
+        return StoredMaps(self.maps[rows], targets, self.probability[rows])
+
     @classmethod
     def load(cls, path: Path) -> "StoredMaps":
         """Read what `store_maps` wrote; the maps themselves stay in their file."""

@@ -25,7 +25,7 @@ from explain.methods import FUNCTIONS
 from explain.registry import COMPARISON_METHOD
 from models.runs import load_run
 
-SMALL = ["--epochs", 1, "--images", 6, "--metric-images", 4, "--rows", 2, "--batch-size", 4]
+SMALL = ["--epochs", 1, "--images", 8, "--metric-images", 4, "--rows", 2, "--batch-size", 4]
 METHOD = ["--relevance", "lrp_magnitude"]
 TWICE = [*SMALL, *METHOD, "--seeds", 2]
 KINDS = ("maps", "centred", "robustness", "faithfulness", "grid_pointing", "randomisation")
@@ -127,7 +127,7 @@ def test_a_study_leaves_claims_findings_and_tidy_results(finished):
 
 
 def test_few_images_name_no_side(finished):
-    """Six images per split: whatever they say, no table and no sentence decides."""
+    """Eight images per split: whatever they say, no table and no sentence decides."""
     text = (finished / "findings.md").read_text() + (finished / "details.md").read_text()
     assert not re.search(r"(linear|dora) higher|\| (linear|dora) \|\n", text)
     assert "No difference between linear and dora is decided" in text
@@ -152,7 +152,7 @@ def test_results_can_be_paired_again(finished):
     morf = results.pairs("linear", "dora", "morf", relevance="lrp_magnitude", **imputed).first
     assert np.allclose(np.mean(curve, axis=0), morf, atol=1e-5)
     similarity = results.pairs("linear", "dora", "spearman", split="val", relevance="lrp_magnitude", target="random")
-    assert similarity.first.shape == (2, 6) and (np.abs(similarity.first) <= 1).all()
+    assert similarity.first.shape == (2, 8) and (np.abs(similarity.first) <= 1).all()
     depth = results.pairs("linear", "dora", "depth_entropy", place="5")
     assert depth.first.shape == (2, 4) and ((0 <= depth.second) & (depth.second <= 1)).all()
 
@@ -184,6 +184,18 @@ def test_the_table_beside_the_picture_holds_the_values_of_results(finished):
     pairs = results.pairs("dora", "dora", "entropy", 0, target="random", relevance="lrp_magnitude")
     assert [row["image"] for row in rows] == list(pairs.images)
     assert np.allclose([float(row["entropy_random"]) for row in rows], pairs.first[0], rtol=1e-5)
+
+
+def test_the_folder_of_images_worth_a_look_holds_those_and_no_others(finished):
+    details = (finished / "details.md").read_text().split("## Images worth a look")[1]
+    named = sorted(
+        line.split(" | ")[0].removeprefix("| ") for line in details.splitlines() if line.startswith("| val/")
+    )
+    with (finished / "worth-a-look" / "comparison.csv").open(newline="") as file:
+        rows = [(row["run"], row["image"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == [(run, image) for run in ("dora", "linear") for image in named]
+    maps = np.load(finished / "worth-a-look" / "maps.npz")
+    assert sorted(maps["images"]) == named and len(maps["maps_0"]) == len(named) < 8
 
 
 def test_images_worth_a_look_are_chosen_by_rule():

@@ -81,6 +81,16 @@ def test_the_second_class_shown_is_the_one_that_its_column_holds(comparison):
     assert not comparison.distracted.any() and comparison.method == METHOD
 
 
+def test_some_of_the_images_have_the_rows_and_pixels_that_they_had(comparison):
+    rows = np.array([1, 4])
+    part, whole = comparison.select(rows), wide_rows(comparison)
+    assert wide_rows(part) == [whole[i] for i in (1, 4, 7, 10)]
+    assert part.images.names == [comparison.images.names[row] for row in rows]
+    for one, before in zip(part.runs, comparison.runs):
+        assert np.array_equal(one.stored.maps, before.stored.maps[rows]) and (one.shown() == before.shown()[rows]).all()
+        assert np.array_equal(one.subject.images(6).pixels([1])[1], before.subject.images(6).pixels([4])[4])
+
+
 def test_means_are_over_the_images_that_have_a_value(comparison):
     rows = wide_rows(comparison)
     rows[0]["entropy_true"] = float("nan")  # a map that is zero
