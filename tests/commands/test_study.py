@@ -435,12 +435,18 @@ def test_a_method_that_was_not_asked_first_is_still_judged(shop, copied, no_pict
 
 def test_several_data_sets_stand_side_by_side(shop, colours, tmp_path, no_pictures):
     second = colour_folder(tmp_path / "shades", train=8, val=4, classes=("red", "grey", "blue", "green"))
-    argv = ["--data", colours, second, *shop.model, *SMALL, *METHOD, "--metrics", "maps", "--out", tmp_path / "out"]
+    argv = ["--data", colours, second, *shop.model, *SMALL, *METHOD, "--metrics", "grid_pointing"]
+    argv += ["--methods", "linear", "lora:blocks=5,rank=1", "--out", tmp_path / "out"]
     assert command(study, *argv) == 0
     names = set(files(tmp_path / "out"))
     folders = {f"{colours.name}/claims.md", "shades/findings.md", "shades/linear-seed0/config.json"}
     assert {"verdicts.png", *folders} <= names
     assert results_of(tmp_path / "out").known("data") == [colours.name, "shades"]
+    mosaics = [row for row in read_results(tmp_path / "out" / "results.csv") if row.metric == "mosaic_share"]
+    assert {row.data for row in mosaics} == {"shades"}, "which has the four classes that a mosaic takes"
+    assert Counter(row.method for row in mosaics) == {"linear": 4, "lora:blocks=5,rank=1": 4}, (
+        "of images that both predict correctly"
+    )
     claims = (tmp_path / "out" / "claims.md").read_text()
     assert [line.split(":")[0] for line in claims.splitlines() if line.startswith("# ")] == ["# colours", "# shades"]
 
