@@ -63,3 +63,9 @@ def test_argparse_stays_in_the_command_line(path):
 @pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_an_entry_is_short(script):
     assert len((ROOT / f"{script}.py").read_text().splitlines()) <= 150
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports tests by their file's name alone: of two, the second could not be collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")]
+    assert sorted(set(names)) == sorted(names)
