@@ -28,7 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(made, several=True)
     add_model(made)
     add_relevance(made, several=True, options=False, comparing=True)
-    group = made.add_argument_group("experiment")
+    _add_experiment(made)
+    _add_measurements(made)
+    _add_output(made)
+    add_running(made)
+    made.renamed = {  # type: ignore[attr-defined]
+        "--others": "--random-classes",
+        "--removal": "--imputation",
+        "--images-at-once": "--batch-size",
+    }
+    return made
+
+
+def _add_experiment(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("experiment")
     group.add_argument(
         "--methods",
         nargs="+",
@@ -43,7 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--label-smoothing", type=fraction_below_one, default=0.1, metavar="X", help="label smoothing of every method"
     )
-    group = made.add_argument_group("measurements")
+
+
+def _add_measurements(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("measurements")
     group.add_argument(
         "--metrics",
         nargs="+",
@@ -82,7 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--batch-size", type=positive, metavar="N", help="images explained at once (default: 16, on a GPU up to 128)"
     )
-    group = made.add_argument_group("output")
+
+
+def _add_output(to: argparse.ArgumentParser) -> None:
+    group = to.add_argument_group("output")
     group.add_argument(
         "--out",
         type=Path,
@@ -93,13 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--overwrite", action="store_true", help="replace runs and comparisons of other settings in --out"
     )
-    add_running(made)
-    made.renamed = {  # type: ignore[attr-defined]
-        "--others": "--random-classes",
-        "--removal": "--imputation",
-        "--images-at-once": "--batch-size",
-    }
-    return made
 
 
 def study_options(args: argparse.Namespace) -> StudyOptions:
