@@ -7,6 +7,7 @@ the same number of times. A process that fails sends its failure in place of its
 with the same exit status. Torch is imported only where torchrun started several processes.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -141,6 +142,9 @@ def run(command: Callable[[], Outcome], several: bool = False) -> int:
         _print_error(line)
         return status
     import torch
+
+    # Its functions' default arguments are the group of the moment, which they would keep, with its threads, for good.
+    import torch.distributed.nn.functional
     from torch import distributed
 
     # gloo carries what `all_gather` sends, whatever the device; nccl is for tensors on GPUs.
@@ -158,6 +162,7 @@ def run(command: Callable[[], Outcome], several: bool = False) -> int:
             distributed.all_gather_object([None] * count(), None)
         return ended.failure.status
     finally:
+        gc.collect()  # a model's wrapper may still hold the group: its threads must end before the interpreter does
         distributed.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
-"""Give the tests of figures every figure that was drawn."""
+"""Give the tests every figure that was drawn, and trainings that can be stopped."""
 
 from drawn_figures import drawn
+from forked_training import server, start
 
-__all__ = ["drawn"]
+__all__ = ["drawn", "server", "start"]

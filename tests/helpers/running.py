@@ -40,6 +40,7 @@ def command(script, *argv) -> int:
 def process(*argv, **options) -> subprocess.Popen:
     """Start a command in a process of its own, with as many threads as this one."""
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONUNBUFFERED": "1"}
+    environment["PYTHONFAULTHANDLER"] = "1"  # where Python was, should a process abort
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         cwd=ROOT,

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tiny import finish
 
 ROOT = Path(__file__).parents[2]
@@ -38,23 +37,18 @@ for wrong in (["--method", "vera"], ["--epochs", "2"], ["--method", "full", "--a
     assert imported(code) == set()
 
 
-@pytest.mark.parametrize("text, expected", [("linear", False), ("full", False), ("lora", True)])
-def test_a_run_imports_peft_only_for_its_adapters(tmp_path, spec, text, expected):
-    finish(tmp_path, spec, text)
+def test_runs_import_peft_only_for_their_adapters(tmp_path, spec):
+    for method in ("linear", "full", "lora"):
+        finish(tmp_path / method, spec, method)
     code = f"""
+import sys
+from pathlib import Path
 from models.adapters import plain, timm_model
 from models.external import load_model
-model = load_model({str(tmp_path)!r}).model
-assert plain(model) is model and timm_model(model) is model
-"""
-    assert ("peft" in imported(code)) == expected
 
-
-def test_a_linear_probe_is_trained_without_peft(shop, tmp_path):
-    argv = [*map(str, shop.options), "--out", str(tmp_path / "run")]
-    code = f"""
-import train
-from cli.command import run
-assert run(train.main, train.build_parser(), {argv!r}) == 0
+for method in ("linear", "full", "lora"):
+    model = load_model(str(Path({str(tmp_path)!r}) / method)).model
+    assert plain(model) is model and timm_model(model) is model
+    assert ("peft" in sys.modules) == (method == "lora"), method
 """
-    assert "peft" not in imported(code)
+    assert "peft" in imported(code)
