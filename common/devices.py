@@ -62,6 +62,21 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", processes.local_rank())
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's random numbers of the CPU and of a device.
+
+    `torch.manual_seed` does so too, and keeps each call with its stack for every kind of device that is not there: time
+    and memory that a training of many steps should not spend.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def workers_of(running: RunningOptions, device: torch.device) -> int:
     """Return the number of processes that load images."""
     if running.workers is not None:

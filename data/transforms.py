@@ -141,15 +141,19 @@ class Prepared(Dataset):
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), Python and NumPy from `key`; restore their states afterwards."""
+    """Seed the global generators of torch (CPU), Python and NumPy from `key`; restore their states afterwards.
+
+    Not by `torch.manual_seed`: for each kind of device that is not there, it keeps every call with its stack.
+    """
     for_torch, for_python, for_numpy = (int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64))
-    python, numpy = random.getstate(), np.random.get_state()
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(for_torch >> 1)
-            random.seed(for_python)
-            np.random.seed(for_numpy % 2**32)
-            yield
+        torch.default_generator.manual_seed(for_torch >> 1)
+        random.seed(for_python)
+        np.random.seed(for_numpy % 2**32)
+        yield
     finally:
+        before, python, numpy = states
+        torch.set_rng_state(before)
         random.setstate(python)
         np.random.set_state(numpy)

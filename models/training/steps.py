@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from common.devices import seed_generators
 from common.errors import ExplainedError
 from models.training.loading import Batch
 from models.training.mixing import Mixing, mixed_seed
@@ -129,7 +130,7 @@ class TrainingSteps:
             inputs, labels = next(batches)
             waited += time.monotonic() - asked
             seed = mixed_seed(self.seed, position.epoch, position.step, number, self.group.rank)
-            torch.manual_seed(seed)
+            seed_generators(seed, self.device)
             last = number == len(parts) - 1
             with nullcontext() if last or self.group.count == 1 else self.shared.no_sync():
                 sums += self._part(inputs.to(self.device), labels.to(self.device), bool(part), step_size, seed)

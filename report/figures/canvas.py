@@ -6,6 +6,7 @@ Sizes are in pixels of the PNG; DOTS_PER_INCH turns letter sizes (points) into p
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -177,6 +178,7 @@ def _measure() -> RendererAgg:
     return RendererAgg(8, 8, DOTS_PER_INCH)
 
 
+@lru_cache(maxsize=4096)
 def text_width(text: str, properties: FontProperties) -> float:
     """Return the pixels from the first to the last letter of one line."""
     return _measure().get_text_width_height_descent(text, properties, False)[0]
@@ -196,17 +198,24 @@ def wrap(text: str, width: float, properties: FontProperties) -> list[str]:
     text = text.replace(" %", "\N{NO-BREAK SPACE}%")
     lines: list[str] = []
     for paragraph in text.splitlines():
-        line = ""
-        for word in paragraph.split(" "):
-            if line and text_width(f"{line} {word}", properties) <= width:
-                line = f"{line} {word}"
+        words = paragraph.split(" ")
+        while words:
+            if not words[0] and len(words) > 1:  # a space too many
+                del words[0]
                 continue
-            if line:
-                lines.append(line)
-            *full, line = _pieces(word, width, properties)
-            lines.extend(full)
-        lines.append(line)
+            if text_width(words[0], properties) > width:
+                *full, words[0] = _pieces(words[0], width, properties)
+                lines.extend(full)
+            fit = _fitting(words, width, properties)
+            lines.append(" ".join(words[:fit]))
+            words = words[fit:]
     return lines
+
+
+def _fitting(words: list[str], width: float, properties: FontProperties) -> int:
+    """Return how many words fit on a line: at least one. Halving the range measures few lines, which is slow."""
+    more = range(2, len(words) + 1)
+    return 1 + bisect_right(more, width, key=lambda count: text_width(" ".join(words[:count]), properties))
 
 
 def _pieces(word: str, width: float, properties: FontProperties) -> list[str]:
