@@ -46,9 +46,12 @@ def check_settings(model: TimmModel, settings: MethodSettings) -> None:
 
 def plain(model: TimmModel) -> TimmModel:
     """Return the plain timm model of an adapted one, adapters merged into a copy; other models are returned as is."""
-    if is_adapted(model):
-        return copy.deepcopy(model).merge_and_unload(safe_merge=True)
-    return model
+    return merged(copy.deepcopy(model)) if is_adapted(model) else model
+
+
+def merged(model: TimmModel) -> TimmModel:
+    """Return the plain timm model of an adapted one, which is used up: for models that nobody else holds."""
+    return model.merge_and_unload(safe_merge=True) if is_adapted(model) else model
 
 
 def timm_model(model: TimmModel) -> TimmModel:

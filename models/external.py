@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from common.errors import ExplainedError, UsageError
-from models.adapters import ADAPTER_WEIGHTS, load_adapter, plain
+from models.adapters import ADAPTER_WEIGHTS, load_adapter, merged
 from models.backbone import (
     architecture,
     content_hash,
@@ -144,7 +144,7 @@ def _from_peft(folder: str, options: ExternalOptions) -> Run:
             f"base's file with its head as --weights FILE (or, of train.py's runs, the run's own folder)"
         )
     try:
-        merged = plain(load_adapter(model, Path(folder))).eval()
+        model = merged(load_adapter(model, Path(folder))).eval()
     except Exception as error:  # peft has many tuners, and each raises its own kind
         raise ExplainedError(
             f"the adapter in {folder} cannot be merged into {name} ({in_one_line(error)}); give the "
@@ -152,7 +152,7 @@ def _from_peft(folder: str, options: ExternalOptions) -> Run:
         ) from error
     names = read_names(options.class_names) if options.class_names else None
     return _run(
-        folder, Path(folder).resolve().name, merged, _as_many(names, merged, folder, options), model_data_config(merged)
+        folder, Path(folder).resolve().name, model, _as_many(names, model, folder, options), model_data_config(model)
     )
 
 

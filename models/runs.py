@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from common.errors import ExplainedError, UsageError, out_of_memory
-from models.adapters import ADAPTER_WEIGHTS, adapt, load_adapter, plain, timm_model
+from models.adapters import ADAPTER_WEIGHTS, adapt, load_adapter, merged, timm_model
 from models.backbone import content_hash, create_backbone, is_head
 from models.methods import MethodSettings
 from models.run_config import RunConfig, differing
@@ -114,7 +114,7 @@ def load_run(folder: str | Path, weights: str | None = None) -> Run:
     """
     folder = Path(folder)
     config, summary = read_finished(folder)
-    return Run(folder, config, summary, plain(load_adapted(folder, config, weights)).eval())
+    return Run(folder, config, summary, merged(load_adapted(folder, config, weights)).eval())
 
 
 def read_finished(folder: Path) -> tuple[RunConfig, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """train.py as people use it: what a run folder holds, that it is reused, and what an interruption leaves."""
 
 import csv
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from running import ADAPTER_FILES, RUN_FILES, command, files, process
+from running import ADAPTER_FILES, RUN_FILES, command, files
 from tiny import COLOURS, NAME, SIZE
 
 import train
+from commands.train_output import METRICS
 from models.runs import load_run
 
 
@@ -109,16 +111,13 @@ def test_broken_files_are_counted_and_training_goes_on(shop, tmp_path, capsys):
 # ---- Ctrl-C
 
 
-def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, capsys):
-    argv = [*shop.options, "--method", "dora", "--epochs", 4, "--batch-size", 2, "--out"]  # slow enough to be caught
-    running = process("train.py", *argv, tmp_path / "run")
-    for line in running.stdout:
-        if line.startswith("epoch   1"):
-            running.send_signal(signal.SIGINT)
-            break
-    out, error = running.communicate(timeout=120)
-    assert running.returncode == 130
-    assert error == "interrupted; run the same command to resume from the last saved state\n"
+def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, start, capsys):
+    argv = [*shop.options, "--method", "dora", "--epochs", 4, "--batch-size", 2, "--out"]
+    running = start([*argv, tmp_path / "run"], stop=(METRICS, 2))
+    running.stands_still()
+    os.kill(running.processes[0].pid, signal.SIGINT)
+    assert running.ends() == [130]
+    assert running.error == "interrupted; run the same command to resume from the last saved state\n"
     assert "resume.safetensors" in files(tmp_path / "run") and "summary.json" not in files(tmp_path / "run")
     assert command(train, *argv, tmp_path / "run") == 0
     assert "continuing after epoch" in capsys.readouterr().out

@@ -1,13 +1,16 @@
 """train.py in several processes does what it does in one."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import ROOT, TORCHRUN, files, process
+from running import ROOT, TORCHRUN, command, files, process
 from safetensors.numpy import load_file
 from test_train_caches import accuracies, history
 from tiny import colour_folder
+
+import train
 
 TELLS_WHO_WRITES = """
 import atexit
@@ -48,23 +51,12 @@ def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setenv("WHO_WRITES", str(tmp_path / "written"))
     monkeypatch.setenv("WHO_RUNS", str(tmp_path / "threads"))
-    for name, launcher in (("one", ()), ("two", TORCHRUN)):
-        more = ["--epochs", 2] if settings[0] != "linear" else []
-        running = process(
-            *launcher,
-            "train.py",
-            "--data",
-            data,
-            *shop.model[:-1],
-            tmp_path / f"cache-{name}",
-            "--method",
-            *settings,
-            *more,
-            "--out",
-            tmp_path / name,
-        )
-        out, error = running.communicate(timeout=300)
-        assert running.returncode == 0, error
+    argv = ["--data", data, *shop.model[:-1], tmp_path / "cache", "--method", *settings]
+    argv += ["--epochs", 2] if settings[0] != "linear" else []
+    assert command(train, *argv, "--out", tmp_path / "one") == 0
+    shutil.rmtree(tmp_path / "cache")
+    running = process(*TORCHRUN, "train.py", *argv, "--out", tmp_path / "two")
+    assert (said := running.communicate(timeout=300)) and running.returncode == 0, said[1]
     one, two = tmp_path / "one", tmp_path / "two"
     assert files(one).keys() == files(two).keys() and accuracies(one) == accuracies(two)
     for row, other in zip(history(one), history(two), strict=True):
