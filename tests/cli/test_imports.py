@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from running import ROOT
-from tiny import colour_folder
+from tiny import colour_folder, finish
 
 SLOW = {"torch", "timm", "scipy", "matplotlib", "peft"}  # packages that take seconds to import
 # Runs commands as `python SCRIPT ...` does, one after another; the last line says what came of each.
@@ -106,13 +106,19 @@ def inputs(tmp_path_factory):
     return root
 
 
-def test_a_probe_and_its_heatmaps_import_neither_peft_nor_the_packages_of_statistics(shop, tmp_path):
-    photo = shop.colours / "val" / "red" / "00.png"
-    trained, drawn = watched(
+def test_a_command_imports_no_package_that_it_has_no_use_for(shop, spec, tmp_path):
+    """A probe is trained, it and a wholly trained model are explained: without peft and packages of statistics; an
+    adapter is explained with peft."""
+    photo, out = shop.colours / "val" / "red" / "00.png", ["--out", tmp_path]
+    finish(tmp_path / "full", spec, "full")
+    *without, adapter = watched(
         ["train.py", *shop.options, "--method", "linear", "--out", tmp_path / "run"],
-        ["visualize.py", tmp_path / "run", photo, "--out", tmp_path],
+        ["visualize.py", tmp_path / "run", photo, *out],
+        ["visualize.py", tmp_path / "full", photo, *out],
+        ["visualize.py", shop.dora, photo, *out],
     )
-    for status, said, packages in (trained, drawn):
+    for status, said, packages in without:
         assert status == 0, said
         assert "torch" in packages and not {"peft", "transformers", "statsmodels"} & packages
+    assert adapter[0] == 0 and "peft" in adapter[2], adapter[1]
     assert (tmp_path / "run" / "summary.json").is_file() and (tmp_path / "00.png").is_file()

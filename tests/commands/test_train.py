@@ -1,9 +1,7 @@
-"""train.py as people use it: what a run folder holds, that it is reused, and what an interruption leaves."""
+"""train.py as people use it: what a run folder holds, and that it is reused."""
 
 import csv
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from running import ADAPTER_FILES, RUN_FILES, command, files
 from tiny import COLOURS, NAME, SIZE
 
 import train
-from commands.train_output import METRICS
 from models.runs import load_run
 
 
@@ -106,25 +103,6 @@ def test_broken_files_are_counted_and_training_goes_on(shop, tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"warning: 2 unreadable file(s) in {data / 'train'} skipped: red/page.jpg, red/zero.jpg"
     assert "1 unreadable file(s)" in second and "blue/cut.jpg" in second
-
-
-# ---- Ctrl-C
-
-
-def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, start, capsys):
-    argv = [*shop.options, "--method", "dora", "--epochs", 4, "--batch-size", 2, "--out"]
-    running = start([*argv, tmp_path / "run"], stop=(METRICS, 2))
-    running.stands_still()
-    os.kill(running.processes[0].pid, signal.SIGINT)
-    assert running.ends() == [130]
-    assert running.error == "interrupted; run the same command to resume from the last saved state\n"
-    assert "resume.safetensors" in files(tmp_path / "run") and "summary.json" not in files(tmp_path / "run")
-    assert command(train, *argv, tmp_path / "run") == 0
-    assert "continuing after epoch" in capsys.readouterr().out
-    assert command(train, *argv, tmp_path / "whole") == 0
-    continued, whole = files(tmp_path / "run"), files(tmp_path / "whole")
-    assert continued.keys() == whole.keys() == RUN_FILES | ADAPTER_FILES
-    assert {name for name in whole if whole[name] != continued[name]} <= {"timings.json"}
 
 
 def test_a_run_interrupted_before_its_first_epoch_starts_again(shop, tmp_path):

@@ -1,12 +1,17 @@
-"""train.py is killed: what it leaves, continued, is what an undisturbed run leaves."""
+"""train.py is killed or interrupted: what it leaves, continued, is what an undisturbed run leaves."""
 
+import os
+import signal
 import time
 
 import numpy as np
 import pytest
 from forked_training import SMALL, differing
+from running import ADAPTER_FILES, RUN_FILES, command, files
 from tiny import colour_folder
 
+import train
+from commands.train_output import METRICS
 from models.runs import RESUME, SUMMARY
 
 
@@ -44,7 +49,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(shop, tmp_pa
         assert not (killed / SUMMARY).exists(), "it was not finished"
     running = start([*argv, killed], ranks)
     assert running.ends() == [0] * ranks, running.error
-    assert "continuing after epoch 4 of 4" in running.out
+    assert "continuing after epoch 3 of 3" in running.out
     assert differing(tmp_path / "whole", killed) == set()
     assert not [p for p in killed.rglob(".*") if p.is_file()], "nothing half-written is left"
 
@@ -85,3 +90,19 @@ def test_a_run_that_is_killed_before_it_has_cleaned_up_is_cleaned_up_when_it_is_
     again = start(argv)
     assert again.ends() == [0] and "finished: reused" in again.out, again.error
     assert differing(shop.dora, tmp_path / "run") == set()
+
+
+def test_an_interrupted_training_continues_to_the_same_bytes(shop, tmp_path, start, capsys):
+    argv = [*shop.options, "--method", "dora", "--epochs", 4, "--batch-size", 2, "--out"]
+    running = start([*argv, tmp_path / "run"], stop=(METRICS, 2))
+    running.stands_still()
+    os.kill(running.processes[0].pid, signal.SIGINT)
+    assert running.ends() == [130]
+    assert running.error == "interrupted; run the same command to resume from the last saved state\n"
+    assert "resume.safetensors" in files(tmp_path / "run") and "summary.json" not in files(tmp_path / "run")
+    assert command(train, *argv, tmp_path / "run") == 0
+    assert "continuing after epoch" in capsys.readouterr().out
+    assert command(train, *argv, tmp_path / "whole") == 0
+    continued, whole = files(tmp_path / "run"), files(tmp_path / "whole")
+    assert continued.keys() == whole.keys() == RUN_FILES | ADAPTER_FILES
+    assert {name for name in whole if whole[name] != continued[name]} <= {"timings.json"}

@@ -12,52 +12,25 @@ from tiny import colour_folder
 
 import train
 
-TELLS_WHO_WRITES = """
-import atexit
-import glob
-import os
 
-replace = os.replace
+@pytest.fixture
+def both(shop, tmp_path):
+    """Train in one process; return the options with which to train in two, and a folder for them."""
 
-def told(temporary, path):
-    replace(temporary, path)
-    with open(os.environ["WHO_WRITES"], "a") as file:
-        file.write(f"{os.environ.get('RANK', '0')} {path}\\n")
+    def trained(*settings) -> list:
+        data = colour_folder(tmp_path / "data", val=50)
+        argv = ["--data", data, *shop.model[:-1], tmp_path / "cache", "--method", *settings]
+        argv += ["--epochs", 2] if settings[0] != "linear" else []
+        assert command(train, *argv, "--out", tmp_path / "one") == 0
+        shutil.rmtree(tmp_path / "cache")
+        return [*argv, "--out", tmp_path / "two"]
 
-os.replace = told
-
-@atexit.register
-def tell_threads():
-    with open(os.environ["WHO_RUNS"], "a") as file:
-        file.writelines(open(thread).read() for thread in glob.glob("/proc/self/task/*/comm"))
-"""
+    return trained
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["dora", "--batch-size", 7],
-        pytest.param(["linear"], marks=pytest.mark.slow),
-        pytest.param(["full", "--accumulate", 2, "--clip", 1], marks=pytest.mark.slow),
-        pytest.param(["lora:blocks=5", "--augment-views", 1], marks=pytest.mark.slow),
-    ],
-)
-def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
+def check_alike(one: Path, two: Path) -> None:
     """32 images in steps of 7: an odd number in each, so that one process has more; 150 to evaluate in three batches,
-    each once; the first process alone puts files into the run's folder; and all end without threads that are left."""
-    data = colour_folder(tmp_path / "data", val=50)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(TELLS_WHO_WRITES)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("WHO_WRITES", str(tmp_path / "written"))
-    monkeypatch.setenv("WHO_RUNS", str(tmp_path / "threads"))
-    argv = ["--data", data, *shop.model[:-1], tmp_path / "cache", "--method", *settings]
-    argv += ["--epochs", 2] if settings[0] != "linear" else []
-    assert command(train, *argv, "--out", tmp_path / "one") == 0
-    shutil.rmtree(tmp_path / "cache")
-    running = process(*TORCHRUN, "train.py", *argv, "--out", tmp_path / "two")
-    assert (said := running.communicate(timeout=300)) and running.returncode == 0, said[1]
-    one, two = tmp_path / "one", tmp_path / "two"
+    each once."""
     assert files(one).keys() == files(two).keys() and accuracies(one) == accuracies(two)
     for row, other in zip(history(one), history(two), strict=True):
         assert all(float(row[key]) == pytest.approx(float(other[key]), rel=2e-3, abs=1e-5) for key in row)
@@ -65,15 +38,32 @@ def test_two_processes_do_what_one_does(shop, tmp_path, monkeypatch, settings):
     assert all(np.allclose(weights[0][key], weights[1][key], atol=1e-3) for key in weights[0])
     rows = [[line.split(",")[:2] for line in (run / "predictions.csv").read_text().splitlines()] for run in (one, two)]
     assert rows[0] == rows[1] and len(rows[0]) == 1 + 32 + 4 + 150
-    written = [line.split(" ", 1) for line in (tmp_path / "written").read_text().splitlines()]
-    assert {rank for rank, path in written if Path(path).is_relative_to(two)} == {"0"}
-    assert {Path(path).name for _, path in written} >= {
-        "config.json",
-        "head.safetensors",
-        "predictions.csv",
-        "summary.json",
-    }
-    assert "gloo" not in (tmp_path / "threads").read_text(), "no thread of a group outlives the interpreter"
+
+
+def test_two_processes_do_what_one_does(both, tmp_path, start):
+    """And the first process alone puts files into the run's folder."""
+    running = start(both("dora", "--batch-size", 7), ranks=2)
+    assert running.ends() == [0, 0], running.error
+    check_alike(tmp_path / "one", tmp_path / "two")
+    assert {path.name for path in running.written(0)} >= {"config.json", "head.safetensors", "summary.json"}
+    assert not [path for path in running.written(1) if path.is_relative_to(tmp_path / "two")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["dora", "--batch-size", 7],
+        ["linear"],
+        ["full", "--accumulate", 2, "--clip", 1],
+        ["lora:blocks=5", "--augment-views", 1],
+    ],
+)
+def test_torchrun_does_what_one_process_does(both, tmp_path, settings):
+    running = process(*TORCHRUN, "train.py", *both(*settings))
+    _, error = running.communicate(timeout=300)
+    assert running.returncode == 0, error
+    check_alike(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_documentation_names_the_torchrun_lines():

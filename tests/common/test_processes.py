@@ -12,11 +12,15 @@ from running import ROOT, TORCHRUN, files, free_ports, process
 from common import processes
 
 SCENARIOS = """
-import json, os, sys
+import glob, json, os, sys
 from common import processes
 from common.errors import ExplainedError
 
+def threads():
+    return [open(thread).read().strip() for thread in glob.glob("/proc/self/task/*/comm")]
+
 def distribute():
+    import torch.distributed.nn  # as whatever imports torch._dynamo does: a group among its functions' defaults
     seen = []
     def work(tasks):
         for task in tasks:
@@ -60,6 +64,7 @@ for command, port in zip((distribute, fails_on_the_second, fails_on_the_first_af
     os.environ["MASTER_PORT"] = port
     facts[command.__name__] = processes.run(command, several=True)
     if command is distribute:
+        facts["threads"] = threads()
         os.environ["MASTER_PORT"] = ports[-1]
         facts["refused"] = processes.run(command)
     with open(f"{out}{os.environ['RANK']}.json", "w") as file:
@@ -96,6 +101,7 @@ def test_two_processes_share_work_and_end_alike(tmp_path):
         assert found["results"] == [0, 10, 20, 30, 40] and found["seen"] == [[0, 2, 4], [1, 3]][rank]
         assert found["went_second"] == (rank == 1) and found["distribute"] == 0
         assert found["refused"] == 2
+        assert not [name for name in found["threads"] if "gloo" in name], "they would outlive the interpreter"
         assert found["fails_on_the_second"] == 3
         assert found["fails_on_the_first_after_the_last_exchange"] == found["fails_on_both"] == 2
         assert found["argparse_ends"] == 2

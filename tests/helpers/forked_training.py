@@ -20,7 +20,7 @@ import train
 from cli.command import run
 
 FORKS = multiprocessing.get_context("forkserver")
-SMALL = ["--epochs", 4, "--batch-size", 4, "--save-every", 0]  # four epochs of eight steps, each of them saved
+SMALL = ["--epochs", 3, "--batch-size", 4, "--save-every", 0]  # three epochs of eight steps, each of them saved
 
 
 def run_command(argv: list[str], said: Path, environment: dict, stop: tuple[str, int] | None, stopped, goes_on) -> None:
@@ -40,6 +40,8 @@ def run_command(argv: list[str], said: Path, environment: dict, stop: tuple[str,
     def replace_and_stop(temporary, path) -> None:
         stand_still(Path(temporary).name)
         replace(temporary, path)
+        with said.with_suffix(".written").open("a") as file:
+            file.write(f"{path}\n")
         stand_still(Path(path).name)
 
     os.replace = replace_and_stop
@@ -83,6 +85,11 @@ class Running:
     @property
     def out(self) -> str:
         return self.said.with_name(f"{self.said.name}-0.out").read_text()
+
+    def written(self, rank: int) -> list[Path]:
+        """The files that a process has put into their places."""
+        told = self.said.with_name(f"{self.said.name}-{rank}.written")
+        return [Path(line) for line in told.read_text().splitlines()] if told.exists() else []
 
     @property
     def error(self) -> str:

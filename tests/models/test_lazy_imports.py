@@ -1,10 +1,8 @@
-"""What is imported when: help and options wait for no torch, and models without adapters for no peft."""
+"""What is imported when: options wait for no torch."""
 
 import subprocess
 import sys
 from pathlib import Path
-
-from tiny import finish
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,20 +33,3 @@ for wrong in (["--method", "vera"], ["--epochs", "2"], ["--method", "full", "--a
     raise AssertionError(wrong)
 """
     assert imported(code) == set()
-
-
-def test_runs_import_peft_only_for_their_adapters(tmp_path, spec):
-    for method in ("linear", "full", "lora"):
-        finish(tmp_path / method, spec, method)
-    code = f"""
-import sys
-from pathlib import Path
-from models.adapters import plain, timm_model
-from models.external import load_model
-
-for method in ("linear", "full", "lora"):
-    model = load_model(str(Path({str(tmp_path)!r}) / method)).model
-    assert plain(model) is model and timm_model(model) is model
-    assert ("peft" in sys.modules) == (method == "lora"), method
-"""
-    assert "peft" in imported(code)

@@ -56,11 +56,11 @@ def shared_photos(count):
 @pytest.mark.shared
 def test_default_method_is_robust_on_real_photos():
     """Below 1 %, as the default has to be: of invisible noise, and of float32 against float64."""
-    model, images = shared_photos(8)
+    model, images = shared_photos(5)
     with torch.no_grad():
-        targets = torch.stack([model(images).argmax(1), torch.arange(8) * 100], dim=1)
+        targets = torch.stack([model(images).argmax(1), torch.arange(5) * 100], dim=1)
     change = input_noise_change(model, images, targets, DEFAULT_METHOD)
-    assert change.shape == (8, 2) and float(change.median()) < 0.01
-    exact = relevance(model.double(), images[:2].double(), targets[:2])
-    single = relevance(model.float(), images[:2], targets[:2]).double()
+    assert change.shape == (5, 2) and float(change.median()) < 0.01
+    exact = relevance(model.double(), images[:1].double(), targets[:1])
+    single = relevance(model.float(), images[:1], targets[:1]).double()
     assert float((single - exact).norm() / exact.norm()) < 0.01
