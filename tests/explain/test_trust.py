@@ -233,7 +233,7 @@ def test_the_rest_of_the_batch_changes_nothing_at_the_size_that_people_use(metho
 def test_arithmetic_of_a_map_in_forward_passes(targets, limits, monkeypatch):
     """Of matrix products and attention, so that no clock decides; without the comparison of logits, one forward pass
     per call, which larger batches share; docs/results/benchmark.md times all operations."""
-    model = timm.create_model("deit_tiny_patch16_224", num_classes=10).eval()
+    model = timm.create_model("deit_tiny_patch16_224", num_classes=10, depth=6).eval()
     images, classes = draw(1, 3, 224, 224).float(), torch.arange(targets)[None]
 
     def products(compute) -> int:
