@@ -235,7 +235,7 @@ def add_device(to: argparse.ArgumentParser):
         "--threads",
         type=positive,
         metavar="N",
-        help="CPU threads of torch (default: as many as there are idle cores)",
+        help="CPU threads of torch (default: as many as torch takes, one per core)",
     )
     return group
 

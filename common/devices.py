@@ -25,7 +25,7 @@ class RunningOptions:
     workers: processes that load images; None: 0 on the CPU, up to 8 elsewhere.
     cache: folder of what is computed once for several runs; None disables it.
     cache_limit: most that a run may store of tokens before late adapters, in GiB.
-    threads: CPU threads of torch; None chooses by the load of the machine (see common.threads).
+    threads: CPU threads of torch; None takes as many as torch does (how they wait: common.threads).
     """
 
     device: str = "auto"

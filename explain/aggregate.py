@@ -19,7 +19,7 @@ from torch import Tensor
 
 from explain.gradients import attention_gradients
 from explain.lrp import MAGNITUDE, PUBLISHED, RuleSet, attention_relevances
-from explain.targets import class_weights, head_rows
+from explain.contrasts import class_weights, head_rows
 from explain.trace import BlockRecord, Network, Record
 
 

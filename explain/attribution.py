@@ -23,7 +23,7 @@ from torch import Tensor
 
 from explain.gradients import GRADIENT, BackwardRules, patch_gradient
 from explain.input_times_gradient import input_times_gradient
-from explain.targets import class_weights, explained_value, head_rows
+from explain.contrasts import class_weights, explained_value, head_rows
 from explain.trace import Network
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from explain import rules
 from explain.gradients import BackwardRules, patch_gradient
-from explain.targets import class_weights, explained_value, head_rows
+from explain.contrasts import class_weights, explained_value, head_rows
 from explain.trace import Network, Record
 
 PLACES = ("pixels", "tokens", "depth")

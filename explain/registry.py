@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CONTRASTS = ("none", "mean", "softmax", "log_p")  # see explain.targets.class_weights
+CONTRASTS = ("none", "mean", "softmax", "log_p")  # see explain.contrasts.class_weights
 PRECISIONS = ("float16",)  # of the factors of matrix products, besides the images' own
 
 

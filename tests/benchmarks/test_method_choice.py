@@ -18,7 +18,7 @@ from running import ROOT, command
 from tiny import NAME
 
 from explain import METHODS, relevance
-from explain.targets import class_weights, explained_value, head_rows
+from explain.contrasts import class_weights, explained_value, head_rows
 from explain.trace import Network
 
 

@@ -219,7 +219,9 @@ def test_images_worth_a_look_are_chosen_by_rule():
 # ---- what it reuses
 
 
-def test_a_second_call_reuses_everything_and_gives_the_same_bytes(shop, finished, copied, no_pictures, capsys, monkeypatch):
+def test_a_second_call_reuses_everything_and_gives_the_same_bytes(
+    shop, finished, copied, no_pictures, capsys, monkeypatch
+):
     before = {name: content for name, content in files(finished).items() if not name.endswith(".png")}
     for name, one in MEASURES.items():
         monkeypatch.setitem(MEASURES, name, replace(one, compute=never))

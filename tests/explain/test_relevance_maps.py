@@ -10,7 +10,7 @@ from small_vits import make_vit
 
 from explain import METHODS, relevance
 from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
-from explain.targets import class_weights, head_rows
+from explain.contrasts import class_weights, head_rows
 from explain.trace import Network
 
 TRACED = ("lrp", "lrp_magnitude", "gradient_attention")

@@ -7,7 +7,7 @@ from slow_relevance import detached, forward, relevances
 from small_vits import make_vit
 
 from explain import METHODS, conservation_gap, relevance
-from explain.targets import CONTRASTS, class_weights, explained_value, head_rows
+from explain.contrasts import CONTRASTS, class_weights, explained_value, head_rows
 from explain.trace import Network
 
 FROM_A_LOGIT = [name for name, method in METHODS.items() if "contrast" in method.options]

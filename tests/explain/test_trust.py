@@ -12,7 +12,7 @@ from test_rules import close, draw
 from torch.utils.flop_counter import FlopCounterMode
 
 from explain import METHODS, relevance, rules
-from explain.targets import CONTRASTS, class_weights
+from explain.contrasts import CONTRASTS, class_weights
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 SCALES = st.sampled_from([1e-30, 1e-12, 1e-3, 1.0, 1e6, 1e30])
