@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from explain import relevance
 from explain.aggregate import TokenRow
 from explain.batching import images_at_once
-from explain.gradients import BackwardRules, attention_gradients, patch_gradient
 from explain.contrasts import class_weights, head_rows
+from explain.gradients import BackwardRules, attention_gradients, patch_gradient
 from explain.trace import Network
 
 REFERENCE, DEPTH, CONTRAST, BLEND = "lrp_magnitude", "lrp_depth", "lrp_contrast", "lrp_blend"

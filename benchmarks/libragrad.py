@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from common.errors import UsageError
 from explain import rules
+from explain.contrasts import class_weights, head_rows
 from explain.gradients import BackwardRules, below_norm
 from explain.layers import merge_heads, plus_bias, scaled, secant, split_heads
-from explain.contrasts import class_weights, head_rows
 from explain.trace import BlockRecord, Network, Record
 
 LIBRA = BackwardRules(constant_deviation=True, secant_slope=True, constant_attention=True)

@@ -17,9 +17,9 @@ Options that several methods share:
 import torch
 from torch import Tensor
 
+from explain.contrasts import class_weights, head_rows
 from explain.gradients import attention_gradients
 from explain.lrp import MAGNITUDE, PUBLISHED, RuleSet, attention_relevances
-from explain.contrasts import class_weights, head_rows
 from explain.trace import BlockRecord, Network, Record
 
 

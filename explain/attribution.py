@@ -21,9 +21,9 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from explain.contrasts import class_weights, explained_value, head_rows
 from explain.gradients import GRADIENT, BackwardRules, patch_gradient
 from explain.input_times_gradient import input_times_gradient
-from explain.contrasts import class_weights, explained_value, head_rows
 from explain.trace import Network
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from explain import rules
-from explain.gradients import BackwardRules, patch_gradient
 from explain.contrasts import class_weights, explained_value, head_rows
+from explain.gradients import BackwardRules, patch_gradient
 from explain.trace import Network, Record
 
 PLACES = ("pixels", "tokens", "depth")

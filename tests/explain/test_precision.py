@@ -6,9 +6,9 @@ from small_vits import make_vit
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from explain import METHODS, gradients, precision, relevance, rules
+from explain.contrasts import class_weights, head_rows
 from explain.precision import half_product, true_float32
 from explain.registry import NOT_IN_HALF
-from explain.contrasts import class_weights, head_rows
 from explain.trace import Network
 
 OFFERED = [name for name in METHODS if name not in NOT_IN_HALF]

@@ -9,8 +9,8 @@ from slow_relevance import forward, slow_map, slow_pool
 from small_vits import make_vit
 
 from explain import METHODS, relevance
-from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
 from explain.contrasts import class_weights, head_rows
+from explain.lrp import MAGNITUDE, PUBLISHED, attention_relevances
 from explain.trace import Network
 
 TRACED = ("lrp", "lrp_magnitude", "gradient_attention")
