@@ -1,4 +1,4 @@
-"""Run the whole experiment: train every method and seed, measure what the models look at, say what holds."""
+"""Run the whole experiment: train every method and seed, measure, compare, report what is supported."""
 
 import argparse
 import sys

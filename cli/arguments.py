@@ -35,7 +35,8 @@ def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", severa
         default=[default] if several else default,
         metavar="D",
         help="'scenes' (drawn, offline), 'sports' (100-sports, downloaded once), or a folder with train/ "
-        "and val/ or valid/, one subfolder per class",
+        "and val/ or valid/, one subfolder per class"
+        + ("" if default else " (default: the data of the first run that recorded its own)"),
     )
     group.add_argument("--classes", nargs="+", metavar="NAME", help="keep only these classes of a folder")
     group.add_argument(
@@ -43,7 +44,8 @@ def add_data(to: argparse.ArgumentParser, default: str | None = "scenes", severa
         type=int,
         default=0,
         metavar="N",
-        help="seed for drawing, sampling and holding out images; independent of the training seed",
+        help="seed for drawing, sampling and holding out images, and for random classes; "
+        "independent of the training seed",
     )
     group.add_argument(
         "--train-images",

@@ -87,6 +87,7 @@ def add_picture(group, several: str) -> None:
 def compare_options(args: argparse.Namespace) -> CompareOptions:
     """Return the typed options; raises UsageError for what can be refused before any model is loaded."""
     _check_runs(args.runs)
+    _check_data(args)
     (method,) = relevance_options(args)
     measurement = MeasurementOptions(
         relevance=(method,),
@@ -110,6 +111,17 @@ def compare_options(args: argparse.Namespace) -> CompareOptions:
         external=external_options(args, args.runs),
         running=replace(running_options(args), cache=None),
     )
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    """Raise UsageError for what limits a data set where none is named."""
+    limits = ("classes", "train_images", "val_images", "context_bias")
+    given = [name for name in limits if getattr(args, name) is not None]
+    if args.data is None and given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} belongs to --data, which was not given; without it, the data of the "
+            f"first run that recorded its own are taken: give --data too, or take some by --images or --pick"
+        )
 
 
 def _check_runs(given: Sequence[str]) -> None:

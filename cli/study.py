@@ -19,7 +19,7 @@ from common.errors import UsageError
 from evaluation.options import IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
 from models.methods import MethodSettings, parse_settings
 
-DOC = "Run the whole experiment: train every method and seed, measure what the models look at, say what holds."
+DOC = "Run the whole experiment: train every method and seed, measure, compare, report what is supported."
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,7 +16,8 @@ from models.options import BackboneSpec, ExternalOptions
 class PictureOptions:
     """How heatmaps are drawn.
 
-    normalise: `heatmap` scales every heatmap by its own maximum, `shared` all of an image by one.
+    normalise: `heatmap` scales every heatmap by its own maximum, `shared` all of an image (compare.py) or
+        of a method (visualize.py) by one.
     colour_map: name of a matplotlib colour map; None takes one for signed maps and another for unsigned ones.
     """
 
@@ -35,7 +36,7 @@ class CompareOptions:
     measurement: relevance method, number of images, random classes, data seed and batch size.
     rows: images in the picture.
     pick: names of the images to use instead of a sample.
-    second: what the second heatmap shows, a name in `evaluation.targets.SECOND`.
+    second: what the second heatmap shows, a name in `evaluation.options.SECOND`.
     picture: how heatmaps are drawn.
     layers: whether relevance by block and head is written, too.
     overwrite: whether a comparison of other settings is replaced.

@@ -6,8 +6,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from commands.figure_inputs import verdict_panels
 from commands.loading import load_for
 from commands.options import StudyOptions
@@ -24,6 +22,7 @@ from evaluation.maps import StoredMaps
 from evaluation.measurement_cache import FOLDER, MeasurementCache, Task, tasks
 from evaluation.metrics.registry import ABOVE_RANDOM
 from evaluation.observations import Observation, Results, read_results, write_results
+from evaluation.options import RUNNER_UP
 from evaluation.quantities import PERTURBATION
 from evaluation.statistics.claims import MAIN
 from evaluation.statistics.verdicts import ONE_SEED
@@ -236,11 +235,10 @@ class Experiment:
                 yield subjects[probe, seed, split] if probe else untuned(after), after, relevance
 
     def runners_up(self, subject: Subject) -> dict[str, tuple[int, int]]:
-        """Return image -> its class and the most probable other one, for the images whose maps were measured."""
+        """Return image -> its class and the runner-up, for the images whose maps were measured."""
         stored: StoredMaps = self.cache.maps(subject, self.options.measurement.relevance[0])
-        true, others = stored.targets.classes[:, :1], stored.probability.copy()
-        np.put_along_axis(others, true, -1, axis=1)
-        pairs = zip(true[:, 0].tolist(), others.argmax(1).tolist())
+        targets = stored.targets
+        pairs = zip(targets.classes[:, 0].tolist(), targets.classes[:, targets.columns(RUNNER_UP)][:, 0].tolist())
         return dict(zip(subject.images(self.options.measurement.images).names, pairs))
 
     # ---- several processes

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from commands.claim_sentences import claim_sentence
 from commands.study_figures import StudyFigures
 from commands.study_findings import TABLE_RULE, TARGETS, Groups, changed_blocks, fine_tuned, robustness_sentence
-from commands.study_sentences import claim_sentence
 from common.tables import number, percent
 from evaluation.differences import compared, difference_rows
 from evaluation.measurements import CELLS

@@ -96,8 +96,8 @@ def _claimed(study: StudyResults, groups: Groups, figures: StudyFigures) -> Sect
         {
             "": claim.letter,
             "claim": claim.text,
-            "first": claim.first,
-            "second": claim.second,
+            "first": f"{claim.methods[0]}: {claim.first}",
+            "second": f"{claim.methods[1]}: {claim.second}",
             "first less second [95 %, images]": claim.difference,
             "verdict": claim.verdict,
         }

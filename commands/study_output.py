@@ -71,7 +71,8 @@ def write_study(
     )
     for found in groups.values():
         for claim in (one for one in found if one.letter in MAIN):
-            print(f"({claim.letter}) {claim.text}: {claim.first} against {claim.second}; {claim.verdict}")
+            a, b = claim.methods
+            print(f'({claim.letter}) "{claim.text}": {a} {claim.first}, {b} {claim.second}; {claim.verdict}')
 
 
 def draw_picture(options: StudyOptions, subjects: list[Subject], cache: MeasurementCache) -> Comparison:

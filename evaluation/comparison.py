@@ -105,7 +105,7 @@ def compare_runs(
 
     subjects: the runs; all with the same options, images and data.
     cache: where measurements are stored.
-    second: what the second heatmap shows, a name in `targets.SECOND`.
+    second: what the second heatmap shows, a name in `evaluation.options.SECOND`.
     measurements: what is measured, names of MEASURES.
     """
     method = subjects[0].options.relevance[0]

@@ -8,7 +8,7 @@ N), T tokens that the heads read. Attention pooling counts as one layer after th
 
 Options that several methods share:
   start_block: the first block that is aggregated, counted from 0.
-  contrast, centre_head: what is explained in place of the logit, see targets.class_weights.
+  contrast, centre_head: what is explained in place of the logit, see contrasts.class_weights.
   layers: also return (B, K, L, h, grid_h, grid_w), layers from `start_block` up: what each head of each block adds to
       the map. Over layers and heads it sums to the map (under average pooling, to the map less the share that each
       averaged token starts with).

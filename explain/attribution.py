@@ -6,7 +6,7 @@ which are signed, or a tuple of maps and what `layers=True` and `gap=True` add.
 Shapes: B images, K targets, L layers, h heads.
 
 Options that several methods share:
-  contrast, centre_head: what is explained in place of the logit, see targets.class_weights.
+  contrast, centre_head: what is explained in place of the logit, see contrasts.class_weights.
   at: where relevance is read, which changes a map much. "pixels": at the pixels, summed over each patch. "tokens": at
       the patch tokens that enter block 0, which include positions and the patch convolution's bias. "depth": the mean
       over blocks of the relevance of the patch tokens that enter each block (see `lrp_depth`).

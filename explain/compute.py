@@ -39,7 +39,7 @@ def relevance(
         with tensor cores, and for methods whose maps stay within 2 % (see precision.py).
     options: the method's own, which its function in methods.py describes and METHODS[method].options lists:
         contrast ("none", "mean", "softmax" or "log_p") and centre_head (bool): what is explained in place of the logit,
-            for every method that uses targets (see targets.class_weights);
+            for every method that uses targets (see contrasts.class_weights);
         start_block (int): the first block that is aggregated, counted from 0;
         layers (bool): also return (B, K, L, h, grid_h, grid_w), relevance by block and head;
         gap (bool): also return (B, K), the relevance that was lost (see `conservation_gap`).

@@ -46,7 +46,7 @@ def attention_gradients(
     """Yield the gradient of each block's attention, from the last block to the first that is asked for.
 
     network, record: the traced model and its recorded forward pass.
-    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see targets.head_rows).
+    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see contrasts.head_rows).
     start_block: the last block to be yielded, counted from 0.
     backward: the rules of the backward pass.
 
@@ -78,7 +78,7 @@ def patch_gradient(
     """Compute the gradient at the output of the patch convolution.
 
     network, record: the traced model and its recorded forward pass.
-    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see targets.head_rows).
+    rows: (B, K, T, D), the gradient of the explained quantity at what the heads read (see contrasts.head_rows).
     backward: the rules of the backward pass.
     at_blocks: a list that is given (B, K, P) for each block, from the last to the first: token times gradient of each
         patch's token at the block's input.

@@ -43,7 +43,7 @@ def attention_relevances(
     Relevance starts with 1 at the target's logit. Activations, softmax, LayerNorm and LayerScale pass it on unchanged.
 
     network, record: the traced model and its recorded forward pass.
-    rows: (B, K, T, D), the heads' weights of each target (see targets.head_rows).
+    rows: (B, K, T, D), the heads' weights of each target (see contrasts.head_rows).
     rule_set: PUBLISHED or MAGNITUDE.
     start_block: the last block to be yielded, counted from 0.
     to_input: whether to go on to the input of `start_block`, which the relevance of attention does not need.

@@ -1,1 +1,1 @@
-"""Arrays and records -> PNG, CSV, JSON and Markdown. Imports no other folder of the repository."""
+"""Arrays and records -> PNG and Markdown. Imports only `common`."""

@@ -71,6 +71,7 @@ WRONG: dict[str, list[tuple[list[str], str]]] = {
         ([*RUNS, "--out", "OUT"], "FOLDER/run holds no config.json; expected a run"),
         ([*RUNS, "--second", "third", "--out", "OUT"], "invalid choice: 'third'"),
         ([*RUNS, "--relevance", "rollout", "--contrast", "mean", "--out", "OUT"], "'contrast'"),
+        ([*RUNS, "--val-images", "5", "--out", "OUT"], "--val-images belongs to --data, which was not given"),
         ([*RUNS, "--data", "FOLDER/data", "--context-bias", "1", "--out", "OUT"], "--context-bias belon"),
     ],
     "visualize.py": [

@@ -1,11 +1,11 @@
-"""commands.study_sentences: sentences that say no more than the numbers."""
+"""commands.claim_sentences: sentences that say no more than the numbers."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from commands.study_sentences import claim_sentence
+from commands.claim_sentences import claim_sentence
 from evaluation.statistics.claims import Claim, Wording
 from evaluation.statistics.measured import measure
 from evaluation.statistics.paired import over_seeds
