@@ -3,9 +3,8 @@
 import argparse
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
-from cli.parser import natural, positive, positive_number, terminal_width
+from cli.parser import path, positive, positive_number, terminal_width, thread_count, worker_count
 from common.devices import CACHE, CACHE_LIMIT, RunningOptions
 from data.datasets import check_options
 from data.options import DataOptions
@@ -235,7 +234,7 @@ def add_device(to: argparse.ArgumentParser):
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     group.add_argument(
         "--threads",
-        type=positive,
+        type=thread_count,
         metavar="N",
         help="CPU threads of torch (default: as many as torch takes, one per core)",
     )
@@ -246,7 +245,7 @@ def add_workers(group) -> None:
     """Add --workers to a group."""
     group.add_argument(
         "--workers",
-        type=natural,
+        type=worker_count,
         default=None,
         metavar="N",
         help="processes that load images (default: 0 on the CPU, otherwise up to 8)",
@@ -259,7 +258,7 @@ def add_running(to: argparse.ArgumentParser) -> None:
     add_workers(group)
     group.add_argument(
         "--cache",
-        type=Path,
+        type=path,
         default=CACHE,
         metavar="DIR",
         help="folder that keeps features and the checks of image files between runs",

@@ -39,7 +39,8 @@ def _run(main: Main, arguments: argparse.ArgumentParser, argv: Sequence[str] | N
     try:
         args = arguments.parse_args(argv)
         main(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where a shell closed it: `>&-`
+            sys.stdout.flush()
     except ExplainedError as error:
         return error.exit_status, f"error: {error}"
     except KeyboardInterrupt:

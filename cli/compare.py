@@ -17,9 +17,10 @@ from cli.arguments import (
     relevance_options,
     running_options,
 )
-from cli.parser import colour_map, make_parser, positive
+from cli.parser import colour_map, make_parser, path, positive
 from commands.options import CompareOptions, PictureOptions
 from common.errors import UsageError
+from data.datasets import check_data_seed
 from evaluation.options import SECOND, MeasurementOptions
 
 DOC = "Show, for two or more runs side by side, what speaks for an image's true class and for another one."
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--batch-size", type=positive, metavar="N", help="images at once (default: 16, on a GPU up to 128)"
     )
-    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="the output folder")
+    group.add_argument("--out", type=path, required=True, metavar="DIR", help="the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace a comparison of other settings in --out")
     add_external(made)
     add_workers(add_device(made))
@@ -114,7 +115,8 @@ def compare_options(args: argparse.Namespace) -> CompareOptions:
 
 
 def _check_data(args: argparse.Namespace) -> None:
-    """Raise UsageError for what limits a data set where none is named."""
+    """Raise UsageError for a data seed out of range, and for what limits a data set where none is named."""
+    check_data_seed(args.data_seed)
     limits = ("classes", "train_images", "val_images", "context_bias")
     given = [name for name in limits if getattr(args, name) is not None]
     if args.data is None and given:

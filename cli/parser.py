@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 
 from common.errors import UsageError
 from common.names import nearest
@@ -85,10 +86,29 @@ def natural(text: str) -> int:
     return _whole(text, 0)
 
 
-def _whole(text: str, least: int) -> int:
+def thread_count(text: str) -> int:
+    """Read a number of threads: 1 to 4096."""
+    return _whole(text, 1, 4096)
+
+
+def worker_count(text: str) -> int:
+    """Read a number of processes beside this one: 0 to 4096."""
+    return _whole(text, 0, 4096)
+
+
+def _whole(text: str, least: int, most: int = 2**31 - 1) -> int:
     if not text.strip().lstrip("+-").isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {most}")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """Read a path; an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no path; give . for the current folder")
+    return Path(text)
 
 
 def positive_number(text: str) -> float:
@@ -131,7 +151,8 @@ def colour_map(name: str) -> str:
 
 def terminal_width() -> int:
     """Return the width of help texts in characters, 80 where there is no terminal."""
-    return max(60, min(140, int(os.environ.get("COLUMNS", 0)) or _columns()))
+    given = os.environ.get("COLUMNS", "")
+    return max(60, min(140, int(given) if given.isdecimal() and int(given) else _columns()))
 
 
 def _columns() -> int:

@@ -13,7 +13,7 @@ from cli.arguments import (
     relevance_options,
     running_options,
 )
-from cli.parser import fraction_below_one, make_parser, positive
+from cli.parser import fraction_below_one, make_parser, path, positive
 from commands.options import StudyOptions
 from common.errors import UsageError
 from evaluation.options import IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
@@ -104,7 +104,7 @@ def _add_output(to: argparse.ArgumentParser) -> None:
     group = to.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=path,
         default=Path("results/study"),
         metavar="DIR",
         help="the output folder (default: %(default)s)",

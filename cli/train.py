@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import math
-from pathlib import Path
 
 from cli.arguments import (
     add_data,
@@ -13,7 +12,7 @@ from cli.arguments import (
     data_options,
     running_options,
 )
-from cli.parser import fraction_below_one, make_parser, natural, positive, positive_number, seconds
+from cli.parser import fraction_below_one, make_parser, natural, path, positive, positive_number, seconds
 from commands.train_options import TrainOptions
 from common.errors import UsageError
 from data.options import AUGMENTATIONS
@@ -196,7 +195,7 @@ def _add_augmentation(to: argparse.ArgumentParser) -> None:
 
 def _add_output(to: argparse.ArgumentParser) -> None:
     group = to.add_argument_group("output")
-    group.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run's folder")
+    group.add_argument("--out", type=path, required=True, metavar="RUN", help="the run's folder")
     group.add_argument("--overwrite", action="store_true", help="replace a run of another configuration in --out")
     group.add_argument(
         "--save-every",
@@ -210,7 +209,7 @@ def _add_output(to: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--export",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="also write the merged model as one .safetensors file, for plain timm, compare.py and visualize.py",
     )

@@ -13,7 +13,7 @@ from cli.arguments import (
     running_options,
 )
 from cli.compare import add_picture
-from cli.parser import make_parser
+from cli.parser import make_parser, path
 from commands.options import PictureOptions, VisualizeOptions
 from commands.visualize_files import image_files
 
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = made.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=path,
         default=Path("results/visualize"),
         metavar="DIR",
         help="folder of IMAGE.png, or of IMAGE-contrast-mean-centre-head.png where these options are given "

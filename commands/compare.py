@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from commands.comparison_output import LAYERS, RESULT, describe, layer_statistics, write_comparison
+from commands.comparison_output import (
+    ARRAYS,
+    LAYERS,
+    PICTURE,
+    RESULT,
+    TABLE,
+    describe,
+    layer_statistics,
+    write_comparison,
+)
 from commands.options import CompareOptions
 from common import processes
 from common.console import warn
 from common.devices import device_of, workers_of
-from common.errors import UsageError
+from common.errors import ExplainedError, UsageError
 from common.files import check_writable
 from common.names import nearest
 from data.datasets import ImageData, Split, load_data
@@ -95,7 +104,7 @@ def compare_loaded(
 def _say(result: dict[str, Any], comparison: Comparison, options: CompareOptions) -> None:
     for one in result["runs"]:
         print(f"{one['label']}: {describe(one['means'], one['median_noise'])}")
-    names = ", ".join(["grid.png", "comparison.csv", RESULT, "maps.npz", *(LAYERS if options.layers else ())])
+    names = ", ".join([PICTURE, TABLE, RESULT, ARRAYS, *(LAYERS if options.layers else ())])
     print(f"{options.out}: {names} ({len(comparison.images)} images of {options.split}, {comparison.method.method})")
 
 
@@ -148,10 +157,16 @@ def finished(out: Path, configuration: dict[str, Any], overwrite: bool) -> dict[
     """Return a finished comparison of the same configuration; raises UsageError where another one is there."""
     if not (out / RESULT).is_file():
         return None
-    found = read_json(out / RESULT)
-    differences = differing(found.get("configuration", {}), configuration)
+    try:
+        found = read_json(out / RESULT)
+    except ExplainedError:
+        if overwrite:
+            return None
+        raise
+    recorded = found.get("configuration")
+    differences = differing(recorded if isinstance(recorded, dict) else {}, configuration)
     if not differences:
-        return found
+        return found if all((out / name).is_file() for name in (PICTURE, TABLE, ARRAYS)) else None
     if not overwrite:
         raise UsageError(
             f"{out} holds another comparison ({'; '.join(differences[:4])}); give another --out, or "

@@ -35,7 +35,7 @@ from report.figures.comparison_grid import (
 from report.figures.layer_profiles import layer_profiles
 from report.figures.rainclouds import Metric, rainclouds
 
-RESULT = "comparison.json"
+PICTURE, TABLE, RESULT, ARRAYS = "grid.png", "comparison.csv", "comparison.json", "maps.npz"
 Layers = tuple[list[LayerMeans], LayerMeans | None]  # of each run, and the last run's less the first's
 LAYERS = ("layers.png", "layers.csv")
 # Column of the table -> title and unit of its panel.
@@ -60,9 +60,9 @@ def write_comparison(
     configuration: all that the result depends on, recorded with it.
     """
     out, rows = options.out, wide_rows(comparison)
-    write_maps(out / "maps.npz", comparison)
-    write_csv(out / "comparison.csv", rows)
-    draw_grid(out / "grid.png", comparison, shown, options)
+    write_maps(out / ARRAYS, comparison)
+    write_csv(out / TABLE, rows)
+    draw_grid(out / PICTURE, comparison, shown, options)
     draw_plots(out, rows, comparison)
     if layers is not None:
         write_layers(out, comparison, layers, options.second)

@@ -27,7 +27,7 @@ from evaluation.quantities import PERTURBATION
 from evaluation.statistics.claims import MAIN
 from evaluation.statistics.verdicts import ONE_SEED
 from evaluation.study_claims import claims_of
-from evaluation.study_results import StudyResults, read_csv
+from evaluation.study_results import StudyResults, predictions_of
 from evaluation.subjects import Subject, require_explainable
 from explain.registry import METHODS, RelevanceOptions
 from models.backbone import architecture, create_backbone
@@ -196,8 +196,8 @@ class Experiment:
         """Return the names of the images of val that every run predicts correctly."""
         found = []
         for run in runs.values():
-            rows = read_csv(run.folder / "predictions.csv")
-            found.append({row["image"] for row in rows if row["split"] == "val" and row["correct"] == 1})
+            rows = predictions_of(run.folder, self.data, "val")
+            found.append({row["image"] for row in rows if row["correct"] == 1})
         return frozenset(set.intersection(*found))
 
     # ---- measuring

@@ -48,6 +48,9 @@ def visualize(options: VisualizeOptions) -> None:
     check_targets(options.targets, run.class_names, paths)
     processes.on_main_process(lambda: check_writable(options.out))
     names = output_names(paths, options.out, options.relevance[0].changes())
+    places = {path.resolve(): path for path in paths}
+    if own := [places[name.resolve()] for name in names if name.resolve() in places]:
+        raise UsageError(f"the picture of {own[0]} would replace it or another of the images; give another --out")
     before = processes.on_main_process(lambda: drawn_layers(options.out, names))
 
     def work(tasks: Sequence[tuple[Path, Path]]) -> Iterator[list[Path] | str]:

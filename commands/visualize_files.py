@@ -18,6 +18,8 @@ def image_files(patterns: Sequence[str]) -> list[Path]:
     """Return the files that paths, folders and globs name, each once; raises UsageError for what names nothing."""
     paths: list[Path] = []
     for pattern in patterns:
+        if not pattern.strip():
+            raise UsageError(f"{pattern!r} names no image; give image files, folders (. for this one) or a quoted glob")
         if Path(pattern).is_dir():
             found = sorted(p for p in Path(pattern).rglob("*") if p.suffix.lower() in EXTENSIONS and p.name[0] != ".")
         elif Path(pattern).is_file():

@@ -94,14 +94,21 @@ def load_data(options: DataOptions, *, image_size: int, progress: bool = False, 
     return _limited(data, options.train_images, options.val_images, options.data_seed)
 
 
+def check_data_seed(seed: int) -> None:
+    """Raise UsageError for a seed out of range."""
+    if not 0 <= seed < DATA_SEED_LIMIT:
+        raise UsageError(f"--data-seed {seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
+
+
 def check_options(options: DataOptions) -> None:
     """Check data options, as far as this needs no image to be read.
 
     Raises UsageError for a seed or probability out of range, options of another data set, too few scenes, and a folder
     without the expected splits.
     """
-    if not 0 <= options.data_seed < DATA_SEED_LIMIT:
-        raise UsageError(f"--data-seed {options.data_seed} is out of range; give 0 to {DATA_SEED_LIMIT - 1}")
+    check_data_seed(options.data_seed)
+    if not options.spec.strip():
+        raise UsageError(f"--data {options.spec!r} names nothing; give scenes, sports or a folder (. for this one)")
     if options.spec == "scenes":
         _check_scene_options(options)
         return

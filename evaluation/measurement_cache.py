@@ -6,12 +6,14 @@ They belong to a model's weights, not to a run: runs with equal weights, such as
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import processes
+from common.console import warn
 from common.files import atomic
 from common.tables import write_json
 from evaluation.depth import DEPTH_VERSION, compare_depth, depth_run_of
@@ -22,9 +24,9 @@ from evaluation.options import MeasurementOptions
 from evaluation.statistics.depth import DepthRun
 from evaluation.subjects import Subject
 from explain.registry import RelevanceOptions
-from models.runs import read_json
 
 FOLDER = "measurements"  # in the folder that a command writes to
+FILES = "files"  # a card's entry with the hashes of the files that it marks as whole
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,14 @@ class MeasurementCache:
             card = path.with_suffix(".maps.json")
             processes.on_main_process(lambda: card.unlink(missing_ok=True))
             stored = store_maps(subject, method, path)
-            processes.on_main_process(lambda: write_json(card, self._cache_key(subject, task)))
+            processes.on_main_process(lambda: _mark(card, self._cache_key(subject, task), *files_of(path)))
             return stored
         return StoredMaps.load(path)
 
     def holds(self, subject: Subject, task: Task) -> bool:
         """Tell whether a measurement is stored and still that of this run, these images and these settings."""
         card, table = self._file(subject, task, ".json"), self._file(subject, task, ".csv")
-        whole = card.is_file() and table.is_file() and read_json(card) == self._cache_key(subject, task)
+        whole = _is_whole(card, self._cache_key(subject, task), table)
         return whole and (task.measurement != "maps" or self._holds_maps(subject, task))
 
     def depth(self, before: Subject, after: Subject, method: RelevanceOptions | None) -> tuple[DepthRun, DepthRun]:
@@ -108,12 +110,12 @@ class MeasurementCache:
         card = arrays.with_suffix(".json")
         settings = {"before": before.content_hash, "after": after.content_hash, **_images(after)}
         settings |= {"images": after.options.metric_images, "version": DEPTH_VERSION}
-        if not (card.is_file() and arrays.is_file() and read_json(card) == settings):
+        if not _is_whole(card, settings, arrays):
             card.unlink(missing_ok=True)
             found = compare_depth(before, after, method)
             with atomic(arrays) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **found)
-            write_json(card, settings)
+            _mark(card, settings, arrays)
         with np.load(arrays) as stored:
             first, second = (depth_run_of(one, place, stored) for place, one in enumerate((before, after)))
         return first, second
@@ -127,15 +129,13 @@ class MeasurementCache:
 
         def write() -> None:
             write_results(table, rows)
-            write_json(card, self._cache_key(subject, task))  # it marks the rest as whole, and comes last
+            _mark(card, self._cache_key(subject, task), table)
 
         processes.on_main_process(write)
 
     def _holds_maps(self, subject: Subject, task: Task) -> bool:
         path = self._file(subject, task, ".npy")
-        card = path.with_suffix(".maps.json")
-        whole = card.is_file() and all(file.is_file() for file in files_of(path))
-        return whole and read_json(card) == self._cache_key(subject, task)
+        return _is_whole(path.with_suffix(".maps.json"), self._cache_key(subject, task), *files_of(path))
 
     def _folder(self, subject: Subject) -> Path:
         return self.folder / subject.content_hash[:16]
@@ -150,6 +150,40 @@ class MeasurementCache:
         one = MEASURES[task.measurement]
         about = {"model": subject.content_hash, **_images(subject), "relevance": asdict(task.method)}
         return about | {"version": one.version, **one.settings(subject)}
+
+
+def _mark(card: Path, key: dict[str, Any], *files: Path) -> None:
+    """Write the card that marks files as whole; it comes last, and holds all that they depend on and their hashes."""
+    write_json(card, key | {FILES: {file.name: _hash_of(file) for file in files}})
+
+
+def _is_whole(card: Path, key: dict[str, Any], *files: Path) -> bool:
+    """Tell whether files are those that were stored for this key; warn of damaged ones, which are made again."""
+    if not card.is_file():
+        return False
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))
+        hashes = found.pop(FILES, {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        warn(f"{card} is damaged: what it marks is measured again")
+        return False
+    if found != json.loads(json.dumps(key)):
+        return False
+    if damaged := [file for file in files if not file.is_file() or hashes.get(file.name) != _hash_of(file)]:
+        warn(f"{damaged[0]} is missing or damaged: measured again")
+    return not damaged
+
+
+def _hash_of(file: Path) -> str:
+    status = file.stat()
+    return _hash_of_version(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _hash_of_version(file: Path, size: int, changed: int) -> str:
+    """Return a file's SHA-256, computed once as long as the file has this size and time of change."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _images(subject: Subject) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UsageError
+from common.errors import ExplainedError, UsageError
 from data.datasets import ImageData
 from evaluation.observations import Results
 from evaluation.quantities import Quantity
 from evaluation.statistics.depth import DepthRun
 from models.methods import MethodSettings
 from models.runs import Run
+from models.sources import in_one_line
 
 
 @dataclass
@@ -87,8 +88,8 @@ class StudyResults:
         return found.first, found.second
 
     def predictions(self, method: str, seed: int, split: str) -> list[dict]:
-        rows = read_csv(self.runs[method, seed].folder / "predictions.csv")
-        return [row for row in rows if row["split"] == split]
+        """Return the rows of a run's predictions.csv for a split; raises as `predictions_of` does."""
+        return predictions_of(self.runs[method, seed].folder, self.data, split)
 
     def correct(self, method: str, split: str) -> np.ndarray:
         """Which images of a split are predicted rightly, (S, N)."""
@@ -100,14 +101,24 @@ def judged(first: MethodSettings, second: MethodSettings) -> bool:
     return (first.method, second.method) == ("linear", "dora")
 
 
-def read_csv(path: Path) -> list[dict]:
-    """Read a CSV file of a run: numbers as floats, empty fields as NaN."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+def predictions_of(folder: Path, data: ImageData, split: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's predictions.csv for a split: probability and correct are numbers, the rest is text.
 
-
-def _value(text: str) -> Any:
+    folder: the run.
+    data: the images that it was evaluated on.
+    split: a split of the data, "train" or "held_out".
+    Raises ExplainedError where the file is missing or damaged.
+    """
+    path = folder / "predictions.csv"
     try:
-        return float(text) if text else float("nan")
-    except ValueError:
-        return text
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        found = [row | {name: float(row[name]) for name in ("probability", "correct")} for row in rows]
+        count = len(data.splits[split]) if split not in ("train", "held_out") else len(found)
+        if len(found) != count:
+            raise ValueError(f"it has {len(found)} of {count} images of {split}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ExplainedError(
+            f"{path} is damaged ({in_one_line(error)}); train the run again with --overwrite, or remove {folder}"
+        ) from error
+    return found

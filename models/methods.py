@@ -84,8 +84,12 @@ def parse_settings(text: str) -> MethodSettings:
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     settings = MethodSettings(method)
+    seen: set[str] = set()
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
+        if key in seen:
+            raise UsageError(f"{key!r} is given twice in {text!r}")
+        seen.add(key)
         if key not in _READERS:
             raise UsageError(f"unknown setting {key!r} in {text!r}; expected {', '.join(_READERS)}")
         if not METHODS[method].adapter:

@@ -4,7 +4,7 @@ import runpy
 import sys
 
 import pytest
-from running import process
+from running import command, process
 
 import compare
 import visualize
@@ -32,3 +32,10 @@ def test_a_process_ends_with_the_status_and_one_line(tmp_path):
     out, error = running.communicate(timeout=120)
     assert running.returncode == 2 and out == "" and not (tmp_path / "run").exists()
     assert error.startswith(f"error: --data {tmp_path / 'nowhere'} does not exist") and error.count("\n") == 1
+
+
+def test_a_command_without_a_standard_output_ends_well(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # as Python starts where a shell closed it: `>&-`
+    photo = shop.colours / "val" / "red" / "00.png"
+    assert command(visualize, shop.linear, photo, "--relevance", "rollout", "--out", tmp_path) == 0
+    assert (tmp_path / "00.png").is_file()

@@ -284,6 +284,11 @@ def test_runs_of_different_classes(shop, tmp_path, refused):
         (["--colour-map", "infernal"], "did you mean 'inferno'"),
         (["--images", "0"], "'0' is no whole number of at least 1"),
         (["--data", "nowhere"], "--data nowhere does not exist"),
+        (["--data", ""], "--data '' names nothing"),
+        (["--out", ""], "'' is no path"),
+        (["--data-seed", "-5"], "--data-seed -5 is out of range"),
+        (["--images", str(10**30)], "is more than 2147483647"),
+        (["--threads", "10000000"], "is more than 4096"),
     ],
 )
 def test_wrong_options_of_compare(shop, tmp_path, refused, options, words):

@@ -38,6 +38,11 @@ def test_help_describes_every_relevance_method(monkeypatch, script, columns):
     assert "forward passes" in said and "K = 2" in said
 
 
+def test_help_needs_no_width_of_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert "--relevance" in compare.build_parser().format_help()
+
+
 def test_help_says_where_a_contrast_enters_and_whose_it_is():
     said = " ".join(visualize.build_parser().format_help().split())
     assert "For lrp and lrp_magnitude it enters through the gradient only" in said

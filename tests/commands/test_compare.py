@@ -356,3 +356,24 @@ def test_what_is_explained_can_be_changed_and_another_choice_is_another_comparis
     assert command(compare, *options) == 2 and "centre_head" in capsys.readouterr().err
     assert command(compare, *options, "--overwrite") == 0
     assert not np.allclose(np.load(out / "maps.npz")["maps_0"], centred)
+
+
+# ---- what is damaged
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"configuration": 3}', b"[]"])
+def test_a_damaged_result_is_replaced_where_that_is_asked_for(shop, compared, tmp_path, content, no_pictures):
+    out = Path(shutil.copytree(compared, tmp_path / "out"))
+    whole = (out / "comparison.json").read_bytes()
+    (out / "comparison.json").write_bytes(content)
+    argv = [shop.linear, shop.dora, *FEW, "--out", out]
+    assert command(compare, *argv) in (1, 2) and (out / "comparison.json").read_bytes() == content
+    assert command(compare, *argv, "--overwrite") == 0 and (out / "comparison.json").read_bytes() == whole
+
+
+def test_a_file_that_is_missing_is_written_again(shop, compared, tmp_path, explained):
+    out = Path(shutil.copytree(compared, tmp_path / "out"))
+    whole = written(out)
+    (out / "grid.png").unlink()
+    assert command(compare, shop.linear, shop.dora, *FEW, "--out", out) == 0
+    assert written(out) == whole and not explained

@@ -292,3 +292,13 @@ def test_a_file_that_is_not_an_image_is_skipped_and_others_are_drawn(shop, red, 
     assert "text.jpg is not a readable image" in warning and error.startswith("error: none of the 1 file(s)")
     assert command(visualize, shop.linear, tmp_path / "text.jpg", red, *argv[2:]) == 0
     assert set(files(tmp_path / "out")) == {"00.png"}
+
+
+# ---- what it must not touch
+
+
+def test_a_picture_never_replaces_an_image(shop, red, tmp_path, refused):
+    photo = Path(shutil.copy(red, tmp_path / "photo.png"))
+    assert f"the picture of {photo} would replace it" in refused(visualize, shop.dora, photo, "--out", tmp_path)
+    assert "would replace it" in refused(visualize, shop.dora, tmp_path, "--out", tmp_path)
+    assert "'' names no image" in refused(visualize, shop.dora, "", "--out", tmp_path / "out")

@@ -189,3 +189,27 @@ def test_depth_is_stored_with_the_run_after_and_follows_both(cache, shop, colour
     ):
         with pytest.raises(pytest.fail.Exception):
             cache.depth(*changed_pair)
+
+
+# ---- what is damaged
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-60]),
+    "empty": lambda path: path.write_bytes(b""),
+    "of another run": lambda path: path.write_bytes(path.read_bytes().replace(b"0", b"1")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("end", [".csv", ".json", ".npy", ".npz", ".maps.json"])
+def test_what_is_damaged_is_measured_again_and_said(cache, subject, computed, capsys, end, damage):
+    rows, folder = cache.measured(subject, MAPS), cache.folder / subject.content_hash[:16]
+    whole = files(folder)
+    (path,) = [path for path in folder.iterdir() if path.name.endswith(f"magnitude{end}")]
+    DAMAGE[damage](path)
+    computed.clear()
+    assert cache.measured(subject, MAPS) == rows and files(folder) == whole
+    assert "maps" in computed and ("explained" in computed) == (end in (".npy", ".npz", ".maps.json"))
+    error = capsys.readouterr().err
+    assert damage == "of another run" or (path.name in error and "measured again" in error)

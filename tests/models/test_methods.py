@@ -43,6 +43,7 @@ def test_a_label_names_only_what_differs_from_the_defaults():
         ("dora:blocks=", "cannot read 'blocks='"),
         ("dora:blocks=11-9", "cannot read 'blocks=11-9'"),
         ("dora:alpha=0", "cannot read 'alpha=0'"),
+        ("dora:rank=4,rank=8", "'rank' is given twice"),
         ("dora:alpha=nan", "cannot read 'alpha=nan'"),
     ],
 )
