@@ -110,7 +110,7 @@ def inputs(tmp_path_factory):
 def test_a_command_imports_no_package_that_it_has_no_use_for(shop, spec, tmp_path):
     """A probe is trained, it and a wholly trained model are explained: without peft and packages of statistics; an
     adapter is explained with peft."""
-    photo, out = shop.colours / "val" / "red" / "00.png", ["--out", tmp_path]
+    photo, out = shop.colours / "val" / "red" / "00.png", ["--relevance", "rollout", "--out", tmp_path]
     finish(tmp_path / "full", spec, "full")
     *without, adapter = watched(
         ["train.py", *shop.options, "--method", "linear", "--out", tmp_path / "run"],

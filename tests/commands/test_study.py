@@ -329,15 +329,20 @@ def test_only_what_was_asked_for_is_measured(shop, trained, no_pictures):
     assert "| srg_above_random" not in findings and "SRG minus that of random maps" in findings
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        ["--rows", 3],
-        pytest.param(["--relevance", "rollout"], marks=pytest.mark.slow),
-        pytest.param(["--methods", "dora", "linear"], marks=pytest.mark.slow),
-    ],
-)
-def test_a_changed_picture_is_drawn_again_without_being_asked(shop, copied, change):
+def test_a_changed_picture_is_drawn_again_without_being_asked(shop, copied, no_pictures, monkeypatch):
+    drawn: list[int] = []
+
+    def grid(_path, _runs, rows, *_style, **_words):
+        drawn.append(len(rows))
+
+    monkeypatch.setattr("commands.comparison_output.comparison_grid", grid)
+    assert command(study, *shop.options, *TWICE, "--metrics", "quick", "--rows", 3, "--out", copied) == 0
+    assert drawn[0] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [["--relevance", "rollout"], ["--methods", "dora", "linear"]])
+def test_a_picture_of_other_methods_is_another(shop, copied, change):
     before = (copied / "compare" / "grid.png").read_bytes()
     assert command(study, *shop.options, *TWICE, "--metrics", "quick", *change, "--out", copied) == 0
     assert (copied / "compare" / "grid.png").read_bytes() != before
