@@ -1,5 +1,6 @@
 """Fixtures of all tests: the tiny ViT's weights, a small image folder and two runs, made once."""
 
+import gc
 import pkgutil
 from importlib import import_module
 from pathlib import Path
@@ -68,3 +69,11 @@ def refused(tmp_path, capsys):
         return error
 
     return run
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what imports and collection have made, which lives as long as the process: looking
+    through it again and again takes a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
