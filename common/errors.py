@@ -1,6 +1,7 @@
 """Errors that a command explains in one line, and how an out-of-memory error is recognised. Imports no torch."""
 
 import sys
+import textwrap
 
 
 class ExplainedError(Exception):
@@ -21,3 +22,8 @@ def out_of_memory(error: Exception) -> bool:
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     said = ("out of memory", "can't allocate memory", "ALLOC_FAILED")  # mps, the CPU and cuBLAS have no class for it
     return isinstance(error, kinds) or any(words in str(error) for words in said)
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an error as one line of at most 300 characters; torch lists every parameter."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)

@@ -18,6 +18,7 @@ from timm.data.transforms import str_to_pil_interp
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from common.devices import seed_generators
 from data.datasets import Split
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # two operations per image, each with probability 0.5, of magnitude about 9 of 10
@@ -141,14 +142,11 @@ class Prepared(Dataset):
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), Python and NumPy from `key`; restore their states afterwards.
-
-    Not by `torch.manual_seed`: for each kind of device that is not there, it keeps every call with its stack.
-    """
+    """Seed the global generators of torch (CPU), Python and NumPy from `key`; restore their states afterwards."""
     for_torch, for_python, for_numpy = (int(word) for word in np.random.SeedSequence(key).generate_state(3, np.uint64))
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
-        torch.default_generator.manual_seed(for_torch >> 1)
+        seed_generators(for_torch >> 1, torch.device("cpu"))
         random.seed(for_python)
         np.random.seed(for_numpy % 2**32)
         yield

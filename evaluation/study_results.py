@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import ExplainedError, UsageError
+from common.errors import ExplainedError, UsageError, in_one_line
 from data.datasets import ImageData
 from evaluation.observations import Results
 from evaluation.quantities import Quantity
 from evaluation.statistics.depth import DepthRun
 from models.methods import MethodSettings
 from models.runs import Run
-from models.sources import in_one_line
 
 
 @dataclass

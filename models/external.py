@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from common.errors import ExplainedError, UsageError
+from common.errors import ExplainedError, UsageError, in_one_line
 from models.adapters import ADAPTER_WEIGHTS, load_adapter, merged
 from models.backbone import (
     architecture,
@@ -27,7 +27,7 @@ from models.backbone import (
 )
 from models.options import BUNDLED, BackboneSpec, ExternalOptions
 from models.runs import CARD, Run, load_run
-from models.sources import ADAPTER_CONFIG, FILE, NAME, PEFT, RUN_FOLDER, in_one_line, read_names, source_of
+from models.sources import ADAPTER_CONFIG, FILE, NAME, PEFT, RUN_FOLDER, read_names, source_of
 from models.types import TimmModel
 
 NO_OPTIONS = ExternalOptions()

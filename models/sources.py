@@ -5,13 +5,12 @@ name of a pretrained model.
 """
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from common.errors import UsageError
+from common.errors import UsageError, in_one_line
 from models.options import ExternalOptions
 
 CONFIG, SUMMARY = "config.json", "summary.json"  # of a run folder
@@ -98,8 +97,3 @@ def read_names(path: str) -> list[str]:
             f"--class-names {path} names {', '.join(twice[:3])} more than once; give every class a name of its own"
         )
     return names
-
-
-def in_one_line(error: Exception) -> str:
-    """Return an error as one line of at most 300 characters; torch lists every parameter."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300)

@@ -2,25 +2,15 @@
 
 import numpy as np
 import pytest
+from made_up_shares import names, some_means, some_shares
 
 from evaluation.statistics.layers import ALL, LayerMeans, layer_means, layer_rows
 from evaluation.statistics.paired import single
 
 
-def some_shares(layers: int = 3, heads: int = 2, images: int = 6, seed: int = 0) -> np.ndarray:
-    """Shares (N, 2, L, h) that sum to 1 over layers and heads."""
-    parts = np.random.default_rng(seed).gamma(0.5, 1, (images, 2, layers, heads))
-    return parts / parts.sum((-2, -1), keepdims=True)
-
-
-def names(layers: int) -> list[str]:
-    return [str(i) for i in range(layers)]
-
-
 def means_of(label: str, layers: int = 3, heads: int = 2, seed: int = 0) -> LayerMeans:
     """Return some means with made-up intervals, which are quick."""
-    shares = some_shares(layers, heads, seed=seed).mean(0)
-    by_block, by_head = (np.stack([mean, 0.8 * mean, 1.3 * mean], axis=-1) for mean in (shares.sum(-1), shares))
+    by_block, by_head = some_means(layers, heads, seed)
     return LayerMeans(label, tuple(names(layers)), by_block, by_head, images=6)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 import pytest
+from made_up_shares import names, some_means, some_shares
 from texts import check_texts
 
 from report.figures.layer_profiles import layer_profiles
@@ -23,20 +24,9 @@ class Shares:
     by_head: np.ndarray
 
 
-def some_shares(layers: int = 3, heads: int = 2, images: int = 6, seed: int = 0) -> np.ndarray:
-    """Return shares (N, 2, L, h) that sum to 1 over layers and heads."""
-    parts = np.random.default_rng(seed).gamma(0.5, 1, (images, 2, layers, heads))
-    return parts / parts.sum((-2, -1), keepdims=True)
-
-
-def names(layers: int) -> list[str]:
-    return [str(i) for i in range(layers)]
-
-
 def means_of(label: str, layers: int = 3, heads: int = 2, seed: int = 0) -> Shares:
     """Return some means with made-up intervals."""
-    shares = some_shares(layers, heads, seed=seed).mean(0)
-    by_block, by_head = (np.stack([mean, 0.8 * mean, 1.3 * mean], axis=-1) for mean in (shares.sum(-1), shares))
+    by_block, by_head = some_means(layers, heads, seed)
     return Shares(label, tuple(names(layers)), by_block, by_head)
 
 
