@@ -9,7 +9,7 @@ from pathlib import Path
 import timm
 import torch
 from timm.data import resolve_input_data_config
-from timm.models import load_state_dict
+from timm.models import is_model_in_modules, load_state_dict
 
 from common.errors import ExplainedError, UsageError
 from models.options import BUNDLED, BackboneSpec
@@ -65,7 +65,7 @@ def create_with_head(spec: BackboneSpec) -> TimmModel:
 def architecture(spec: BackboneSpec) -> TimmModel:
     """Return the model without weights, on the meta device: its structure and data config."""
     with torch.device("meta"):
-        return _build(spec)
+        return _build(spec, initialised=False)
 
 
 def data_config(spec: BackboneSpec) -> dict:
@@ -125,8 +125,11 @@ def content_hash(model: TimmModel, head: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _build(spec: BackboneSpec, **options) -> TimmModel:
-    """Return the architecture with random weights, in evaluation mode; a missing weights file is refused first."""
+def _build(spec: BackboneSpec, initialised: bool = True, **options) -> TimmModel:
+    """Return the architecture with random weights, in evaluation mode; a missing weights file is refused first.
+
+    initialised: False leaves timm's initialisation out where it can be, which is slow on the meta device.
+    """
     name, overrides, overlay = spec.name, {}, None
     if name == BUNDLED:
         card = json.loads((BUNDLED_FOLDER / "config.json").read_text())
@@ -138,8 +141,10 @@ def _build(spec: BackboneSpec, **options) -> TimmModel:
     overrides |= options
     if spec.image_size is not None:
         overrides["img_size"] = spec.image_size
+    able = not initialised and is_model_in_modules(name.split(".")[0], ["vision_transformer"])
+    skipped = {"weight_init": "skip"} if able else {}
     try:
-        model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides).eval()
+        model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **overrides, **skipped).eval()
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"timm cannot build {name!r} with {overrides or 'its defaults'}: {_first_line(error)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -203,13 +204,20 @@ def _bootstrap(values: np.ndarray, seed: int, confidence: float, resamples: int)
         return float("nan"), float("nan")
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return mean(values), mean(values)
+    return _resampled(values.tobytes(), seed, confidence, resamples)
 
-    def interval(method: str):
+
+@lru_cache(maxsize=4096)
+def _resampled(values: bytes, seed: int, confidence: float, resamples: int) -> tuple[float, float]:
+    """Return the bootstrap's interval of the mean of float64 values; reports ask for the same one several times."""
+    sample = np.frombuffer(values)
+
+    def interval(method: str) -> tuple[float, float]:
         result = stats.bootstrap(
-            (values,),
+            (sample,),
             np.mean,
             n_resamples=resamples,
-            batch=max(1, RESAMPLED_NUMBERS_AT_ONCE // len(values)),
+            batch=max(1, RESAMPLED_NUMBERS_AT_ONCE // len(sample)),
             confidence_level=confidence,
             method=method,
             rng=np.random.default_rng(seed),

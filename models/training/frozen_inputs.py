@@ -78,10 +78,11 @@ def block_to_cache(
     """
     if running.cache is None:
         return None
-    first = first_trained_block(adapt(copy.deepcopy(model), settings))
+    frozen = 0 if settings.kind.whole else min(settings.blocks or (0,))  # blocks before the first that trains
+    first = first_trained_block(adapt(copy.deepcopy(model), settings)) if frozen else None
     mixed = bool(recipe.mixup or recipe.cutmix)
     if first is None or mixed:
-        if (frozen := min(settings.blocks or (0,))) > 0:
+        if frozen:
             why = (
                 "mixup and cutmix change the images in every step"
                 if mixed

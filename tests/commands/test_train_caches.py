@@ -20,6 +20,8 @@ from data.options import DataOptions
 from data.sampling import stratified
 from models.training.sampling import Batches
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 LATE = ["--method", "dora:blocks=4-5", "--epochs", 2, "--batch-size", 8]
 
 

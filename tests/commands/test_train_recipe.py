@@ -12,6 +12,8 @@ from data.transforms import Prepared
 from models.training import loading
 from models.training.model_halves import FrozenPart
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.mark.parametrize(
     "options, recipe",

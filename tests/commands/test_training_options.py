@@ -32,6 +32,8 @@ from models.training import loading
 from models.training import run as training
 from models.training.steps import TrainingSteps
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SIZES = {"blue": 20, "green": 5, "red": 5}
 FULL = ["--method", "full", "--head-init", "random", "--augment", "none", "--epochs", 1, "--batch-size", 8]
 
@@ -428,6 +430,7 @@ def test_late_adapters_tell_it_of_both(shop, tmp_path, slow_images, monkeypatch,
     assert fitted[0].images_per_second == pytest.approx(found[1][1] if len(found) == 2 else 0.0, abs=0.5)
 
 
+@pytest.mark.draws
 def test_clock_times_stay_out_of_what_is_compared(shop, tmp_path, slow_images):
     """A slow run and the fast one of the same command differ in timings.json alone."""
     assert command(train, *shop.dora_options, "--out", tmp_path) == 0

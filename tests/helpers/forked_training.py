@@ -1,5 +1,6 @@
 """train.py's command in processes that a test can stop, kill and starve."""
 
+import gc
 import multiprocessing.forkserver
 import os
 import signal
@@ -19,6 +20,8 @@ import commands.train  # noqa: F401
 import train
 from cli.command import run
 
+gc.collect()
+gc.freeze()  # a collection in a forked process would copy every page that holds one of these objects
 FORKS = multiprocessing.get_context("forkserver")
 SMALL = ["--epochs", 3, "--batch-size", 4, "--save-every", 0]  # three epochs of eight steps, each of them saved
 

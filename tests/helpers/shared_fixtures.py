@@ -46,8 +46,11 @@ def shop(tmp_path_factory, colours, weights) -> Shop:
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Write empty files in place of pictures: half of a small command's time is drawing."""
+def no_pictures(monkeypatch, request):
+    """Write empty files in place of pictures, but for tests that are marked `draws`: half of a small command's time is
+    drawing."""
+    if request.node.get_closest_marker("draws"):
+        return
     monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Path(path).write_bytes(b""))
     for found in pkgutil.iter_modules(figures.__path__, "report.figures."):
         module = import_module(found.name)
