@@ -18,6 +18,7 @@ import visualize
 from models.runs import load_run
 
 FEW = ["--images", 6, "--rows", 2]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,7 @@ def test_files_of_one_name_are_told_apart(shop, export, tmp_path):
     assert list(rows_of(tmp_path / "out")) == [f"mine ({export})", f"mine ({copy})"]
 
 
+@pytest.mark.draws
 def test_visualize_draws_models_from_elsewhere(shop, export, theirs, peft, tmp_path):
     image = shop.colours / "val" / "red" / "00.png"
     pictures = []

@@ -52,8 +52,8 @@ def no_pictures(monkeypatch, request):
     if request.node.get_closest_marker("draws"):
         return
     monkeypatch.setattr(Figure, "savefig", lambda _figure, path, **_: Path(path).write_bytes(b""))
-    for found in pkgutil.iter_modules(figures.__path__, "report.figures."):
-        module = import_module(found.name)
+    # all are imported before any is changed: one that came later would keep the stand-in of another
+    for module in [import_module(found.name) for found in pkgutil.iter_modules(figures.__path__, "report.figures.")]:
         if hasattr(module, "stack"):  # lays a figure out and draws it
             monkeypatch.setattr(module, "stack", lambda path, *_: Path(path).write_bytes(b""))
 
