@@ -57,6 +57,15 @@ def _add_experiment(to: argparse.ArgumentParser) -> None:
         "--label-smoothing", type=fraction_below_one, default=0.1, metavar="X", help="label smoothing of every method"
     )
 
+    group.add_argument(
+        "--training-views",
+        choices=("same", "own"),
+        default="same",
+        help="augmented views of the training images: the same for every method, as many as the longest training has "
+        "epochs (linear trains on all of them, other methods on one per epoch), or each method's own, as train.py's "
+        "defaults (linear on unaugmented images, other methods on new views in every epoch)",
+    )
+
 
 def _add_measurements(to: argparse.ArgumentParser) -> None:
     group = to.add_argument_group("measurements")
@@ -135,6 +144,7 @@ def study_options(args: argparse.Namespace) -> StudyOptions:
         seeds=args.seeds,
         epochs=args.epochs,
         label_smoothing=args.label_smoothing,
+        training_views=args.training_views,
         measurement=measurement,
         rows=args.rows,
         out=args.out,

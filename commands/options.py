@@ -95,6 +95,8 @@ class StudyOptions:
     seeds: number of training seeds, from 0.
     epochs: of every method but linear; None takes train.py's default.
     label_smoothing: of every method.
+    training_views: `same`: every method trains on the same augmented views of each image, as many as the longest
+        training has epochs; `own`: each as train.py does by default.
     measurement: what is measured.
     rows: images in the picture.
     out: the output folder.
@@ -108,6 +110,7 @@ class StudyOptions:
     seeds: int = 1
     epochs: int | None = None
     label_smoothing: float = 0.1
+    training_views: Literal["same", "own"] = "same"
     measurement: MeasurementOptions = MeasurementOptions()
     rows: int = 8
     out: Path = Path("results/study")

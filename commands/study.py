@@ -34,7 +34,7 @@ from models.backbone import architecture, create_backbone
 from models.methods import MethodSettings
 from models.options import BackboneSpec
 from models.runs import Run, load_run
-from models.training.recipe import RECIPES, ProbeRecipe
+from models.training.recipe import RECIPES, Augmentation, ProbeRecipe, Recipe
 from report.figures.verdict_overview import verdict_overview
 
 Subjects = dict[tuple[str, int, str], Subject]  # (label, seed, split) -> a run and the images that it is asked about
@@ -159,20 +159,31 @@ class Experiment:
         """Return the folder of one run."""
         return self.options.out / f"{file_stem(settings.label())}-seed{seed}"
 
+    def recipe_of(self, settings: MethodSettings) -> Recipe | ProbeRecipe:
+        """Return the recipe of a method in this study."""
+        recipe = replace(RECIPES[settings.method], label_smoothing=self.options.label_smoothing)
+        if self.options.epochs is not None and not isinstance(recipe, ProbeRecipe):
+            recipe = replace(recipe, epochs=self.options.epochs)
+        return recipe
+
+    def augmentation(self) -> Augmentation:
+        """Return the augmentation of every method: without it, what differs between methods may be what they saw."""
+        if self.options.training_views == "own":
+            return Augmentation()
+        recipes = [self.recipe_of(one) for one in self.options.methods]
+        return Augmentation(views=max((one.epochs for one in recipes if isinstance(one, Recipe)), default=0))
+
     def train_one(self, settings: MethodSettings, seed: int) -> Run:
         """Train one method with one seed, or reuse the finished run in its folder."""
-        options, recipe = self.options, RECIPES[settings.method]
-        recipe = replace(recipe, label_smoothing=options.label_smoothing)
-        if options.epochs is not None and not isinstance(recipe, ProbeRecipe):
-            recipe = replace(recipe, epochs=options.epochs)
-        out = self.run_folder(settings, seed)
+        options, out = self.options, self.run_folder(settings, seed)
         train(
             TrainOptions(
                 out=out,
                 data=options.data[0],
                 backbone=options.backbone,
                 settings=settings,
-                recipe=recipe,
+                recipe=self.recipe_of(settings),
+                augmentation=self.augmentation(),
                 seed=seed,
                 overwrite=options.overwrite,
                 running=options.running,

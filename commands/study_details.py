@@ -1,6 +1,6 @@
 """details.md: every metric, relevance method, imputation, split and seed of one data set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,28 @@ def confusions(figures: StudyFigures) -> Iterator[Section]:
     yield Section("Confused classes", [sentence], figure=figure, caption=caption)
 
 
+def training_images(study: StudyResults) -> str:
+    """Say what each method was trained on, by the recorded recipes of its runs."""
+    seen = {
+        label: _seen(study.runs[label, study.seeds[0]].config.recipe, settings.method == "linear")
+        for label, settings in zip(study.methods, study.settings)
+    }
+    grouped = {what: [label for label in seen if seen[label] == what] for what in dict.fromkeys(seen.values())}
+    each = "; ".join(f"{', '.join(labels)}: {what}" for what, labels in grouped.items())
+    views = {study.runs[label, study.seeds[0]].config.recipe.get("augment_views", 0) for label in study.methods}
+    if len(views) == 1 and views != {0}:
+        return f"training images: the same {views.pop()} augmented view(s) of each image for all methods; {each}"
+    return f"training images: each method has its own (--training-views own); {each}"
+
+
+def _seen(recipe: Mapping[str, Any], linear: bool) -> str:
+    views, kind = recipe.get("augment_views", 0), recipe.get("augment", "none")
+    if linear:
+        return f"all {views} at once ({kind})" if views else "images as they are"
+    epochs = f"{recipe['epochs']} epoch(s)"
+    return f"one per epoch in turn, {epochs} ({kind})" if views else f"a new view in each of {epochs} ({kind})"
+
+
 def facts_of(study: StudyResults, model: str, data_seed: int, notes: Sequence[str]) -> list[str]:
     """Return what was compared, so that a report can be read alone."""
     sizes = ", ".join(f"{len(split)} in {name}" for name, split in study.data.splits.items() if name != "test")
@@ -181,6 +203,7 @@ def facts_of(study: StudyResults, model: str, data_seed: int, notes: Sequence[st
     return [
         f"data: {study.data.name}, {len(study.data.class_names)} classes; images: {sizes}; data seed {data_seed}",
         f"model: {model}; methods: {', '.join(study.methods)}; training seeds: {len(study.seeds)}",
+        training_images(study),
         f"relevance: {kinds}",
         *(f"note: {note}" for note in notes),
     ]
