@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,7 @@ def create_backbone(spec: BackboneSpec, num_classes: int, drop_path: float = 0.0
     Raises UsageError for unknown names and missing files, ExplainedError for weights that do not fit and where the
     model hub is unreachable.
     """
-    dropping = {"drop_path_rate": drop_path} if drop_path else {}
+    dropping: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     if spec.name == BUNDLED and spec.weights is None:
         return _with_head(_load_file(_build(spec, **dropping), BUNDLED_FOLDER / "backbone.safetensors"), num_classes)
     if spec.weights is not None:
