@@ -13,6 +13,7 @@ from explain.registry import (
     CONTRASTS,
     DEFAULT_METHOD,
     METHODS,
+    PUBLISHED_METHOD,
     RelevanceOptions,
     find_method,
 )
@@ -150,17 +151,20 @@ def add_relevance(
     """Add --relevance, and options that change what is explained.
 
     several: takes several methods. options: also adds --contrast, --centre-head and --precision.
-    comparing: the default is the method for comparing maps of several classes.
+    comparing: the default is the method for comparing maps of several classes; of several, the published one, too.
     """
     default = COMPARISON_METHOD if comparing else DEFAULT_METHOD
+    defaults = [default, PUBLISHED_METHOD] if comparing else [default]
     group = to.add_argument_group("explanation", relevance_table())
     group.add_argument(
         "--relevance",
         nargs="+" if several else None,
-        default=[default] if several else default,
+        default=defaults if several else default,
         type=relevance_method,
         metavar="NAME",
-        help=f"{'one or more' if several else 'one'} of the methods above (default: {default})",
+        help=f"{'one or more' if several else 'one'} of the methods above"
+        + ("; each judges the claims about maps" if several and comparing else "")
+        + f" (default: {' '.join(defaults) if several else default})",
     )
     if not options:
         return

@@ -65,6 +65,13 @@ def _add_experiment(to: argparse.ArgumentParser) -> None:
         "epochs (linear trains on all of them, other methods on one per epoch), or each method's own, as train.py's "
         "defaults (linear on unaugmented images, other methods on new views in every epoch)",
     )
+    group.add_argument(
+        "--split",
+        default="val",
+        metavar="NAME",
+        help="the images that claims are judged on: val, test where the data have it, or another split; reports on "
+        "another split than val are written to DIR/on-NAME (default: val)",
+    )
 
 
 def _add_measurements(to: argparse.ArgumentParser) -> None:
@@ -88,7 +95,7 @@ def _add_measurements(to: argparse.ArgumentParser) -> None:
         type=positive,
         default=100,
         metavar="N",
-        help="images of val for metrics that take more passes: robustness, faithfulness, grid pointing game, "
+        help="images of --split for metrics that take more passes: robustness, faithfulness, grid pointing game, "
         "randomisation, depth",
     )
     group.add_argument(
@@ -145,6 +152,7 @@ def study_options(args: argparse.Namespace) -> StudyOptions:
         epochs=args.epochs,
         label_smoothing=args.label_smoothing,
         training_views=args.training_views,
+        split=args.split,
         measurement=measurement,
         rows=args.rows,
         out=args.out,

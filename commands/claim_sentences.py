@@ -47,4 +47,4 @@ def _amount(claim: Claim, sign: int) -> str:
     m, factor = claim.measured, sign * claim.scale
     low, high = sorted((factor * m.low, factor * m.high))
     text = estimate(*(value + 0.0 for value in (factor * m.difference, low, high)))  # + 0.0: zero has no sign
-    return f"{text} {claim.unit}".rstrip()
+    return f"{text} {claim.unit}".rstrip() + (f" by {claim.relevance}" if claim.relevance else "")

@@ -114,7 +114,9 @@ def prepare(data: ImageData, options: CompareOptions, configuration: dict[str, A
         return found
     if options.split not in data.splits or options.split in ("train", "test"):
         known = ", ".join(name for name in data.splits if name not in ("train", "test"))
-        raise UsageError(f"--split {options.split} does not exist in {data.name}; expected {known}")
+        reserved = options.split == "test" and "test" in data.splits
+        why = "is kept for study.py --split test" if reserved else f"does not exist in {data.name}"
+        raise UsageError(f"--split {options.split} {why}; expected {known}")
     if options.pick:
         picked(data.splits[options.split], options.pick)
     check_writable(options.out)

@@ -154,12 +154,12 @@ def heat_cells(one: ComparedRun, row: int, pixels: np.ndarray) -> tuple[HeatCell
 
 
 def head_of(one: ComparedRun, split: str) -> str:
-    """Return a run's column header: its accuracy on the whole split or, on other data than its own, on these images."""
+    """Return a run's column header: its accuracy on the whole split or, where that is not known, on these images."""
     run, data = one.subject.run, one.subject.data
     if one.correct is None:
         return f"{one.label}\nown classes: predicted class"
-    if (run.config.data or {}).get("fingerprint") == data.fingerprint:
-        accuracy = run.summary["accuracy"][split]
+    own = (run.config.data or {}).get("fingerprint") == data.fingerprint
+    if own and (accuracy := run.summary["accuracy"].get(split)):
         return f"{one.label}\naccuracy {percent(accuracy['accuracy'])} of {accuracy['images']}"
     return f"{one.label}\naccuracy {percent(one.correct.mean())} of the {len(one.correct)} explained"
 

@@ -53,21 +53,20 @@ def cloud(label: str, differences: np.ndarray, measured: Measured) -> Cloud:
 
 
 def verdict_panels(claims: Mapping[str, Sequence[Claim]]) -> list[Panel]:
-    """Return a panel per claim's letter, in the order of their first appearance.
+    """Return a panel per claim's letter and relevance method, in the order of their first appearance.
 
     claims: name of a row, for both methods' names -> its claims.
     """
-    grouped: dict[str, dict[str, Claim]] = {}
+    grouped: dict[tuple[str, str], dict[str, Claim]] = {}
     for name, stated in claims.items():
         for claim in stated:
-            grouped.setdefault(claim.letter, {})[name] = claim
-    return [_panel(letter, rows) for letter, rows in grouped.items()]
+            grouped.setdefault((claim.letter, claim.relevance), {})[name] = claim
+    return [_panel(letter, rows) for (letter, _), rows in grouped.items()]
 
 
 def _panel(letter: str, rows: Mapping[str, Claim]) -> Panel:
     first = next(iter(rows.values()))
-    measure = first.wording.measure
-    heading = f"({letter}) {first.wording.topic}" + (f" ({measure})" if measure else "")
+    heading = f"({letter}) {first.wording.topic}" + (f" ({first.how})" if first.how else "")
     return Panel(heading, first.unit, first.sign, {name: _verdict(claim) for name, claim in rows.items()})
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from common.devices import RunningOptions
 from data.options import DataOptions
 from evaluation.options import MeasurementOptions
-from explain.registry import RelevanceOptions
+from explain.registry import COMPARISON_METHOD, PUBLISHED_METHOD, RelevanceOptions
 from models.methods import MethodSettings
 from models.options import BackboneSpec, ExternalOptions
 
@@ -97,6 +97,7 @@ class StudyOptions:
     label_smoothing: of every method.
     training_views: `same`: every method trains on the same augmented views of each image, as many as the longest
         training has epochs; `own`: each as train.py does by default.
+    split: the split that claims are judged on.
     measurement: what is measured.
     rows: images in the picture.
     out: the output folder.
@@ -111,7 +112,10 @@ class StudyOptions:
     epochs: int | None = None
     label_smoothing: float = 0.1
     training_views: Literal["same", "own"] = "same"
-    measurement: MeasurementOptions = MeasurementOptions()
+    split: str = "val"
+    measurement: MeasurementOptions = MeasurementOptions(
+        relevance=(RelevanceOptions(COMPARISON_METHOD), RelevanceOptions(PUBLISHED_METHOD))
+    )
     rows: int = 8
     out: Path = Path("results/study")
     overwrite: bool = False

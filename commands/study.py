@@ -14,6 +14,7 @@ from commands.train import train
 from commands.train_options import TrainOptions
 from common import processes
 from common.devices import device_of
+from common.errors import UsageError
 from common.files import check_writable
 from common.tables import write_text
 from data.datasets import ImageData
@@ -23,11 +24,12 @@ from evaluation.measurement_cache import FOLDER, MeasurementCache, Task, tasks
 from evaluation.metrics.registry import ABOVE_RANDOM
 from evaluation.observations import Observation, Results, read_results, write_results
 from evaluation.options import RUNNER_UP
+from evaluation.predictions import Rows, predictions_of
 from evaluation.quantities import PERTURBATION
 from evaluation.statistics.claims import MAIN
 from evaluation.statistics.verdicts import ONE_SEED
 from evaluation.study_claims import claims_of
-from evaluation.study_results import StudyResults, predictions_of
+from evaluation.study_results import StudyResults
 from evaluation.subjects import Subject, require_explainable
 from explain.registry import METHODS, RelevanceOptions
 from models.backbone import architecture, create_backbone
@@ -57,9 +59,14 @@ def study(options: StudyOptions) -> None:
             with processes.single_process():
                 found[name] = experiment.run()
     if len(found) > 1:
-        write_together(options.out, found)
+        write_together(reports_of(options), found)
     if options.seeds == 1:
         print(ONE_SEED)
+
+
+def reports_of(options: StudyOptions) -> Path:
+    """Return the folder of the reports: the study's own for val, one within it for other splits."""
+    return options.out if options.split == "val" else options.out / f"on-{options.split}"
 
 
 def write_together(out: Path, found: dict[str, StudyResults]) -> None:
@@ -105,7 +112,13 @@ class Experiment:
         self.device = device_of(self.options.running.device)
         self.cache = MeasurementCache(self.options.out / FOLDER)
         self.seeds = list(range(self.options.seeds))
-        self.splits = [split for split in self.data.splits if split.startswith("val")]
+        self.split = self.options.split
+        if self.split not in self.data.splits or self.split == "train":
+            others = ", ".join(name for name in self.data.splits if name != "train")
+            raise UsageError(f"--split {self.split}: {self.data.name} has no such images to judge on; it has {others}")
+        # on drawn scenes, what changes where the surface does not give the sport away
+        beside = ["val_shuffled"] if self.split == "val" and "val_shuffled" in self.data.splits else []
+        self.splits = [self.split, *beside]
         self.labels = [one.label() for one in self.options.methods]
 
     def run(self) -> StudyResults:
@@ -118,10 +131,10 @@ class Experiment:
                 runs[settings.label(), seed] = self.train_one(settings, seed)
         subjects = self.subjects(runs)
         observations = [row for subject in subjects.values() for row in self.measure(subject, steps)]
-        measured = frozenset(task.measurement for task in self.tasks_on("val"))
+        measured = frozenset(task.measurement for task in self.tasks_on(self.split))
         methods = [one.method for one in self.options.measurement.relevance]
         results = StudyResults(
-            self.options.out,
+            reports_of(self.options),
             self.data,
             self.labels,
             list(self.options.methods),
@@ -130,15 +143,17 @@ class Experiment:
             list(self.options.measurement.imputations),
             runs,
             Results(()),
+            self.split,
+            {run: self.predictions(subjects[*run, self.split]) for run in runs},
             measured=measured,
         )
         observations += self.look_inside(results, subjects, steps)
         rows = minus_random(unique(observations))
         results.results = Results(rows)
         for (label, seed, split), subject in subjects.items():
-            if split == "val":
+            if split == self.split:
                 results.runners_up[label, seed] = self.runners_up(subject)
-        write_study(self.options, results, rows, subjects, self.cache, steps.say)
+        write_study(replace(self.options, out=results.out), results, rows, subjects, self.cache, steps.say)
         return results
 
     def _count_steps(self) -> int:
@@ -148,10 +163,10 @@ class Experiment:
         return runs * (1 + measured) + tuned + len(self.splits) + 2
 
     def tasks_on(self, split: str) -> list[Task]:
-        """Return what is measured on a split: everything on val, on other splits what is read off maps alone."""
+        """Return what is measured on a split: everything where claims are judged, elsewhere what is read off maps."""
         asked = self.options.measurement
         on_others = tuple(name for name in asked.measurements if name in ("maps", "centred"))
-        return tasks(asked if split == "val" else replace(asked, measurements=on_others))
+        return tasks(asked if split == self.split else replace(asked, measurements=on_others))
 
     # ---- training
 
@@ -194,22 +209,26 @@ class Experiment:
 
     def subjects(self, runs: dict[tuple[str, int], Run]) -> Subjects:
         """Return every run with the images of every split that it is asked about."""
-        correct = self.correct_for_all(runs)
-        return {
-            (label, seed, split): Subject(
-                run, label, self.data, split, self.options.measurement, self.device, correct=correct
-            )
+        options = self.options.measurement
+        found = {
+            (label, seed, split): Subject(run, label, self.data, split, options, self.device)
             for (label, seed), run in runs.items()
             for split in self.splits
         }
+        correct = frozenset.intersection(
+            *(
+                frozenset(row["image"] for row in self.predictions(subject) if row["correct"] == 1)
+                for subject in found.values()
+                if subject.split_name == self.split
+            )
+        )
+        return {key: replace(subject, correct=correct) for key, subject in found.items()}
 
-    def correct_for_all(self, runs: dict[tuple[str, int], Run]) -> frozenset[str]:
-        """Return the names of the images of val that every run predicts correctly."""
-        found = []
-        for run in runs.values():
-            rows = predictions_of(run.folder, self.data, "val")
-            found.append({row["image"] for row in rows if row["correct"] == 1})
-        return frozenset(set.intersection(*found))
+    def predictions(self, subject: Subject) -> Rows:
+        """Return the predictions of all images of a subject's split: train.py's or, where it made none, stored ones."""
+        if subject.split_name in subject.run.summary["accuracy"]:
+            return predictions_of(subject.run.folder, self.data, subject.split_name)
+        return self.cache.predictions(subject)
 
     # ---- measuring
 
@@ -233,7 +252,7 @@ class Experiment:
         return rows
 
     def by_depth(self, subjects: Subjects) -> Iterator[tuple[Subject, Subject, RelevanceOptions | None]]:
-        """Yield every fine-tuned run on val after the one before, and a relevance method that tells blocks apart.
+        """Yield every fine-tuned run after the one before, and a relevance method that tells blocks apart.
 
         Before is the linear probe of the same seed, which also has a head for these classes; without a linear probe,
         the un-tuned backbone, whose relevance has no class to start from: the method is None then.
@@ -242,7 +261,7 @@ class Experiment:
         able = [one for one in self.options.measurement.relevance if "layers" in METHODS[one.method].options]
         relevance = able[0] if able and probe else None
         for (label, seed, split), after in subjects.items():
-            if split == "val" and label != probe:
+            if split == self.split and label != probe:
                 yield subjects[probe, seed, split] if probe else untuned(after), after, relevance
 
     def runners_up(self, subject: Subject) -> dict[str, tuple[int, int]]:

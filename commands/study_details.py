@@ -26,7 +26,7 @@ def details(study: StudyResults, groups: Groups, figures: StudyFigures) -> Itera
     """Yield the sections of the long report."""
     sentences = [claim_sentence(claim) for found in groups.values() for claim in found]
     yield Section("Claims in words", [*sentences, RULE])
-    splits = {run: study.runs[run].summary["accuracy"] for run in study.runs}
+    splits = {run: study.accuracies(*run) for run in study.runs}
     yield Section(
         "Accuracy", rows=[accuracy_row(study, *run, split) for run, found in splits.items() for split in found]
     )
@@ -39,8 +39,7 @@ def details(study: StudyResults, groups: Groups, figures: StudyFigures) -> Itera
 
 def accuracy_row(study: StudyResults, method: str, seed: int, split: str) -> dict[str, Any]:
     """Return one run's accuracy on one split as a row of a table."""
-    run = study.runs[method, seed]
-    found = run.summary["accuracy"][split]
+    run, found = study.runs[method, seed], study.accuracies(method, seed)[split]
     return {
         "run": method,
         "seed": seed,
@@ -198,10 +197,12 @@ def _seen(recipe: Mapping[str, Any], linear: bool) -> str:
 
 def facts_of(study: StudyResults, model: str, data_seed: int, notes: Sequence[str]) -> list[str]:
     """Return what was compared, so that a report can be read alone."""
-    sizes = ", ".join(f"{len(split)} in {name}" for name, split in study.data.splits.items() if name != "test")
+    used = [name for name in study.data.splits if name in ("train", *study.splits)]
+    sizes = ", ".join(f"{len(study.data.splits[name])} in {name}" for name in used)
     kinds = ", ".join(f"{name} ({METHODS[name].description})" for name in study.relevances)
     return [
         f"data: {study.data.name}, {len(study.data.class_names)} classes; images: {sizes}; data seed {data_seed}",
+        f"claims are judged on {study.split}",
         f"model: {model}; methods: {', '.join(study.methods)}; training seeds: {len(study.seeds)}",
         training_images(study),
         f"relevance: {kinds}",

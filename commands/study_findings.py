@@ -18,14 +18,14 @@ from evaluation.quantities import (
     faithfulness,
     localisation,
 )
-from evaluation.statistics.claims import MAIN, Claim
+from evaluation.statistics.claims import MAIN, Claim, agreement_of_relevance
 from evaluation.statistics.depth import depth_changes
 from evaluation.statistics.depth_words import which_blocks
 from evaluation.statistics.verdicts import ONE_SEED
 from evaluation.study_results import StudyResults
 from report.markdown import Section
 
-SPLITS = ("val", "val_shuffled")
+JUDGED_ON = "Claims are judged on the images of `{split}`, by which nothing was chosen in training."
 Groups = dict[tuple[str, str], list[Claim]]  # two methods -> their claims
 TARGETS = (
     "*Random classes* are drawn uniformly from all classes but the true one, the same for every run. The *runner-up* "
@@ -105,7 +105,11 @@ def _claimed(study: StudyResults, groups: Groups, figures: StudyFigures) -> Sect
         for claim in found
         if claim.letter in MAIN
     ]
-    about = [] if judged else ["No two of the methods are a linear probe and DoRA, so nothing is judged."]
+    about = (
+        [agreement_of_relevance(judged), JUDGED_ON.format(split=study.split)]
+        if judged
+        else ["No two of the methods are a linear probe and DoRA, so nothing is judged."]
+    )
     seeds = [ONE_SEED.capitalize() + "."] if len(study.seeds) == 1 else []
     return Section(
         "What an earlier study claimed",
@@ -118,7 +122,7 @@ def _claimed(study: StudyResults, groups: Groups, figures: StudyFigures) -> Sect
 
 def _changed(study: StudyResults, claimed: bool) -> Section:
     pairs = [pair for pair in study.pairs if study.pairs[0][0] in pair]
-    splits = [split for split in SPLITS if split in study.data.splits and not (claimed and split == "val")]
+    splits = [split for split in study.splits if not (claimed and split == study.split)]
     found = compared(study, key_quantities(study, claimed), study.relevances[0], splits, pairs)
     rest = ["Other pairs of methods: details.md."] if len(pairs) < len(study.pairs) else []
     sentences = [*changes(found), " ".join([TABLE_RULE, *rest])]
@@ -130,7 +134,7 @@ def key_quantities(study: StudyResults, claimed: bool) -> list[Quantity]:
 
     claimed: leave out what the claims judge, as two families of p-values could give one figure two verdicts.
     """
-    regions = [one for split in SPLITS for one in localisation(split) if one.metric == "ratio"]
+    regions = [one for split in study.splits for one in localisation(split) if one.metric == "ratio"]
     judged = [CLASS_DEPENDENCE[0], COMPLEXITY[0]]
     faithful = faithfulness(study.imputations[0])[0]
     found = [*CLASS_DEPENDENCE[:3], *COMPLEXITY[:2], ROUGHNESS, faithful, *GRID_POINTING, *regions]
@@ -139,10 +143,10 @@ def key_quantities(study: StudyResults, claimed: bool) -> list[Quantity]:
 
 def accuracies(study: StudyResults) -> list[dict[str, Any]]:
     """Return one row per method: its accuracy on each split, seed by seed."""
-    splits = dict.fromkeys(split for run in study.runs.values() for split in run.summary["accuracy"])
+    splits = dict.fromkeys(split for run in study.runs for split in study.accuracies(*run))
 
     def of(method: str, split: str) -> str:
-        found = [study.runs[method, seed].summary["accuracy"][split]["accuracy"] for seed in study.seeds]
+        found = [study.accuracies(method, seed)[split]["accuracy"] for seed in study.seeds]
         return ", ".join(map(percent, found))
 
     return [{"method": method, **{split: of(method, split) for split in splits}} for method in study.methods]

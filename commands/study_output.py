@@ -46,14 +46,12 @@ def write_study(
     splits = dict.fromkeys(split for _, _, split in subjects)
     for split in splits:
         say(f"the picture, {split}")
-        draw_picture(options, [subjects[label, study.seeds[0], split] for label in study.methods], cache)
+        draw_picture(options, study.split, [subjects[label, study.seeds[0], split] for label in study.methods], cache)
     say("the reports")
     groups, figures = claims_of(study), StudyFigures(study)
     data_seed = options.measurement.data_seed
     facts = facts_of(study, options.backbone.name, data_seed, study.data.warnings)
-    accuracies = [
-        accuracy_row(study, *run, split) for run in study.runs for split in study.runs[run].summary["accuracy"]
-    ]
+    accuracies = [accuracy_row(study, *run, split) for run in study.runs for split in study.accuracies(*run)]
     evidence = [evidence_of(study, method) for method in study.methods]
     write_text(study.out / "claims.md", claims_markdown(groups, facts, evidence, accuracies))
     title = f"What fine-tuning did: {study.name}"
@@ -75,10 +73,13 @@ def write_study(
             print(f'({claim.letter}) "{claim.text}": {a} {claim.first}, {b} {claim.second}; {claim.verdict}')
 
 
-def draw_picture(options: StudyOptions, subjects: list[Subject], cache: MeasurementCache) -> Comparison:
-    """Write the comparison of runs on one split from their stored maps, with a picture of some images."""
+def draw_picture(options: StudyOptions, main: str, subjects: list[Subject], cache: MeasurementCache) -> Comparison:
+    """Write the comparison of runs on one split from their stored maps, with a picture of some images.
+
+    main: the split that claims are judged on.
+    """
     comparison, split = compare_runs(subjects, cache), subjects[0].split_name
-    folder = options.out / ("compare" if split == "val" else f"compare-{split}")
+    folder = options.out / ("compare" if split == main else f"compare-{split}")
     _write(options, comparison, rows_to_show(comparison, options.rows), folder.name)
     return comparison
 
@@ -105,7 +106,7 @@ def _write(options: StudyOptions, comparison: Comparison, shown: np.ndarray, fol
 def worth_a_look(options: StudyOptions, study: StudyResults, subjects: Subjects, cache: MeasurementCache) -> Section:
     """Choose images by rule from the first two methods, first seed; list and draw them."""
     (first, second), seed = study.pairs[0], study.seeds[0]
-    chosen = [subjects[label, seed, "val"] for label in (first, second)]
+    chosen = [subjects[label, seed, study.split] for label in (first, second)]
     comparison = compare_runs(chosen, cache)
     before, after = (one.stored for one in comparison.runs)
     same, names = spearman(before.maps[:, 0], after.maps[:, 0]), comparison.images.names

@@ -15,12 +15,13 @@ import numpy as np
 from common import processes
 from common.console import warn
 from common.files import atomic
-from common.tables import write_json
+from common.tables import write_csv, write_json
 from evaluation.depth import DEPTH_VERSION, compare_depth, depth_run_of
 from evaluation.maps import StoredMaps, files_of, store_maps
 from evaluation.measurements import MEASURES, MeasurementRequest
 from evaluation.observations import Observation, read_results, write_results
 from evaluation.options import MeasurementOptions
+from evaluation.predictions import Rows, predicted_rows, read_predictions
 from evaluation.statistics.depth import DepthRun
 from evaluation.subjects import Subject
 from explain.registry import RelevanceOptions
@@ -93,6 +94,21 @@ class MeasurementCache:
             processes.on_main_process(lambda: _mark(card, self._cache_key(subject, task), *files_of(path)))
             return stored
         return StoredMaps.load(path)
+
+    def predictions(self, subject: Subject) -> Rows:
+        """Return a run's predictions of all images of a split, stored or computed now."""
+        table = self._folder(subject) / f"{subject.split_name}-predictions.csv"
+        card, key = table.with_suffix(".json"), {"model": subject.content_hash, "data": subject.data.fingerprint}
+        if not processes.on_main_process(lambda: _is_whole(card, key, table)):
+            rows = list(predicted_rows(subject))
+
+            def write() -> None:
+                card.unlink(missing_ok=True)
+                write_csv(table, rows)
+                _mark(card, key, table)
+
+            processes.on_main_process(write)
+        return read_predictions(table, subject.split_name, len(subject.split), f"remove {table.parent}")
 
     def holds(self, subject: Subject, task: Task) -> bool:
         """Tell whether a measurement is stored and still that of this run, these images and these settings."""

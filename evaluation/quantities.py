@@ -15,14 +15,14 @@ class Quantity:
 
     metric: a name in METRICS.
     target: whose maps are measured.
-    split: the split.
+    split: the split; "" is the one that claims are judged on.
     imputation: what replaces removed patches, for faithfulness.
     place: a region, a block, or a fraction removed.
     """
 
     metric: str
     target: str = TRUE
-    split: str = "val"
+    split: str = ""
     imputation: str = ""
     place: str = ""
 

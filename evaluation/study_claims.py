@@ -4,7 +4,7 @@ import numpy as np
 
 from evaluation.options import RANDOM, RUNNER_UP, TRUE
 from evaluation.quantities import Quantity
-from evaluation.statistics.claims import Claim, Evidence, claims
+from evaluation.statistics.claims import Claim, Evidence, MapEvidence, claims
 from evaluation.study_results import StudyResults, judged
 
 # Ways to measure likeness beside the Spearman correlation with random classes, as claims (b') and on.
@@ -13,6 +13,7 @@ OTHERWISE = {
     "Spearman, runner-up class": ("spearman", RUNNER_UP),
     "SSIM": ("ssim", RANDOM),
 }
+NAMES = {"val": "validation"}  # what the images of a split are called, where it is not the split's name
 
 
 def evidence_of(study: StudyResults, method: str) -> list[Evidence]:
@@ -21,26 +22,32 @@ def evidence_of(study: StudyResults, method: str) -> list[Evidence]:
 
 
 def _evidence(study: StudyResults, method: str, place: int, seed: int) -> Evidence:
-    def explained(metric: str, target: str) -> np.ndarray | None:
-        values = study.values(method, Quantity(metric, target), study.relevances[0])
-        return None if values is None else values[place]
-
     def predicted(split: str, name: str) -> np.ndarray:
         return np.array([row[name] for row in study.predictions(method, seed, split)])
 
-    noise = explained("noise", TRUE)
-    otherwise = {name: explained(*which) for name, which in OTHERWISE.items()}
     return Evidence(
         method,
-        predicted("val", "probability"),
-        predicted("val", "correct") == 1,
+        predicted(study.split, "probability"),
+        predicted(study.split, "correct") == 1,
         predicted("train", "correct") == 1,
+        {relevance: _map_evidence(study, method, place, relevance) for relevance in study.relevances},
+        seed,
+    )
+
+
+def _map_evidence(study: StudyResults, method: str, place: int, relevance: str) -> MapEvidence:
+    def explained(metric: str, target: str) -> np.ndarray | None:
+        values = study.values(method, Quantity(metric, target), relevance)
+        return None if values is None else values[place]
+
+    noise = explained("noise", TRUE)
+    variants = {name: explained(*which) for name, which in OTHERWISE.items()}
+    return MapEvidence(
         _always(explained("spearman", RANDOM)),
         _always(explained("cosine", RANDOM)),
         _always(explained("entropy", RANDOM)),
         float("nan") if noise is None else float(np.nanmedian(noise)),
-        seed,
-        {name: values for name, values in otherwise.items() if values is not None},
+        {name: values for name, values in variants.items() if values is not None},
     )
 
 
@@ -53,5 +60,5 @@ def claims_of(study: StudyResults) -> dict[tuple[str, str], list[Claim]]:
     """Every pair of methods -> its claims; their p-values are corrected together."""
     evidence = {method: evidence_of(study, method) for method in study.methods}
     kinds = dict(zip(study.methods, study.settings))
-    found = claims([(evidence[a], evidence[b], judged(kinds[a], kinds[b])) for a, b in study.pairs])
-    return dict(zip(study.pairs, found))
+    pairs = [(evidence[a], evidence[b], judged(kinds[a], kinds[b])) for a, b in study.pairs]
+    return dict(zip(study.pairs, claims(pairs, NAMES.get(study.split, study.split))))

@@ -3,7 +3,6 @@
 Letters: S training seeds, N images.
 """
 
-import csv
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import ExplainedError, UsageError, in_one_line
+from common.errors import UsageError
 from data.datasets import ImageData
 from evaluation.observations import Results
+from evaluation.predictions import Rows, predictions_of
 from evaluation.quantities import Quantity
+from evaluation.statistics.classification import accuracy_of
 from evaluation.statistics.depth import DepthRun
 from models.methods import MethodSettings
 from models.runs import Run
@@ -33,8 +34,10 @@ class StudyResults:
     imputations: what replaced removed patches; claims and pictures use the first.
     runs: (label, seed) -> run.
     results: every observation.
+    split: the split that claims are judged on.
+    predicted: (label, seed) -> the predictions of this split.
     depth: (label, seed) -> the run before fine-tuning and this one, by depth.
-    runners_up: (label, seed) -> image of `val` -> its class and the runner-up's number.
+    runners_up: (label, seed) -> image of `split` -> its class and the runner-up's number.
     measured: kinds of measurements that were asked for.
     """
 
@@ -47,6 +50,8 @@ class StudyResults:
     imputations: list[str]
     runs: dict[tuple[str, int], Run]
     results: Results
+    split: str = "val"
+    predicted: dict[tuple[str, int], Rows] = field(default_factory=dict)
     depth: dict[tuple[str, int], tuple[DepthRun, DepthRun]] = field(default_factory=dict)
     runners_up: dict[tuple[str, int], dict[str, tuple[int, int]]] = field(default_factory=dict)
     measured: frozenset[str] = frozenset()
@@ -76,7 +81,7 @@ class StudyResults:
                 first,
                 second,
                 quantity.metric,
-                split=quantity.split,
+                split=quantity.split or self.split,
                 target=quantity.target,
                 relevance=relevance,
                 imputation=quantity.imputation,
@@ -86,38 +91,29 @@ class StudyResults:
             return None
         return found.first, found.second
 
-    def predictions(self, method: str, seed: int, split: str) -> list[dict]:
-        """Return the rows of a run's predictions.csv for a split; raises as `predictions_of` does."""
+    def predictions(self, method: str, seed: int, split: str) -> Rows:
+        """Return a run's predictions of a split; raises as `predictions_of` does."""
+        if split == self.split and (method, seed) in self.predicted:
+            return self.predicted[method, seed]
         return predictions_of(self.runs[method, seed].folder, self.data, split)
+
+    def accuracies(self, method: str, seed: int) -> dict[str, dict[str, Any]]:
+        """Return split -> accuracy of a run, with images and Wilson's interval, as in its summary.json."""
+        run = self.runs[method, seed]
+        found = dict(run.summary["accuracy"])
+        if self.split not in found:
+            found[self.split] = accuracy_of(self.correct_of(method, seed, self.split))
+        return found
+
+    def correct_of(self, method: str, seed: int, split: str) -> list[bool]:
+        """Which images of a split a run predicts rightly."""
+        return [row["correct"] == 1 for row in self.predictions(method, seed, split)]
 
     def correct(self, method: str, split: str) -> np.ndarray:
         """Which images of a split are predicted rightly, (S, N)."""
-        return np.array([[row["correct"] == 1 for row in self.predictions(method, seed, split)] for seed in self.seeds])
+        return np.array([self.correct_of(method, seed, split) for seed in self.seeds])
 
 
 def judged(first: MethodSettings, second: MethodSettings) -> bool:
     """Tell whether the earlier study's claims are about these two: a linear probe and DoRA."""
     return (first.method, second.method) == ("linear", "dora")
-
-
-def predictions_of(folder: Path, data: ImageData, split: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's predictions.csv for a split: probability and correct are numbers, the rest is text.
-
-    folder: the run.
-    data: the images that it was evaluated on.
-    split: a split of the data, "train" or "held_out".
-    Raises ExplainedError where the file is missing or damaged.
-    """
-    path = folder / "predictions.csv"
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
-        found = [row | {name: float(row[name]) for name in ("probability", "correct")} for row in rows]
-        count = len(data.splits[split]) if split not in ("train", "held_out") else len(found)
-        if len(found) != count:
-            raise ValueError(f"it has {len(found)} of {count} images of {split}")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ExplainedError(
-            f"{path} is damaged ({in_one_line(error)}); train the run again with --overwrite, or remove {folder}"
-        ) from error
-    return found

@@ -121,10 +121,10 @@ def confused_pairs(study: StudyResults) -> list[ConfusedPair]:
 
 
 def _confusions(study: StudyResults, measured: set[str]) -> dict[tuple[str, str], int]:
-    """Return how often each class is predicted for another, over runs and the measured images of `val`."""
+    """Return how often each class is predicted for another, over runs and the measured images."""
     confused: dict[tuple[str, str], int] = {}
     for method, seed in study.runs:
-        for row in study.predictions(method, seed, "val"):
+        for row in study.predictions(method, seed, study.split):
             if row["correct"] != 1 and row["image"] in measured:
                 key = row["label"], row["predicted"]
                 confused[key] = confused.get(key, 0) + 1

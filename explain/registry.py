@@ -202,6 +202,9 @@ DEFAULT_METHOD = "lrp_blend"  # the most faithful: docs/results/candidates.md
 # predicted class's map.
 COMPARISON_METHOD = "lrp_depth"
 
+# Claims about maps are judged by this one, too: the published method of Chefer et al., in its repeatable form.
+PUBLISHED_METHOD = "lrp_magnitude"
+
 # Methods whose maps float16 products change by more than 2 %, and why (see explain/precision.py).
 NOT_IN_HALF = {
     "lrp": "its residual rule has poles, which any rounding moves",

@@ -1,7 +1,9 @@
 """The claims that an earlier study made from a few pictures, measured: values, intervals, verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -19,31 +21,41 @@ MAIN = ("a", "b", "c", "d", "e")
 
 
 @dataclass(frozen=True)
+class MapEvidence:
+    """What the maps of one run show by one relevance method, of the explained images.
+
+    similarity: Spearman similarity of the maps of the true class and of random classes.
+    similarity_cosine: the same by cosine.
+    entropy_random: normalised entropy of random classes' maps.
+    noise: median relative change of a map under input noise; NaN where it was not measured.
+    variants: similarity measured in other ways, name -> values.
+    """
+
+    similarity: np.ndarray
+    similarity_cosine: np.ndarray
+    entropy_random: np.ndarray
+    noise: float = float("nan")
+    variants: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What one run, a method trained with one seed, contributes; paired by image with other runs.
 
     label: the method's name.
-    val_probability: of the true class, of all validation images.
-    val_correct: which validation images are predicted correctly.
+    probability: of the true class, of all images of the split that claims are judged on.
+    correct: which of these images are predicted correctly.
     train_correct: which of the images that it was trained on are predicted correctly.
-    similarity: Spearman similarity of the maps of the true class and of random classes, of the explained images.
-    similarity_cosine: the same by cosine.
-    entropy_random: normalised entropy of random classes' maps, of the explained images.
-    map_noise: median relative change of its maps under input noise.
+    maps: relevance method -> what its maps show; the first method's claims stand first.
     seed: the training seed.
-    similarity_variants: similarity measured in other ways, name -> values of the explained images.
     """
 
     label: str
-    val_probability: np.ndarray
-    val_correct: np.ndarray
+    probability: np.ndarray
+    correct: np.ndarray
     train_correct: np.ndarray
-    similarity: np.ndarray
-    similarity_cosine: np.ndarray
-    entropy_random: np.ndarray
-    map_noise: float
+    maps: Mapping[str, MapEvidence]
     seed: int = 0
-    similarity_variants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,13 +88,14 @@ class Wording:
 class Claim:
     """One statement about two methods, with its measurement; the properties are the texts of claims.md.
 
-    letter: "a" to "e", "b'" and so on.
+    letter: "a" to "e", "b'" and so on. A claim about maps is stated once per relevance method, with one letter.
     wording: how it is said.
     methods: both methods' names.
     measured: the difference, first minus second method.
     sign: 1 or -1, the sign that the claim gives the difference.
     corrected_p: its p-value, corrected for its family.
     judgement: None where the claim is not about such methods.
+    relevance: the relevance method whose maps were measured; "" where the claim is not about maps.
     """
 
     letter: str
@@ -92,11 +105,16 @@ class Claim:
     sign: int
     corrected_p: float
     judgement: Judgement | None
+    relevance: str = ""
 
     @property
     def text(self) -> str:
-        w = self.wording
-        return w.side() + (f" ({w.measure})" if w.measure else "")
+        return self.wording.side() + (f" ({self.how})" if self.how else "")
+
+    @property
+    def how(self) -> str:
+        """The metric and the relevance method, as far as there are any."""
+        return ", ".join(filter(None, (self.wording.measure, self.relevance)))
 
     @property
     def first(self) -> str:
@@ -158,60 +176,101 @@ class Claim:
         return percent(value) if self.wording.points else number(value)
 
 
-def claims(pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]]) -> list[list[Claim]]:
+def claims(
+    pairs: Sequence[tuple[Sequence[Evidence], Sequence[Evidence], bool]], images: str = "validation"
+) -> list[list[Claim]]:
     """Measure claims (a) to (e) about one data set for each pair of methods.
 
-    Similarity measured in other ways gives claims (b'), (b'') and so on. p-values are corrected together over all
-    pairs: judged claims (a) to (e) in one family, all others in another.
+    Similarity measured in other ways gives claims (b'), (b'') and so on. Claims about maps are measured by every
+    relevance method. p-values are corrected together over all pairs and relevance methods: judged claims (a) to (e) in
+    one family, all others in another.
 
     pairs: (first, second, judged). A method is a list of one Evidence per training seed, in the same order for both.
         Where `judged` is False the methods are not those of the earlier study (linear probe first, DoRA second), and
         figures stand without verdicts.
+    images: what the images are called that are judged on.
     Returns a list of claims per pair.
-    Raises ValueError when seeds, ways to measure similarity or numbers of images do not match.
+    Raises ValueError when seeds, relevance methods, ways to measure similarity or numbers of images do not match.
     """
     stated = [
-        (place, *one, judged) for place, (first, second, judged) in enumerate(pairs) for one in _stated(first, second)
+        (place, judged, one)
+        for place, (first, second, judged) in enumerate(pairs)
+        for one in _stated(first, second, images)
     ]
-    main = [letter in MAIN and judged for _, letter, *_, judged in stated]
+    main = [one.letter in MAIN and judged for _, judged, one in stated]
     corrected: dict[int, tuple[Measured, float]] = {}
     for family in (True, False):
-        members = [i for i, one in enumerate(main) if one == family]
-        corrected |= zip(members, correct_family([stated[i][4] for i in members]))
+        members = [i for i, of_main in enumerate(main) if of_main == family]
+        corrected |= zip(members, correct_family([stated[i][2].measured for i in members]))
     found: list[list[Claim]] = [[] for _ in pairs]
-    for i, (place, letter, wording, sign, _, judged) in enumerate(stated):
+    for i, (place, judged, one) in enumerate(stated):
         measured, p = corrected[i]
-        names = pairs[place][0][0].label, pairs[place][1][0].label
-        judgement = judge(measured, sign, p) if judged else None
-        found[place].append(Claim(letter, wording, names, measured, sign, p, judgement))
+        judgement = judge(measured, one.sign, p) if judged else None
+        found[place].append(replace(one, measured=measured, corrected_p=p, judgement=judgement))
     return found
 
 
-def _stated(first: Sequence[Evidence], second: Sequence[Evidence]) -> list[tuple[str, Wording, int, Measured]]:
-    """Return letter, wording, claimed sign and measurement of every claim about two methods."""
+def agreement_of_relevance(groups: Mapping[tuple[str, str], Sequence[Claim]]) -> str:
+    """Say whether the relevance methods judge claims (a) to (e) about maps alike, and where they do not.
+
+    groups: both methods' names -> their claims.
+    Returns a paragraph; "" where no claim about maps is judged.
+    """
+    kinds: dict[str, None] = {}
+    apart = []
+    for (first, second), found in groups.items():
+        about: dict[str, dict[str, Judgement]] = {}
+        for claim in found:
+            if claim.judgement and claim.relevance and claim.letter in MAIN:
+                about.setdefault(claim.letter, {})[claim.relevance] = claim.judgement
+        for letter, by in about.items():
+            kinds |= dict.fromkeys(by)
+            if len({judgement.side for judgement in by.values()}) > 1:
+                each = ", ".join(f"{judgement.word} by {kind}" for kind, judgement in by.items())
+                apart.append(f"({letter}) of {first} and {second} is {each}.")
+    if len(kinds) < 2:
+        return f"Claims about maps are judged by {next(iter(kinds))} alone." if kinds else ""
+    if apart:
+        return " ".join(["The relevance methods disagree:", *apart])
+    return f"{' and '.join(kinds)} judge the claims about maps alike."
+
+
+def _stated(first: Sequence[Evidence], second: Sequence[Evidence], images: str) -> list[Claim]:
+    """Return every claim about two methods, measured, and neither corrected nor judged."""
     _check(first, second)
+    names, words = (first[0].label, second[0].label), _wordings(first[0].label, second[0].label, images)
 
-    def values(name: str) -> list[list[np.ndarray]]:
-        return [[getattr(evidence, name) for evidence in runs] for runs in (first, second)]
+    def values(of: Callable[[Evidence], np.ndarray]) -> list[list[np.ndarray]]:
+        return [[of(evidence) for evidence in runs] for runs in (first, second)]
 
-    def variant(name: str) -> list[list[np.ndarray]]:
-        return [[evidence.similarity_variants[name] for evidence in runs] for runs in (first, second)]
+    def stated(letter: str, wording: Wording, sign: int, measured: Measured, relevance: str = "") -> Claim:
+        return Claim(letter, wording, names, measured, sign, measured.p_value, None, relevance)
 
-    words, variants = _wordings(first[0].label, second[0].label), list(first[0].similarity_variants)
+    def similarity(kind: str) -> Iterator[Claim]:
+        yield stated("b", words["b"], -1, measure(*values(lambda one: one.maps[kind].similarity)), kind)
+        for i, name in enumerate(first[0].maps[kind].variants):
+            measured = measure(*values(partial(_variant, kind, name)))
+            yield stated("b" + "'" * (i + 1), replace(words["b'"], measure=name), -1, measured, kind)
+
+    def complexity(kind: str) -> Claim:
+        return stated("c", words["c"], 1, measure(*values(lambda one: one.maps[kind].entropy_random)), kind)
+
+    correct, kinds = values(lambda one: one.correct), list(first[0].maps)
+    overfitting = measure_overfitting(*values(lambda one: one.train_correct), *correct)
     return [
-        ("a", words["a"], 1, measure(*values("val_probability"))),
-        ("b", words["b"], -1, measure(*values("similarity"))),
-        *(
-            ("b" + "'" * (i + 1), replace(words["b'"], measure=name), -1, measure(*variant(name)))
-            for i, name in enumerate(variants)
-        ),
-        ("c", words["c"], 1, measure(*values("entropy_random"))),
-        ("d", words["d"], 1, measure_accuracy(*values("val_correct"))),
-        ("e", words["e"], -1, measure_overfitting(*values("train_correct"), *values("val_correct"))),
+        stated("a", words["a"], 1, measure(*values(lambda one: one.probability))),
+        *chain.from_iterable(map(similarity, kinds)),
+        *map(complexity, kinds),
+        stated("d", words["d"], 1, measure_accuracy(*correct)),
+        stated("e", words["e"], -1, overfitting),
     ]
 
 
-def _wordings(a: str, b: str) -> dict[str, Wording]:
+def _variant(kind: str, name: str, evidence: Evidence) -> np.ndarray:
+    return evidence.maps[kind].variants[name]
+
+
+def _wordings(a: str, b: str, images: str) -> dict[str, Wording]:
     """Return how each claim about a linear probe `a` and DoRA `b` is said; "b'" for other similarities."""
 
     def similarity(classes: str, measure: str = "") -> Wording:
@@ -239,15 +298,15 @@ def _wordings(a: str, b: str) -> dict[str, Wording]:
             "normalised entropy",
         ),
         "d": Wording(
-            "accuracy on validation images",
+            f"accuracy on {images} images",
             f"{a} is",
-            "more accurate on validation images",
-            "less accurate on validation images",
+            f"more accurate on {images} images",
+            f"less accurate on {images} images",
             b,
             points=True,
         ),
         "e": Wording(
-            "overfitting", f"{b} overfits", "more", "less", a, "training minus validation accuracy", points=True
+            "overfitting", f"{b} overfits", "more", "less", a, f"training minus {images} accuracy", points=True
         ),
     }
 
@@ -256,6 +315,11 @@ def _check(first: Sequence[Evidence], second: Sequence[Evidence]) -> None:
     seeds = [[evidence.seed for evidence in runs] for runs in (first, second)]
     if not seeds[0] or seeds[0] != seeds[1]:
         raise ValueError(f"claims: expected the same training seeds of both methods, got {seeds[0]} and {seeds[1]}")
-    ways = {tuple(evidence.similarity_variants) for evidence in (*first, *second)}
+    ways = {
+        tuple((kind, tuple(found.variants)) for kind, found in evidence.maps.items()) for evidence in (*first, *second)
+    }
     if len(ways) > 1:
-        raise ValueError(f"claims: expected similarity measured in the same ways for every run, got {sorted(ways)}")
+        raise ValueError(
+            f"claims: expected the same relevance methods, and similarity measured in the same ways, "
+            f"for every run, got {sorted(ways)}"
+        )

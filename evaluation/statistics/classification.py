@@ -132,6 +132,14 @@ def confusions(
     return sorted(rows, key=lambda row: (-row["images"], row["true"], row["predicted"]))[:most]
 
 
+def accuracy_of(correct: Sequence[bool]) -> dict[str, float]:
+    """Return images, accuracy, and the ends `low` and `high` of its 95 % interval (Wilson).
+
+    correct: which images are predicted correctly.
+    """
+    return {"images": len(correct), **_accuracy(sum(correct), len(correct))}
+
+
 def _accuracy(correct: int, images: int) -> dict[str, float]:
     low, high = wilson(int(correct), int(images))
     return {"accuracy": float(correct / images), "low": low, "high": high}

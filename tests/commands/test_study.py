@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from evaluation.targets import Targets
 from explain.methods import FUNCTIONS
 from explain.registry import COMPARISON_METHOD
 from models.runs import load_run
-from models.training.recipe import Augmentation
 
 SMALL = ["--epochs", 1, "--images", 8, "--metric-images", 4, "--rows", 2, "--batch-size", 4]
 METHOD = ["--relevance", "lrp_magnitude"]
@@ -441,31 +439,6 @@ def test_a_method_that_was_not_asked_first_is_still_judged(shop, copied, no_pict
     argv = [*TWICE, "--methods", "dora", "linear", "--metrics", "quick", "--out", copied]
     assert command(study, *shop.options, *argv) == 0
     assert "## linear against dora" in (copied / "claims.md").read_text()
-
-
-def test_every_method_sees_the_same_images(shop, tmp_path, no_pictures, monkeypatch):
-    """By default as many views as the longest training has epochs; `own` is what train.py does by default."""
-    seen: dict[str, Any] = {}
-    train_it = study_module().train
-
-    def trained(options, data):
-        seen[options.settings.method] = options.augmentation
-        train_it(options, data)
-
-    monkeypatch.setattr(study_module(), "train", trained)
-    argv = [*shop.options, "--epochs", 2, *SMALL[2:], *METHOD, "--metrics", "maps", "--out"]
-    assert command(study, *argv, tmp_path / "same") == 0
-    assert seen["linear"] == seen["dora"] == Augmentation(views=2)
-    same, own = "the same 2 augmented view(s) of each image for all methods", "each method has its own"
-    for name in ("findings.md", "details.md", "claims.md"):
-        assert (
-            f"training images: {same}; linear: all 2 at once (crop); dora: one per epoch"
-            in (tmp_path / "same" / name).read_text()
-        )
-    assert command(study, *argv, tmp_path / "own", "--training-views", "own") == 0
-    assert seen["linear"] == seen["dora"] == Augmentation()
-    text = (tmp_path / "own" / "findings.md").read_text()
-    assert f"{own} (--training-views own); linear: images as they are; dora: a new view in each of 2 epoch(s)" in text
 
 
 def test_several_data_sets_stand_side_by_side(shop, colours, tmp_path, no_pictures):

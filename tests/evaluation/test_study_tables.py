@@ -24,6 +24,7 @@ def test_confused_classes_are_told_from_the_images_they_belong_to():
     ]
     similarity = {"linear": np.array([[0.1, 0.2, 0.3]]), "dora": np.array([[0.5, 0.6, 0.9]])}
     known = SimpleNamespace(
+        split="val",
         methods=["linear", "dora"],
         seeds=[0],
         relevances=["lrp"],

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.statistics.claims import Claim, Evidence, claims
+from evaluation.statistics.claims import Claim, Evidence, MapEvidence, agreement_of_relevance, claims
 from evaluation.statistics.claims_markdown import claims_markdown
 from evaluation.statistics.paired import holm
 from evaluation.statistics.verdicts import FEWEST_IMAGES, SIDES
@@ -22,11 +22,13 @@ def evidence(label="linear", noise=0, shift=0.0, count=N, train_right=50, val_ri
         base + shift,
         np.arange(count) < val_right,
         np.arange(count) < train_right,
-        base + shift,
-        base + shift,
-        base + shift,
-        0.004,
+        {"lrp": MapEvidence(base + shift, base + shift, base + shift, 0.004)},
     )
+
+
+def with_maps(run: Evidence, relevance: str = "lrp", **changes) -> Evidence:
+    """The run with other maps, or with those of one more relevance method."""
+    return replace(run, maps={**run.maps, relevance: replace(run.maps["lrp"], **changes)})
 
 
 def claims_of(first: list[Evidence], second: list[Evidence], judged: bool = True) -> list[Claim]:
@@ -46,32 +48,18 @@ def test_the_earlier_studys_claims_hold_where_they_hold():
     """(a) linear's probability higher, (b) DoRA's maps more similar, (c) linear's maps more spread out, ..."""
     first = evidence("linear", val_right=58, train_right=58)
     second = evidence("dora", val_right=40, train_right=60)
-    first = Evidence(
-        "linear",
-        first.val_probability + 0.2,
-        first.val_correct,
-        first.train_correct,
-        first.similarity - 0.2,
-        first.similarity_cosine,
-        first.entropy_random + 0.2,
-        0.01,
-    )
+    maps = first.maps["lrp"]
+    first = replace(first, probability=first.probability + 0.2)
+    first = with_maps(first, similarity=maps.similarity - 0.2, entropy_random=maps.entropy_random + 0.2)
     assert verdicts(first, second) == dict.fromkeys("abcde", "supported for these images")
 
 
 def test_the_reverse_contradicts_a_claim():
     first = evidence("linear", val_right=40, train_right=60)
     second = evidence("dora", val_right=58, train_right=58)
-    second = Evidence(
-        "dora",
-        second.val_probability + 0.2,
-        second.val_correct,
-        second.train_correct,
-        second.similarity - 0.2,
-        second.similarity_cosine,
-        second.entropy_random + 0.2,
-        0.01,
-    )
+    maps = second.maps["lrp"]
+    second = replace(second, probability=second.probability + 0.2)
+    second = with_maps(second, similarity=maps.similarity - 0.2, entropy_random=maps.entropy_random + 0.2)
     assert verdicts(first, second) == dict.fromkeys("abcde", "contradicted for these images")
 
 
@@ -120,7 +108,7 @@ def test_the_family_is_all_judged_claims_of_the_data_set():
         evidence("dora", noise=1, val_right=34),
         evidence("late", noise=2),
     )
-    linear, dora, late = (replace(one, similarity_variants={"SSIM": one.similarity}) for one in (linear, dora, late))
+    linear, dora, late = (with_maps(one, variants={"SSIM": one.maps["lrp"].similarity}) for one in (linear, dora, late))
     pairs = claims([([linear], [dora], True), ([linear], [late], True), ([dora], [late], False)])
     judged = [claim for found in pairs[:2] for claim in found if claim.letter in "abcde"]
     others = [claim for found in pairs for claim in found if claim not in judged]
@@ -159,16 +147,51 @@ def test_seeds_of_one_sign_that_differ_much_support_a_claim_for_these_images_onl
 
 def test_similarity_measured_in_another_way_is_a_claim_of_its_own():
     first, second = evidence(), evidence("dora")
-    first = replace(first, similarity_variants={"centred head": first.similarity - 0.2, "contrast": first.similarity})
-    second = replace(second, similarity_variants={"centred head": second.similarity, "contrast": second.similarity})
+    similarity = first.maps["lrp"].similarity
+    first = with_maps(first, variants={"centred head": similarity - 0.2, "contrast": similarity})
+    second = with_maps(second, variants={"centred head": similarity, "contrast": similarity})
     found = {claim.letter: claim for claim in claims_of([first], [second])}
     assert list(found) == ["a", "b", "b'", "b''", "c", "d", "e"]
     maps = "dora's maps of the true class and of {} are more similar than linear's"
-    assert found["b"].text == f"{maps.format('random classes')} (Spearman)"
-    assert found["b'"].text == f"{maps.format('other classes')} (centred head)"
+    assert found["b"].text == f"{maps.format('random classes')} (Spearman, lrp)"
+    assert found["b'"].text == f"{maps.format('other classes')} (centred head, lrp)"
     assert found["b'"].verdict == "supported for these images" and found["b"].verdict.startswith("undecided")
     with pytest.raises(ValueError, match="same ways"):
         claims_of([first], [evidence("dora")])
+
+
+def test_every_relevance_method_judges_claims_about_maps():
+    """One whose maps agree with the claim, and one whose maps say the reverse: the report says so."""
+    first, second = evidence(), evidence("dora")
+    similarity = first.maps["lrp"].similarity
+    second = with_maps(second, similarity=similarity + 0.2)
+    apart = [with_maps(one, "rollout", similarity=similarity - 0.1 * i) for i, one in enumerate((first, second))]
+    alike = [with_maps(one, "rollout", similarity=one.maps["lrp"].similarity) for one in (first, second)]
+    found = claims_of([apart[0]], [apart[1]])
+    assert [(claim.letter, claim.relevance) for claim in found] == [
+        ("a", ""), ("b", "lrp"), ("b", "rollout"), ("c", "lrp"), ("c", "rollout"), ("d", ""), ("e", "")
+    ]  # fmt: skip
+    by = {claim.relevance: claim.judgement.word for claim in found if claim.letter == "b"}
+    assert by == {"lrp": "supported for these images", "rollout": "contradicted for these images"}
+    pair = ("linear", "dora")
+    said = f"(b) of linear and dora is {by['lrp']} by lrp, {by['rollout']} by rollout."
+    assert agreement_of_relevance({pair: found}) == f"The relevance methods disagree: {said}"
+    text = claims_markdown({pair: found}, ["a fact"], [[apart[0]], [apart[1]]], [])
+    assert text.index(said) < text.index("- a fact"), "the first paragraph"
+    same = agreement_of_relevance({pair: claims_of([alike[0]], [alike[1]])})
+    assert same == "lrp and rollout judge the claims about maps alike."
+    assert agreement_of_relevance({pair: claims_of([first], [second])}) == "Claims about maps are judged by lrp alone."
+    assert agreement_of_relevance({pair: claims_of([first], [second], judged=False)}) == ""
+    with pytest.raises(ValueError, match="same relevance methods"):
+        claims_of([first], [apart[1]])
+
+
+def test_claims_say_on_which_images_they_are_judged():
+    (found,) = claims([([evidence()], [evidence("dora")], True)], "test")
+    assert [claim.text for claim in found[-2:]] == [
+        "linear is more accurate on test images than dora",
+        "dora overfits more than linear (training minus test accuracy)",
+    ]
 
 
 def test_seeds_are_paired_by_their_number():
@@ -193,11 +216,11 @@ def markdown(first: list[Evidence], second: list[Evidence], sections: Sequence[s
 
 def test_several_seeds_stand_side_by_side():
     runs = [
-        [replace(evidence(label), seed=seed, map_noise=0.001 * (seed + 1)) for seed in range(3)]
+        [with_maps(replace(evidence(label), seed=seed), noise=0.001 * (seed + 1)) for seed in range(3)]
         for label in ("linear", "dora")
     ]
     text = markdown(*runs)
-    assert "linear 0.10 %, 0.20 %, 0.30 %; dora 0.10 %" in text and "One training seed" not in text
+    assert "linear 0.10 %, 0.20 %, 0.30 %, dora 0.10 %" in text and "One training seed" not in text
     table = [line for line in text.splitlines() if line.startswith(("| a |", "|  | claim"))]
     assert "seed by seed; mean [95 %, seeds]" in table[0] and "| 0.000, 0.000, 0.000; " in table[1]
     assert len({line.count("|") for line in table}) == 1
@@ -208,7 +231,9 @@ def test_the_file_can_be_read_alone():
     text = markdown([runs[0]], [runs[1]], sections=["## More\n"])
     assert "- data: photos, 3 classes" in text and "| linear | val | 90.0 % |" in text and text.endswith("## More\n")
     assert all(f"*{word}*" in text for word in SIDES)
-    assert f"fewer than {FEWEST_IMAGES} images nothing is decided" in text and "linear 0.40 %; dora 0.40 %" in text
+    assert (
+        f"fewer than {FEWEST_IMAGES} images nothing is decided" in text and "by lrp linear 0.40 %, dora 0.40 %" in text
+    )
     assert "## linear against dora\n" in text and "One training seed: says nothing about other seeds." in text
     assert "seed by seed" not in text
     table = [line for line in text.splitlines() if line.startswith(("| a |", "| b |", "| c |", "| d |", "| e |"))]
