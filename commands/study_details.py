@@ -8,6 +8,7 @@ import numpy as np
 from commands.claim_sentences import claim_sentence
 from commands.study_figures import StudyFigures
 from commands.study_findings import TABLE_RULE, TARGETS, Groups, changed_blocks, fine_tuned, robustness_sentence
+from commands.study_interventions import long_interventions
 from common.tables import number, percent
 from evaluation.differences import compared, difference_rows
 from evaluation.measurements import CELLS
@@ -32,6 +33,7 @@ def details(study: StudyResults, groups: Groups, figures: StudyFigures) -> Itera
     )
     for relevance in study.relevances:
         yield from _of_relevance(study, relevance, figures)
+    yield from long_interventions(study)
     yield from _depth(study, figures)
     yield from randomisation(study)
     yield from confusions(figures)

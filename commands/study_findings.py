@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from commands.study_figures import StudyFigures
+from commands.study_interventions import short_interventions
 from common.tables import percent
 from evaluation.differences import Difference, compared
 from evaluation.options import TRUE
@@ -43,6 +44,7 @@ def findings(study: StudyResults, groups: Groups, figures: StudyFigures) -> Iter
     yield _claimed(study, groups, figures)
     claimed = any(claim.judgement for found in groups.values() for claim in found)
     yield _changed(study, claimed)
+    yield from short_interventions(study, [pair for pair in study.pairs if study.pairs[0][0] in pair])
     yield Section(
         "The picture",
         ["Heatmaps of the true class and of another one, for some images, first seed."],

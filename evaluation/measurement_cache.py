@@ -17,6 +17,7 @@ from common.console import warn
 from common.files import atomic
 from common.tables import write_csv, write_json
 from evaluation.depth import DEPTH_VERSION, compare_depth, depth_run_of
+from evaluation.interventions import Effect, effects_on_images, load_effects, save_effects
 from evaluation.maps import StoredMaps, files_of, store_maps
 from evaluation.measurements import MEASURES, MeasurementRequest
 from evaluation.observations import Observation, read_results, write_results
@@ -49,12 +50,14 @@ class Task:
 
 
 def tasks(options: MeasurementOptions) -> list[Task]:
-    """Return all tasks for one run; faithfulness of `random` maps is among them, as the baseline."""
+    """Return all tasks for one run; faithfulness and interventions also of `random` maps, as the baseline."""
     found = []
+    with_random = list(dict.fromkeys([*options.relevance, RelevanceOptions("random")]))
     for name in options.measurements:
         if name == "faithfulness":
-            methods = list(dict.fromkeys([*options.relevance, RelevanceOptions("random")]))
-            found += [Task(name, one, imputation) for imputation in options.imputations for one in methods]
+            found += [Task(name, one, imputation) for imputation in options.imputations for one in with_random]
+        elif name == "interventions":
+            found += [Task(name, one) for one in with_random]
         else:
             found += [Task(name, one) for one in options.relevance]
     return found
@@ -94,6 +97,22 @@ class MeasurementCache:
             processes.on_main_process(lambda: _mark(card, self._cache_key(subject, task), *files_of(path)))
             return stored
         return StoredMaps.load(path)
+
+    def effects(self, subject: Subject) -> list[list[Effect]]:
+        """Return the effects of interventions on a run, image by image, stored or computed now."""
+        arrays = self._folder(subject) / f"{subject.split_name}-effects.npz"
+        card = arrays.with_suffix(".json")
+        settings = {"model": subject.content_hash, **_images(subject), **MEASURES["interventions"].settings(subject)}
+        if not processes.on_main_process(lambda: _is_whole(card, settings, arrays)):
+            found = effects_on_images(subject)
+
+            def write() -> None:
+                card.unlink(missing_ok=True)
+                save_effects(arrays, found)
+                _mark(card, settings, arrays)
+
+            processes.on_main_process(write)
+        return load_effects(arrays)
 
     def predictions(self, subject: Subject) -> Rows:
         """Return a run's predictions of all images of a split, stored or computed now."""
@@ -140,7 +159,13 @@ class MeasurementCache:
         table = self._file(subject, task, ".csv")
         card = table.with_suffix(".json")
         processes.on_main_process(lambda: card.unlink(missing_ok=True))
-        request = MeasurementRequest(subject, task.method, lambda: self.maps(subject, task.method), task.imputation)
+        request = MeasurementRequest(
+            subject,
+            task.method,
+            lambda: self.maps(subject, task.method),
+            lambda: self.effects(subject),
+            task.imputation,
+        )
         rows = list(MEASURES[task.measurement].compute(request))
 
         def write() -> None:

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from common import processes
 from evaluation.images import Images
+from evaluation.interventions import CELLS as REGIONS_ASIDE
+from evaluation.interventions import Effect
 from evaluation.maps import StoredMaps, compute_maps
 from evaluation.metrics.complexity import entropy, gini, mass_outside_top, total_variation
 from evaluation.metrics.faithfulness import Curves, perturbation_curves
 from evaluation.metrics.grid_pointing_game import make_mosaics, mosaic_share
+from evaluation.metrics.interventions import oracle_map, relevance_on
 from evaluation.metrics.localisation import mass, patch_coverage, pointing_game, rank_accuracy
 from evaluation.metrics.randomisation import cascading_randomisation, emprt
 from evaluation.metrics.robustness import input_noise_change
 from evaluation.metrics.similarity import cosine, spearman, ssim
 from evaluation.observations import Observation
-from evaluation.options import DISTRACTOR, RANDOM, RUNNER_UP, TRUE, MeasurementOptions
+from evaluation.options import DISTRACTOR, ORACLE, RANDOM, RUNNER_UP, TRUE, MeasurementOptions
 from evaluation.regions import regions_of
 from evaluation.subjects import Subject
 from explain import relevance
@@ -49,12 +52,14 @@ class MeasurementRequest:
     subject: the run, its images and options.
     method: the relevance method.
     stored: returns the run's maps by this method.
+    effects: returns the effects of interventions on the run, image by image.
     imputation: what replaces removed patches, for faithfulness.
     """
 
     subject: Subject
     method: RelevanceOptions
     stored: Callable[[], StoredMaps]
+    effects: Callable[[], list[list[Effect]]]
     imputation: str = ""
 
     @property
@@ -278,6 +283,31 @@ def measure_randomisation(request: MeasurementRequest) -> Iterator[Observation]:
     yield from subject.rows(names, request.name, TRUE, {"emprt": values})
 
 
+def measure_interventions(request: MeasurementRequest) -> Iterator[Observation]:
+    """Measure the effect of each intervention, and how much relevance lay on what was changed.
+
+    Also for ORACLE, a map of patches that spreads each effect evenly over its factor's pixels.
+    """
+    images, subject, name = request.metric_images, request.subject, request.name
+    x, labels = request.tensors(images)
+    maps = np.concatenate([request.explain(a, b).cpu().numpy() for a, b in request.batches("maps", x, labels)])[:, 0]
+    for image, effects, found in zip(images.names, request.effects(), maps, strict=True):
+        for one in effects:
+            about: dict[str, str] = {"imputation": one.imputation, "place": one.factor}
+            yield subject.observe(image, "", TRUE, "effect", one.logit, **about)
+            yield subject.observe(image, "", TRUE, "effect_log_p", one.log_probability, **about)
+        for imputation in dict.fromkeys(one.imputation for one in effects):
+            seen = [one for one in effects if one.imputation == imputation and one.pixels is not None]
+            where = [one.pixels for one in seen if one.pixels is not None]
+            ideal = oracle_map(np.array([one.logit for one in seen]), np.stack(where), found.shape)
+            for kind, heat in ((name, found), (ORACLE, ideal)):
+                for one, pixels in zip(seen, where):
+                    about = {"imputation": imputation, "place": one.factor}
+                    total, share = relevance_on(heat, pixels)
+                    yield subject.observe(image, kind, TRUE, "relevance_on", float(total), **about)
+                    yield subject.observe(image, kind, TRUE, "relevance_share", float(share), **about)
+
+
 # ---- the table of measurements
 
 
@@ -321,4 +351,7 @@ MEASURES = {
         version=3,
     ),
     "randomisation": Measurement(measure_randomisation, _of_expensive, version=2),
+    "interventions": Measurement(
+        measure_interventions, lambda subject: _of_expensive(subject) | {"grid": REGIONS_ASIDE}
+    ),
 }

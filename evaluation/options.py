@@ -13,7 +13,8 @@ SECOND = (AUTO, RANDOM, RUNNER_UP)
 IMPUTATIONS = ("mean", "blur", "linear")
 # Groups of metrics, those of few passes first; `evaluation.measurements` holds their functions.
 CHEAP = ("maps", "centred", "robustness")
-MEASUREMENTS = (*CHEAP, "faithfulness", "grid_pointing", "randomisation")
+MEASUREMENTS = (*CHEAP, "faithfulness", "grid_pointing", "randomisation", "interventions")
+ORACLE = "oracle"  # in the place of a relevance method: a map that is made of the effects of interventions
 
 
 @dataclass(frozen=True)

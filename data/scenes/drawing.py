@@ -9,6 +9,8 @@ Colours are RGB or RGBA tuples, 0 to 255.
 
 import colorsys
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,7 @@ ROLE_WEIGHT = np.array([1.0, 1.0, 1.0, 1.6, 1.6], dtype=np.float32)
 
 Point = tuple[float, float]
 Colour = tuple[int, ...]
+LeftOut = Mapping[tuple[str, int], "Callable[[Canvas], None] | None"]
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,45 @@ class Canvas:
     """A picture and its map of roles.
 
     size: pixels per side of the finished picture.
+    left_out: (part, role) of what is not painted -> what is called, once, where it would have been painted first; None
+        for nothing. Whoever draws it still does, so that random numbers and all that is painted later stay the same.
 
     The drawing methods take `points` in the coordinates of `frame`, a `colour` that may have an alpha, the `role` of
     what is drawn, and widths and radii in local units.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, left_out: LeftOut | None = None):
         self.size, self.fine = size, size * SUPERSAMPLING
+        self.part, self._left_out = "", dict(left_out or {})
         self.image = Image.new("RGB", (self.fine, self.fine))
         self.roles = Image.new("L", (self.fine, self.fine))
         # The RGBA mode blends translucent colours into the RGB picture.
         self.pen, self.role_pen = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.roles)
 
+    @contextmanager
+    def painting(self, part: str) -> Iterator[None]:
+        """Name what is painted within the block."""
+        outer, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = outer
+
+    def _shows(self, role: int) -> bool:
+        """Tell whether what is about to be painted is painted; paint what stands in its place."""
+        key = self.part, role
+        if key not in self._left_out:
+            return True
+        instead, self._left_out[key] = self._left_out[key], None
+        if instead is not None:
+            with self.painting(f"instead of {self.part}"):
+                instead(self)
+        return False
+
     def polygon(self, points, colour, role, frame=UNIT, outline=None, outline_width=0.015):
         """Fill a polygon; outline: colour of its edge, None for no edge."""
+        if not self._shows(role):
+            return
         fine = self._fine(points, frame)
         self.pen.polygon(fine, fill=colour)
         self.role_pen.polygon(fine, fill=role)
@@ -103,6 +131,8 @@ class Canvas:
 
     def stroke(self, points, width, colour, role, frame=UNIT):
         """Draw a polyline with round joints and ends, at least 0.45 % of the image's side wide."""
+        if not self._shows(role):
+            return
         fine = self._fine(points, frame)
         pixels = max(width * frame.scale, 0.0045) * self.fine
         self._line(fine, max(1, round(pixels)), colour, role)
@@ -112,6 +142,8 @@ class Canvas:
 
     def limb(self, start, end, start_radius, end_radius, colour, role, frame=UNIT):
         """Fill a capsule from `start` to `end` whose radius changes linearly."""
+        if not self._shows(role):
+            return
         (x1, y1), (x2, y2) = self._fine((start, end), frame)
         r1, r2 = start_radius * frame.scale * self.fine, end_radius * frame.scale * self.fine
         length = math.hypot(x2 - x1, y2 - y1) or 1.0

@@ -6,13 +6,26 @@ a distractor, the equipment of a second sport, lies unused on the ground. A scen
 index) only; nothing is stored.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from data.options import DATA_SEED_LIMIT
-from data.scenes.drawing import DISTRACTOR, ROLES, SURFACE, Canvas, Frame, Light, role_of_pixels
+from data.scenes.drawing import (
+    DISTRACTOR,
+    EVIDENCE,
+    PLAYERS,
+    ROLES,
+    SURFACE,
+    Canvas,
+    Colour,
+    Frame,
+    LeftOut,
+    Light,
+    role_of_pixels,
+)
 from data.scenes.people import Figure, Outfit, Pose
 from data.scenes.sports import SPORT_DRAWINGS, draw_player_with_equipment, draw_unused_equipment
 from data.scenes.surfaces import GRAIN, SURFACES, View, draw_background, draw_clutter, draw_shadow
@@ -21,6 +34,10 @@ SPORTS = tuple(sorted(SPORT_DRAWINGS))
 USUAL_SURFACE = {sport: SPORT_DRAWINGS[sport].surface for sport in SPORTS}
 MASKS = ("evidence", "distractor", "players", "surface")
 SPLITS = ("train", "val", "val_shuffled")
+# What can be changed in a scene, all else being equal; see Change.
+FACTORS = ("evidence", "exchanged evidence", "distractor", "player", "bystander", "surface", "clutter", "light")
+CHOSEN, FIRST_LIGHT, FIRST_EXCHANGE = 3, 10, 20  # purposes of random numbers, see _generator
+LIGHTS, EXCHANGES = 3, 3  # other lights, and other sports' equipment, that a scene's changes try
 CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of the class
 
 
@@ -43,6 +60,22 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class Change:
+    """One factor of a scene, changed, while everything else stays equal to the pixel.
+
+    factor: a name in FACTORS. "evidence" is removed; "exchanged evidence" gives way to another sport's equipment, in
+        its place and at the player's scale, while the pose stays. The distractor, the player (who uses the equipment,
+        which stays), a bystander and all clutter are removed, with their shadows. The surface gives way to another one,
+        with what stands behind it. The light is another one: brightness, tint, contrast and texture.
+    value: the index in SPORTS of the other equipment, the index in SURFACES of the other surface, the number of the
+        bystander or of the light; 0 where there is one such change.
+    """
+
+    factor: str
+    value: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a scene shows, chosen before it is drawn: the fields of Scene without its pixels."""
 
@@ -52,7 +85,13 @@ class Plan:
 
 
 def draw_scene(
-    data_seed: int, split: str, index: int, size: int = 96, context_bias: float = 0.9, distractors: float = 0.3
+    data_seed: int,
+    split: str,
+    index: int,
+    size: int = 96,
+    context_bias: float = 0.9,
+    distractors: float = 0.3,
+    change: Change | None = None,
 ) -> Scene:
     """Draw a scene; the same arguments give the same bytes, and another `size` gives the same layout.
 
@@ -63,16 +102,35 @@ def draw_scene(
     context_bias: probability that the surface is the class's usual one; otherwise it is uniform over the others.
         Ignored in `val_shuffled`, where it is uniform over all.
     distractors: probability of a distractor.
+    change: what is changed in it, one of `changes_of`; None for nothing. Label, surface and distractor are then those
+        before the change, masks those of the picture.
 
-    Raises ValueError for an unknown split and for numbers out of range.
+    Raises ValueError for an unknown split, for numbers out of range, and for a change that the scene does not allow.
     """
     check_scene(data_seed, split, index, size, context_bias, distractors)
+    sketch = _Sketch(data_seed, split, index, plan_scene(data_seed, split, index, context_bias, distractors))
+    return sketch.draw(size, change)
+
+
+def changes_of(
+    data_seed: int, split: str, index: int, context_bias: float = 0.9, distractors: float = 0.3
+) -> list[Change]:
+    """Return the changes of single factors that a scene allows; takes the parameters of `draw_scene`.
+
+    All other surfaces, and EXCHANGES other sports' equipment and LIGHTS other lights, the same at every call.
+    """
+    check_scene(data_seed, split, index, 16, context_bias, distractors)
     plan = plan_scene(data_seed, split, index, context_bias, distractors)
-    random = _generator(data_seed, split, index, 1)
-    canvas, light = Canvas(size), Light.sample(random)
-    # The background has a generator of its own, so that another surface leaves the people unchanged.
-    _paint(canvas, plan, random, _generator(data_seed, split, index, 2))
-    return _render(canvas, plan, light, mirror=random.random() < 0.5)
+    sketch = _Sketch(data_seed, split, index, plan)
+    others = [i for i in range(len(SPORTS)) if i not in (plan.label, plan.distractor)]
+    exchanged = sketch.generator(CHOSEN).permutation(others)[:EXCHANGES]
+    parts = sketch.parts()
+    found = [Change("evidence"), *(Change("exchanged evidence", int(sport)) for sport in exchanged)]
+    found += [Change("distractor")] if plan.distractor >= 0 else []
+    found += [Change("player"), *(Change("bystander", i) for i in range(parts.count("bystander")))]
+    found += [Change("surface", i) for i in range(len(SURFACES)) if i != plan.surface]
+    found += [Change("clutter")] if "clutter" in parts else []
+    return found + [Change("light", i) for i in range(LIGHTS)]
 
 
 def plan_scene(data_seed: int, split: str, index: int, context_bias: float = 0.9, distractors: float = 0.3) -> Plan:
@@ -114,29 +172,138 @@ def _label(data_seed, split, index):
     return int(order[index % len(SPORTS)])
 
 
-def _paint(canvas, plan, random, background_random):
-    """Paint from far to near: background, clutter, other players, the player with equipment, the distractor."""
-    sport = SPORT_DRAWINGS[SPORTS[plan.label]]
-    width_left = 0.96 if plan.distractor < 0 else 0.7
-    feet = random.uniform(0.84, 0.93) if plan.distractor < 0 else random.uniform(0.76, 0.84)
-    height = min(random.uniform(0.52, 0.76), width_left / (sport.left + sport.right), (feet - 0.03) / sport.top)
-    x = 0.02 + sport.left * height + random.random() * max(0.0, width_left - (sport.left + sport.right) * height)
-    view = View(
-        float(np.clip(feet - random.uniform(0.5, 0.95) * height, 0.12, 0.62)),
-        random.uniform(-0.6, 0.6),
-        random.uniform(-0.3, 0.3),
-    )
-    ground = draw_background(canvas, SURFACES[plan.surface], view, background_random)
-    for _ in range(random.integers(0, 3)):
-        draw_clutter(canvas, view, random, height)
-    for _ in range(random.choice((0, 0, 1, 2))):
-        _draw_bystander(canvas, view, feet, height, ground, random)
-    draw_shadow(canvas, x, feet, 0.26 * height)
-    draw_player_with_equipment(
-        SPORTS[plan.label], canvas, Frame.upright(x, feet, height), Outfit.sample(random, ground), random, ground
-    )
-    if plan.distractor >= 0:
-        _draw_distractor(canvas, SPORTS[plan.distractor], x + sport.right * height, feet, height, ground, random)
+@dataclass(frozen=True)
+class _Sketch:
+    """A scene that can be drawn several times, with and without changes.
+
+    data_seed, split, index: which scene.
+    plan: what it shows.
+    """
+
+    data_seed: int
+    split: str
+    index: int
+    plan: Plan
+
+    def generator(self, purpose: int) -> np.random.Generator:
+        """Return the scene's random numbers for a purpose."""
+        return _generator(self.data_seed, self.split, self.index, purpose)
+
+    def draw(self, size: int, change: Change | None) -> Scene:
+        """Draw the scene, changed in at most one factor. Raises ValueError for a change that it does not allow."""
+        if change is not None and change.factor not in FACTORS:
+            raise ValueError(f"unknown factor {change.factor!r}; a scene has {', '.join(FACTORS)}")
+        if change is not None and not _allows(change, self.plan, self.parts()):
+            raise ValueError(f"scene {self.split}/{self.index} does not allow {change}; see changes_of")
+        factor, value = (change.factor, change.value) if change else ("", 0)
+        left_out: LeftOut = _left_out(factor, value)
+        if factor == "exchanged evidence":
+            left_out = {EVIDENCE_DRAWN: self._exchange(value, size)}
+        canvas, random = Canvas(size, left_out), self.generator(1)
+        light = Light.sample(random)
+        if factor == "light":
+            light = Light.sample(self.generator(FIRST_LIGHT + value))
+        surface = value if factor == "surface" else self.plan.surface
+        self._paint(canvas, random, surface)
+        return _render(canvas, self.plan, surface, light, mirror=random.random() < 0.5)
+
+    def parts(self) -> list[str]:
+        """Return what the scene shows beside background and player: "clutter" and "bystander", as often as it does."""
+        random = self.generator(1)
+        Light.sample(random)
+        return self._paint(Canvas(16), random, self.plan.surface)
+
+    def _exchange(self, sport: int, size: int) -> Callable[[Canvas], None]:
+        """Return what paints another sport's equipment in the middle of the scene's own evidence."""
+        first, random = Canvas(size), self.generator(1)
+        Light.sample(random)
+        rows: list[tuple[float, Colour]] = []
+        self._paint(first, random, self.plan.surface, lambda height, ground: rows.append((height, ground)))
+        (height, ground), drawn = rows[0], np.argwhere(np.asarray(first.roles) == EVIDENCE)
+        y, x = (drawn.min(0) + drawn.max(0) + 1) / 2 / first.fine
+        scale = min(height, 0.6 / SPORT_DRAWINGS[SPORTS[sport]].length)
+        random = self.generator(FIRST_EXCHANGE + sport)
+        return lambda canvas: draw_unused_equipment(
+            SPORTS[sport], canvas, x, y, scale, EVIDENCE, random, ground, lies=False
+        )
+
+    def _paint(
+        self,
+        canvas: Canvas,
+        random: np.random.Generator,
+        surface: int,
+        tell: Callable[[float, Colour], None] = lambda height, ground: None,
+    ) -> list[str]:
+        """Paint from far to near: background, clutter, bystanders, the player with equipment, the distractor.
+
+        random: after the light was drawn.
+        surface: the painted one; people keep the colours that stand out from the scene's own.
+        tell: is told the player's height and the colour of the scene's own surface.
+        Returns what was painted beside background and player.
+        """
+        plan = self.plan
+        sport = SPORT_DRAWINGS[SPORTS[plan.label]]
+        width_left = 0.96 if plan.distractor < 0 else 0.7
+        feet = random.uniform(0.84, 0.93) if plan.distractor < 0 else random.uniform(0.76, 0.84)
+        height = min(random.uniform(0.52, 0.76), width_left / (sport.left + sport.right), (feet - 0.03) / sport.top)
+        x = 0.02 + sport.left * height + random.random() * max(0.0, width_left - (sport.left + sport.right) * height)
+        view = View(
+            float(np.clip(feet - random.uniform(0.5, 0.95) * height, 0.12, 0.62)),
+            random.uniform(-0.6, 0.6),
+            random.uniform(-0.3, 0.3),
+        )
+        # The background has a generator of its own, so that another surface leaves the people unchanged.
+        shown = canvas if surface == plan.surface else Canvas(16)
+        ground = draw_background(shown, SURFACES[plan.surface], view, self.generator(2))
+        if surface != plan.surface:
+            draw_background(canvas, SURFACES[surface], view, self.generator(2))
+        tell(height, ground)
+        parts = []
+        for _ in range(random.integers(0, 3)):
+            parts.append("clutter")
+            with canvas.painting("clutter"):
+                draw_clutter(canvas, view, random, height)
+        for number in range(random.choice((0, 0, 1, 2))):
+            parts.append("bystander")
+            with canvas.painting(f"bystander {number}"):
+                _draw_bystander(canvas, view, feet, height, ground, random)
+        with canvas.painting("player"):
+            draw_shadow(canvas, x, feet, 0.26 * height)
+            frame, outfit = Frame.upright(x, feet, height), Outfit.sample(random, ground)
+            draw_player_with_equipment(SPORTS[plan.label], canvas, frame, outfit, random, ground)
+        if plan.distractor >= 0:
+            with canvas.painting("distractor"):
+                edge = x + sport.right * height
+                _draw_distractor(canvas, SPORTS[plan.distractor], edge, feet, height, ground, random)
+        return parts
+
+
+EVIDENCE_DRAWN = "player", EVIDENCE
+
+
+def _left_out(factor: str, value: int) -> dict[tuple[str, int], None]:
+    """Return what a change leaves out, as Canvas takes it."""
+    if factor == "evidence":
+        return {EVIDENCE_DRAWN: None}
+    if factor == "player":  # the equipment stays
+        return {("player", role): None for role in (PLAYERS, SURFACE)}
+    if factor in ("clutter", "distractor", "bystander"):
+        part = f"bystander {value}" if factor == "bystander" else factor
+        return {(part, role): None for role in range(len(ROLES))}
+    return {}
+
+
+def _allows(change: Change, plan: Plan, parts: list[str]) -> bool:
+    counts = {
+        "distractor": int(plan.distractor >= 0),
+        "bystander": parts.count("bystander"),
+        "clutter": int("clutter" in parts),
+        "exchanged evidence": len(SPORTS),
+        "surface": len(SURFACES),
+        "light": LIGHTS,
+    }
+    same = (change.factor, change.value) in (("exchanged evidence", plan.label), ("surface", plan.surface))
+    return 0 <= change.value < counts.get(change.factor, 1) and not same
 
 
 def _draw_bystander(canvas, view, feet, height, ground, random):
@@ -166,9 +333,9 @@ def _draw_distractor(canvas, sport, right_edge, feet, height, ground, random):
     draw_unused_equipment(sport, canvas, x, y, scale, DISTRACTOR, random, ground)
 
 
-def _render(canvas, plan, light, mirror):
+def _render(canvas, plan, surface, light, mirror):
     coverage = canvas.coverage()
-    pixels, roles = light.expose(canvas, coverage[SURFACE], GRAIN[SURFACES[plan.surface]]), role_of_pixels(coverage)
+    pixels, roles = light.expose(canvas, coverage[SURFACE], GRAIN[SURFACES[surface]]), role_of_pixels(coverage)
     if mirror:
         pixels, roles = pixels[:, ::-1], roles[:, ::-1]
     masks = {name: roles == ROLES.index(name) for name in MASKS}

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image
 
 from data.options import DataOptions
-from data.scenes.scene import Scene, draw_scene
+from data.scenes.scene import Change, Scene, changes_of, draw_scene
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class SceneOptions:
     def counts(self) -> dict[str, int]:
         """Return the number of scenes of each split."""
         return {"train": self.train_images, "val": self.val_images, "val_shuffled": self.val_images}
+
+
+@lru_cache(maxsize=2048)  # several runs are asked about the same changed scenes
+def _changed(data_seed: int, split: str, index: int, size: int, bias: float, change: Change) -> Image.Image:
+    return draw_scene(data_seed, split, index, size, bias, change=change).image
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,14 @@ class SceneSplit:
     def masks(self, index: int) -> dict[str, np.ndarray]:
         """Return a scene's masks, name -> bool (size, size)."""
         return self.scene(index).masks
+
+    def changes(self, index: int) -> list[Change]:
+        """Return the changes of single factors that a scene allows."""
+        return changes_of(self.data_seed, self.split, self.indices[index], self.context_bias)
+
+    def changed(self, index: int, change: Change) -> Image.Image:
+        """Return a scene's image in RGB with one factor changed."""
+        return _changed(self.data_seed, self.split, self.indices[index], self.size, self.context_bias, change)
 
     def select(self, indices: Sequence[int]) -> "SceneSplit":
         """Return a split of the scenes at `indices`, in that order."""

@@ -314,8 +314,9 @@ def draw_unused_equipment(
     role: int,
     random: np.random.Generator,
     background: Colour,
+    lies: bool = True,
 ) -> None:
-    """Draw the sport's equipment on the ground.
+    """Draw the sport's equipment on the ground or, where it does not lie there, as it is seen from the side.
 
     sport: a name in SPORT_DRAWINGS.
     canvas: the picture.
@@ -326,6 +327,6 @@ def draw_unused_equipment(
     background: colour that it stands out from.
     """
     drawn = SPORT_DRAWINGS[sport]
-    squash = 1.0 if drawn.upright else random.uniform(0.45, 0.65)
+    squash = 1.0 if drawn.upright or not lies else random.uniform(0.45, 0.65)
     frame = Frame.upright(x, y, scale, squash).moved((0, 0), random.uniform(-35, 35))
     drawn.draw_unused(make_brush(canvas, frame, role, random, background))

@@ -163,8 +163,17 @@ def _imputer(image: Tensor, grid: tuple[int, int], imputation: str, seed: int) -
     """Return a function: mask (gh, gw) bool -> the image (3, H, W) with these patches imputed."""
     if imputation == "linear":
         return lambda mask: _impute_linearly(image, _to_pixels(mask, image), seed)
+    impute = region_imputer(image, imputation)
+    return lambda mask: impute(_to_pixels(mask, image))
+
+
+def region_imputer(image: Tensor, imputation: str) -> Callable[[Tensor], Tensor]:
+    """Return a function: mask (H, W) bool of pixels -> the image (3, H, W) with these imputed.
+
+    imputation: "mean" or "blur", see `perturbation_curves`.
+    """
     fill = torch.zeros_like(image) if imputation == "mean" else _blurred(image)
-    return lambda mask: torch.where(_to_pixels(mask, image), fill, image)
+    return lambda mask: torch.where(mask.to(image.device), fill, image)
 
 
 def _to_pixels(mask: Tensor, image: Tensor) -> Tensor:

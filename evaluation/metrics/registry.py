@@ -16,7 +16,8 @@ class MetricInfo:
 
     name: the value of `metric` in results.csv.
     title: a noun phrase for tables and figures, without direction, unit and chance.
-    family: one of FAMILIES: those of Quantus, and "classification" and "depth" for what is not about a map.
+    family: one of FAMILIES: those of Quantus, "classification" and "depth" for what is not about a map, and
+        "interventions".
     direction: which values are better; None where neither is, as the metric describes.
     unit: of the values; "" for plain numbers.
     chance: the value by chance, as a number or in words; None where it is not defined.
@@ -45,7 +46,7 @@ class MetricInfo:
 
 SIMILARITY, COMPLEXITY, LOCALISATION = "similarity", "complexity", "localisation"
 FAITHFULNESS, RANDOMISATION, ROBUSTNESS = "faithfulness", "randomisation", "robustness"
-CLASSIFICATION, DEPTH = "classification", "depth"
+CLASSIFICATION, DEPTH, INTERVENTIONS = "classification", "depth", "interventions"
 FAMILIES = (
     SIMILARITY,
     COMPLEXITY,
@@ -55,10 +56,12 @@ FAMILIES = (
     ROBUSTNESS,
     CLASSIFICATION,
     DEPTH,
+    INTERVENTIONS,
 )
 
 _ADEBAYO = "Adebayo et al., NeurIPS 2018"
 _ARRAS = "Arras et al., Information Fusion 2022"
+_HESSE = "after Hesse, Schaub-Meyer, Roth, ICCV 2023"
 _RISE = "Petsiuk et al., BMVC 2018"
 _SRG = "Bluecher, Vielhaben, Strodthoff, TMLR 2024"
 _SAMEK = "Samek et al., TNNLS 2017"
@@ -178,6 +181,26 @@ _ROWS = (
     ),
     MetricInfo(
         "emprt", "eMPRT", RANDOMISATION, "higher", "relative change", 0.0, "Hedstroem et al., XAI in Action 2023"
+    ),
+    MetricInfo("effect", "effect of an intervention on the logit", INTERVENTIONS, None, "centred logit", 0.0, _HESSE),
+    MetricInfo(
+        "effect_log_p",
+        "effect of an intervention on the log-probability",
+        INTERVENTIONS,
+        None,
+        "nats",
+        0.0,
+        _HESSE,
+    ),
+    MetricInfo("relevance_on", "relevance on what was changed", INTERVENTIONS, None, "the map's own", None, _HESSE),
+    MetricInfo(
+        "relevance_share",
+        "relevance on what was changed, over the map's magnitude",
+        INTERVENTIONS,
+        None,
+        _SHARE,
+        None,
+        _HESSE,
     ),
     MetricInfo(
         "probability",

@@ -34,7 +34,7 @@ def test_an_earlier_name_is_no_option_of_other_commands(tmp_path, refused):
 
 
 def test_metrics_are_asked_for_by_name_or_in_groups():
-    everything = ("maps", "centred", "robustness", "faithfulness", "grid_pointing", "randomisation")
+    everything = ("maps", "centred", "robustness", "faithfulness", "grid_pointing", "randomisation", "interventions")
     assert studied().measurement.measurements == everything
     assert studied("--metrics", "quick").measurement.measurements == everything[:3]
     assert studied("--metrics", "randomisation").measurement.measurements == ("maps", "randomisation")

@@ -231,9 +231,9 @@ def test_a_second_call_reuses_everything_and_gives_the_same_bytes(
     after = {name: content.replace(bytes(copied), bytes(finished)) for name, content in files(copied).items()}
     assert after.items() >= before.items()
     steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
-    assert steps[0].startswith("[1/37, 36 left] train linear") and steps[-1].startswith("[37/37, 0 left]")
+    assert steps[0].startswith("[1/45, 44 left] train linear") and steps[-1].startswith("[45/45, 0 left]")
     assert sum("depth" in line for line in steps) == 2 and sum("picture" in line for line in steps) == 2
-    assert sum(line.endswith(", stored") for line in steps) == 4 * 7, "seven measurements of each run"
+    assert sum(line.endswith(", stored") for line in steps) == 4 * 9, "nine measurements of each run"
 
 
 def test_a_fresh_study_gives_the_same_bytes(shop, finished, tmp_path):

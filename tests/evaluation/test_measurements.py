@@ -14,6 +14,7 @@ import train
 from data.datasets import load_data
 from data.options import DataOptions
 from data.transforms import Prepared, evaluation_transform
+from evaluation.interventions import effects_on_images
 from evaluation.maps import StoredMaps, compute_maps, store_maps
 from evaluation.measurements import CELLS, INPUT_NOISE, MEASURES, MeasurementRequest, complexity, similarity
 from evaluation.metrics.robustness import input_noise_change
@@ -24,7 +25,13 @@ from explain.registry import RelevanceOptions
 
 
 def request_of(subject, folder, method=METHOD, imputation="") -> MeasurementRequest:
-    return MeasurementRequest(subject, method, lambda: store_maps(subject, method, folder / "maps"), imputation)
+    return MeasurementRequest(
+        subject,
+        method,
+        lambda: store_maps(subject, method, folder / "maps"),
+        lambda: effects_on_images(subject),
+        imputation,
+    )
 
 
 def values(rows, metric: str, target: str = "true", place: str = "") -> dict[str, float]:

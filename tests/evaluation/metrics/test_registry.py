@@ -24,6 +24,7 @@ def test_every_observed_metric_is_in_the_table():
         *perturbation,
         *(name + ABOVE_RANDOM for name in perturbation),
         *("morf_curve", "lerf_curve", "cascade", "emprt", "probability", "correct"),
+        *("effect", "effect_log_p", "relevance_on", "relevance_share"),
         *(f"depth_{name}" for name in (*ATTENTION, *DEPTH, "divergence", "cka")),
     }
     assert observed == set(METRICS)
