@@ -198,7 +198,8 @@ def document(args: argparse.Namespace, photos: Photos, table: str) -> str:
   {args.rounds} rounds), measured in the same run; docs/results/benchmark.md has other K and other packages.
 - **SRG** (faithfulness): symmetric relevance gain of the predicted class, {STEPS} steps, mean imputation; higher is better,
   chance is 0 (the row of `random`). Mean with a 95 % BCa interval over photos, for the first {photos.half} photos and
-  for the others. Whatever was chosen by looking at photos was chosen on the first half: compare methods on the second.
+  for the others. Rules and starts were chosen on the first half, but for lrp_blend, which was thought of after
+  both had been seen: docs/results/candidates.md confirms it on other photos.
 - **SRG minus ...**: mean paired difference to `{REFERENCES[0]}` and to `{REFERENCES[1]}`, with its interval.
 - **change under input noise** (robustness): relative L2 change of a map when Gaussian noise of standard deviation {NOISE:g}
   is added to the normalised image: median and maximum of

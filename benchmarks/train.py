@@ -268,7 +268,8 @@ def document(args: argparse.Namespace, probe: Runs, dora: Runs) -> str:
 {args.model}; CPU time of whole processes with one thread each, one after another; {packages}. The plain loop is
 `benchmarks/plain_loop.py`: batches of {args.batch_size}, SGD with momentum, images read and frozen blocks run in every epoch, peft's DoRA. Its
 accuracy is the best of all epochs, chosen on validation itself; that of train.py belongs to the epoch or penalty chosen on a
-held-out tenth of the training images. train.py starts with an empty cache, and reads every file once more to check it.
+held-out tenth of the training images. train.py starts with an empty cache, and reads every file once more to check it. DoRA's
+lines have `--augment none`, as the plain loop has; with train.py's own augmentation, frozen blocks run in every epoch.
 
 ## Linear probe
 

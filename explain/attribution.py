@@ -210,7 +210,8 @@ def lrp_blend(
     CP-LRP holds attention constant and follows values alone; AttnLRP gives half of the relevance to queries and keys.
     Their errors differ, and both distribute the same quantity over the tokens, so that their mean still adds up to it.
     It takes one recorded forward pass and two backward passes, and is the most faithful to the probability of all
-    methods here (docs/results/candidates.md). For maps of other classes see `lrp_contrast`.
+    methods here on DeiT-Tiny (docs/results/candidates.md); AttnLRP over depth with the softmax contrast comes close at
+    half the cost. For maps of other classes see `lrp_contrast`.
 
     gamma: of CP-LRP, as for `attnlrp`.
     gap: the mean of both gaps.

@@ -33,8 +33,8 @@ def relevance(
         never applied, and the model is left as it was.
     images: (B, 3, H, W), normalised as the model expects them, float32 or float64 as its weights.
     targets: (B, K) int64, the classes to explain. One forward pass serves all K.
-    method: a name in METHODS. The default is the most faithful to the class's probability; it explains the class
-        against its competitors. To see what the maps of several classes share, take COMPARISON_METHOD.
+    method: a name in METHODS. The default is the most faithful to the class's probability on DeiT-Tiny; it explains
+        the class against its competitors. To see what the maps of several classes share, take COMPARISON_METHOD.
     precision: None for the images' own, or "float16" for float16 factors in matrix products: for float32 images on GPUs
         with tensor cores, and for methods whose maps stay within 2 % (see precision.py).
     options: the method's own, which its function in methods.py describes and METHODS[method].options lists:

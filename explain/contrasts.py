@@ -22,9 +22,10 @@ def class_weights(logits: Tensor, targets: Tensor, contrast: str = "none", centr
         "mean"     y_t less the mean of the other logits. After Gu, Yang, Tresp, ACCV 2018 (contrastive LRP, where each
                    other class starts with -1 / (C - 1) of the relevance).
         "softmax"  y_t less the mean of the other logits weighted by their softmax among themselves, so that the
-                   strongest competitors count most. This is the start of Iwana, Kuroki, Uchida, ICCV workshops 2019
-                   (softmax-gradient LRP), divided by p_t (1 - p_t), which nearly vanishes where a model is sure. Where
-                   maps are linear in the explained quantity, this factor changes their scale, not their shape.
+                   strongest competitors count most. After Iwana, Kuroki, Uchida, ICCV workshops 2019 (softmax-gradient
+                   LRP): these weights are theirs divided by p_t (1 - p_t), which nearly vanishes where a model is sure;
+                   but theirs are the relevance of the logits, which LRP hands down through the head, whereas here they
+                   are the gradient at the logits, whose relevance is then weight times logit.
         "log_p"    log p_t, to first order: "softmax" times 1 - p_t.
     centre_head: whether to subtract from the head's rows, and from its bias, their mean over classes, which softmax
         ignores and a logit does not. "mean" is the same up to the factor C / (C - 1); the other contrasts are centred

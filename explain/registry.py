@@ -197,7 +197,7 @@ METHODS: dict[str, RelevanceMethod] = {
     )
 }
 
-DEFAULT_METHOD = "lrp_blend"  # the most faithful: docs/results/candidates.md
+DEFAULT_METHOD = "lrp_blend"  # the most faithful to the probability, on DeiT-Tiny: docs/results/candidates.md
 # For comparing the maps of several classes. Under a contrast, the map of another class is nearly the negative of the
 # predicted class's map.
 COMPARISON_METHOD = "lrp_depth"
