@@ -16,7 +16,7 @@ from cli.arguments import (
 from cli.parser import fraction_below_one, make_parser, path, positive
 from commands.options import StudyOptions
 from common.errors import UsageError
-from evaluation.options import IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
+from evaluation.options import COSTLY, IMPUTATIONS, MEASUREMENTS, MeasurementOptions, measurement_names
 from models.methods import MethodSettings, parse_settings
 
 DOC = "Run the whole experiment: train every method and seed, measure, compare, report what is supported."
@@ -99,6 +99,13 @@ def _add_measurements(to: argparse.ArgumentParser) -> None:
         "randomisation, depth",
     )
     group.add_argument(
+        "--costly-metrics-of",
+        choices=("first", "all"),
+        default="first",
+        help=f"the --relevance methods of which the costly groups of metrics ({', '.join(COSTLY)}) are measured: the "
+        "first, or all",
+    )
+    group.add_argument(
         "--random-classes", type=positive, default=3, metavar="N", help="random classes per image, beside the true one"
     )
     group.add_argument(
@@ -139,6 +146,7 @@ def study_options(args: argparse.Namespace) -> StudyOptions:
         measurements=measurement_names(args.metrics),
         images=args.images,
         metric_images=args.metric_images,
+        costly_for=args.costly_metrics_of,
         random_classes=args.random_classes,
         imputations=tuple(dict.fromkeys(args.imputation)),
         data_seed=args.data_seed,

@@ -163,10 +163,10 @@ class Experiment:
         return runs * (1 + measured) + tuned + len(self.splits) + 2
 
     def tasks_on(self, split: str) -> list[Task]:
-        """Return what is measured on a split: everything where claims are judged, elsewhere what is read off maps."""
+        """Return what is measured on a split: everything where claims are judged, elsewhere what the picture shows."""
         asked = self.options.measurement
-        on_others = tuple(name for name in asked.measurements if name in ("maps", "centred"))
-        return tasks(asked if split == self.split else replace(asked, measurements=on_others))
+        shown = replace(asked, measurements=("maps",), relevance=asked.relevance[:1])
+        return tasks(asked if split == self.split else shown)
 
     # ---- training
 

@@ -21,7 +21,7 @@ from evaluation.interventions import Effect, effects_on_images, load_effects, sa
 from evaluation.maps import StoredMaps, files_of, store_maps
 from evaluation.measurements import MEASURES, MeasurementRequest
 from evaluation.observations import Observation, read_results, write_results
-from evaluation.options import MeasurementOptions
+from evaluation.options import COSTLY, MeasurementOptions
 from evaluation.predictions import Rows, predicted_rows, read_predictions
 from evaluation.statistics.depth import DepthRun
 from evaluation.subjects import Subject
@@ -52,14 +52,13 @@ class Task:
 def tasks(options: MeasurementOptions) -> list[Task]:
     """Return all tasks for one run; faithfulness and interventions also of `random` maps, as the baseline."""
     found = []
-    with_random = list(dict.fromkeys([*options.relevance, RelevanceOptions("random")]))
     for name in options.measurements:
+        methods = options.relevance[:1] if name in COSTLY and options.costly_for == "first" else options.relevance
+        with_random = dict.fromkeys([*methods, RelevanceOptions("random")])
         if name == "faithfulness":
             found += [Task(name, one, imputation) for imputation in options.imputations for one in with_random]
-        elif name == "interventions":
-            found += [Task(name, one) for one in with_random]
         else:
-            found += [Task(name, one) for one in options.relevance]
+            found += [Task(name, one) for one in (with_random if name == "interventions" else methods)]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from explain.registry import COMPARISON_METHOD, RelevanceOptions
 
@@ -14,6 +15,7 @@ IMPUTATIONS = ("mean", "blur", "linear")
 # Groups of metrics, those of few passes first; `evaluation.measurements` holds their functions.
 CHEAP = ("maps", "centred", "robustness")
 MEASUREMENTS = (*CHEAP, "faithfulness", "grid_pointing", "randomisation", "interventions")
+COSTLY = ("centred", "faithfulness", "grid_pointing", "randomisation")  # those of most passes
 ORACLE = "oracle"  # in the place of a relevance method: a map that is made of the effects of interventions
 
 
@@ -26,6 +28,7 @@ class MeasurementOptions:
     images: images per split whose maps are measured; None takes all.
     metric_images: images for metrics that take more passes: robustness, faithfulness, grid pointing game, randomisation
         tests, depth.
+    costly_for: the relevance methods that COSTLY groups of metrics are measured of: the first, or all.
     random_classes: random classes per image, beside the true one.
     imputations: what replaces removed patches, names of IMPUTATIONS; claims and pictures use the first.
     data_seed: chooses images and random classes, the same for every run.
@@ -36,6 +39,7 @@ class MeasurementOptions:
     measurements: tuple[str, ...] = MEASUREMENTS
     images: int | None = None
     metric_images: int = 100
+    costly_for: Literal["first", "all"] = "first"
     random_classes: int = 3
     imputations: tuple[str, ...] = ("mean",)
     data_seed: int = 0
