@@ -50,6 +50,8 @@ def study(options: StudyOptions) -> None:
         loaded = [load_for(one, options.backbone, options.running.cache) for one in options.data]
     names = [Path(data.name).name for data in loaded]
     processes.on_main_process(lambda: check_writable(options.out))
+    for data in loaded:
+        check_split(options.split, data)
     found = {}
     for one, data, name in zip(options.data, loaded, names):
         out = options.out / name if len(loaded) > 1 else options.out
@@ -62,6 +64,15 @@ def study(options: StudyOptions) -> None:
         write_together(reports_of(options), found)
     if options.seeds == 1:
         print(ONE_SEED)
+
+
+def check_split(split: str, data: ImageData) -> None:
+    """Raise UsageError where a data set has no such images to judge claims on."""
+    if split in ("train", "held_out"):
+        raise UsageError(f"--split {split}: training used these images; give val, or test where the data have it")
+    if split not in data.splits:
+        others = ", ".join(name for name in data.splits if name != "train")
+        raise UsageError(f"--split {split!r}: {data.name} has no such images to judge on; it has {others}")
 
 
 def reports_of(options: StudyOptions) -> Path:
@@ -113,9 +124,6 @@ class Experiment:
         self.cache = MeasurementCache(self.options.out / FOLDER)
         self.seeds = list(range(self.options.seeds))
         self.split = self.options.split
-        if self.split not in self.data.splits or self.split == "train":
-            others = ", ".join(name for name in self.data.splits if name != "train")
-            raise UsageError(f"--split {self.split}: {self.data.name} has no such images to judge on; it has {others}")
         # on drawn scenes, what changes where the surface does not give the sport away
         beside = ["val_shuffled"] if self.split == "val" and "val_shuffled" in self.data.splits else []
         self.splits = [self.split, *beside]

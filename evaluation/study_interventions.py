@@ -3,11 +3,14 @@
 Letters: S training seeds, N images, F factors.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import UsageError
+from evaluation.interventions import EXCHANGED
 from evaluation.observations import Results
 from evaluation.options import TRUE
 from evaluation.statistics.agreement import Agreement, FactorChange, agreement, factor_change
@@ -35,6 +38,12 @@ class FactorValues:
         """Return relevance and effect of one factor, each (S, N)."""
         place = self.factors.index(factor)
         return self.relevance[..., place], self.effect[..., place]
+
+    def without(self, factor: str) -> FactorValues:
+        """Return all other factors."""
+        kept = [i for i, name in enumerate(self.factors) if name != factor]
+        names = tuple(self.factors[i] for i in kept)
+        return FactorValues(self.images, names, self.relevance[..., kept], self.effect[..., kept])
 
 
 def factor_values(
@@ -80,13 +89,14 @@ def factor_values(
 
 
 def agreement_of(values: FactorValues) -> Agreement:
-    """Return how well one method's maps agree with interventions."""
+    """Return how well one method's maps agree with interventions; the evidence counts once, removed."""
+    values = values.without(EXCHANGED)
     return agreement(values.relevance, values.effect)
 
 
 def agreement_of_change(first: FactorValues, second: FactorValues) -> Agreement:
     """Return how well the change of relevance from a first method to a second agrees with the change of effects."""
-    first, second = aligned(first, second)
+    first, second = (one.without(EXCHANGED) for one in aligned(first, second))
     return agreement(second.relevance - first.relevance, second.effect - first.effect)
 
 

@@ -5,13 +5,14 @@ Letters: S training seeds, N images, F factors. NaN stands where an image lacks 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from evaluation.statistics.paired import Paired, paired
+from evaluation.statistics.paired import SIGNIFICANT, Paired, holm, paired
+from evaluation.statistics.verdicts import FEWEST_IMAGES
 
 RESAMPLES = 999
 FEWEST_PAIRS = 10  # of image and factor, below which nothing is computed
@@ -37,12 +38,21 @@ class Agreement:
     exponent: of the power law |effect| = a |relevance|^b, by least squares of logarithms where the signs agree; at 1
         twice the relevance means twice the effect, at 0 it means nothing.
     pairs: of image and factor.
+    images: number of images.
     """
 
     rank: Interval
     sign: Interval
     exponent: Interval
     pairs: int
+    images: int
+
+    @property
+    def side(self) -> int:
+        """1 where the change of relevance follows that of effects by its interval, -1 where it opposes it, else 0."""
+        if self.images < FEWEST_IMAGES:
+            return 0
+        return int(self.rank.low > 0) - int(self.rank.high < 0)
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,11 @@ class FactorChange:
     seeds: tuple[tuple[float, float], ...]
 
     @property
-    def decided(self) -> bool:
-        """Whether both intervals over images exclude zero, and all seeds have one sign each."""
+    def certain(self) -> bool:
+        """Whether both intervals over images exclude zero, and all seeds have one sign each, of enough images."""
         off_zero = all(one.low > 0 or one.high < 0 for one in (self.relevance, self.effect))
-        return off_zero and all(len({np.sign(pair[i]) for pair in self.seeds}) == 1 for i in (0, 1))
+        one_sign = all(len({np.sign(pair[i]) for pair in self.seeds}) == 1 for i in (0, 1))
+        return self.effect.n >= FEWEST_IMAGES and off_zero and one_sign
 
     @property
     def agrees(self) -> bool:
@@ -93,10 +104,18 @@ def agreement(relevance: np.ndarray, effect: np.ndarray, seed: int = 0) -> Agree
         if known.sum() < FEWEST_PAIRS:
             return Interval(float("nan"), float("nan"), float("nan"))
         drawn = np.array([of(*pairs(rows)) for rows in resamples])
-        low, high = np.nanpercentile(drawn, [2.5, 97.5]) if np.isfinite(drawn).any() else (np.nan, np.nan)
+        able = images > 1 and np.isfinite(drawn).any()  # one image says nothing about others
+        low, high = np.nanpercentile(drawn, [2.5, 97.5]) if able else (np.nan, np.nan)
         return Interval(of(*pairs(np.arange(images))), float(low), float(high))
 
-    return Agreement(interval(rank_correlation), interval(sign_agreement), interval(power), int(known.sum()))
+    count = int((np.isfinite(relevance) & np.isfinite(effect)).all(0).sum())
+    return Agreement(interval(rank_correlation), interval(sign_agreement), interval(power), count, images)
+
+
+def decided(changes: Sequence[FactorChange]) -> list[bool]:
+    """Tell which changes are decided: certain, and both p-values below 0.05 after Holm's correction for all of them."""
+    corrected = holm([p for one in changes for p in (one.relevance.p_value, one.effect.p_value)])
+    return [one.certain and max(corrected[2 * i : 2 * i + 2]) < SIGNIFICANT for i, one in enumerate(changes)]
 
 
 def rank_correlation(relevance: np.ndarray, effect: np.ndarray) -> float:

@@ -232,6 +232,12 @@ def agreement_of_relevance(groups: Mapping[tuple[str, str], Sequence[Claim]]) ->
         return f"Claims about maps are judged by {next(iter(kinds))} alone." if kinds else ""
     if apart:
         return " ".join(["The relevance methods disagree:", *apart])
+    if not any(
+        c.judgement and c.judgement.side != "undecided" and c.relevance and c.letter in MAIN
+        for found in groups.values()
+        for c in found
+    ):
+        return f"No claim about maps is decided, neither by {' nor by '.join(kinds)}."
     return f"{' and '.join(kinds)} judge the claims about maps alike."
 
 

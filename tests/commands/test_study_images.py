@@ -68,4 +68,6 @@ def judged(shop, tmp_path_factory):
 
 def test_a_split_that_is_not_there_is_refused(shop, tmp_path, refused):
     message = refused(study, *shop.options, "--split", "test", "--out", tmp_path / "out")
-    assert "--split test" in message and "it has val" in message
+    assert "--split 'test'" in message and "it has val" in message
+    several = ["--data", shop.colours, colour_folder(tmp_path / "more", 2, 1), *shop.model, "--split", "train"]
+    assert "training used these images" in refused(study, *several, "--out", tmp_path / "out")
