@@ -56,7 +56,6 @@ def _add_experiment(to: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--label-smoothing", type=fraction_below_one, default=0.1, metavar="X", help="label smoothing of every method"
     )
-
     group.add_argument(
         "--training-views",
         choices=("same", "own"),

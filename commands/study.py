@@ -137,7 +137,7 @@ class Experiment:
             for settings in self.options.methods:
                 steps.say(f"train {settings.label()}, seed {seed}")
                 runs[settings.label(), seed] = self.train_one(settings, seed)
-        subjects = self.subjects(runs)
+        subjects, predicted = self.subjects(runs)
         observations = [row for subject in subjects.values() for row in self.measure(subject, steps)]
         measured = frozenset(task.measurement for task in self.tasks_on(self.split))
         methods = [one.method for one in self.options.measurement.relevance]
@@ -152,7 +152,7 @@ class Experiment:
             runs,
             Results(()),
             self.split,
-            {run: self.predictions(subjects[*run, self.split]) for run in runs},
+            predicted,
             measured=measured,
         )
         observations += self.look_inside(results, subjects, steps)
@@ -215,22 +215,19 @@ class Experiment:
         )
         return load_run(out, options.backbone.weights)
 
-    def subjects(self, runs: dict[tuple[str, int], Run]) -> Subjects:
-        """Return every run with the images of every split that it is asked about."""
+    def subjects(self, runs: dict[tuple[str, int], Run]) -> tuple[Subjects, dict[tuple[str, int], Rows]]:
+        """Return every run with the images of every split that it is asked about, and its predictions where claims are
+        judged."""
         options = self.options.measurement
         found = {
             (label, seed, split): Subject(run, label, self.data, split, options, self.device)
             for (label, seed), run in runs.items()
             for split in self.splits
         }
-        correct = frozenset.intersection(
-            *(
-                frozenset(row["image"] for row in self.predictions(subject) if row["correct"] == 1)
-                for subject in found.values()
-                if subject.split_name == self.split
-            )
-        )
-        return {key: replace(subject, correct=correct) for key, subject in found.items()}
+        predicted = {run: self.predictions(found[*run, self.split]) for run in runs}
+        right = (frozenset(row["image"] for row in rows if row["correct"] == 1) for rows in predicted.values())
+        correct = frozenset.intersection(*right)
+        return {key: replace(subject, correct=correct) for key, subject in found.items()}, predicted
 
     def predictions(self, subject: Subject) -> Rows:
         """Return the predictions of all images of a subject's split: train.py's or, where it made none, stored ones."""
@@ -293,7 +290,7 @@ class Experiment:
         share({f"train {one.label()}, seed {seed}": partial(self.train_one, one, seed) for one, seed in chosen})
         weights = self.options.backbone.weights
         runs = {(one.label(), seed): load_run(self.run_folder(one, seed), weights) for one, seed in chosen}
-        subjects = self.subjects(runs)
+        subjects, _ = self.subjects(runs)
         # maps first: other measurements read them; runs with equal weights share what is measured of them
         for maps in (True, False):
             share(self._measuring(subjects, maps))

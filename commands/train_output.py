@@ -8,6 +8,7 @@ from typing import Any
 from commands.train_options import TrainOptions
 from commands.training_images import RunImages
 from common.tables import percent, write_csv, write_json
+from evaluation.predictions import prediction_row
 from evaluation.statistics.classification import classification_summary
 from models.adapters import plain, trainable_parameters
 from models.runs import SUMMARY, save_trained
@@ -72,14 +73,7 @@ def _prediction_rows(images: RunImages, predictions: dict[str, Predictions]) -> 
         split = images.data.splits["train" if name in parts else name]
         indices = parts.get(name, range(len(split)))
         for i, label, predicted, probability in zip(indices, p.labels, p.predicted, p.probability):
-            yield {
-                "split": name,
-                "image": split.name(int(i)),
-                "label": names[label],
-                "predicted": names[predicted],
-                "probability": probability,
-                "correct": int(label == predicted),
-            }
+            yield prediction_row(name, split.name(int(i)), names, label, predicted, probability)
 
 
 def reporter(folder: Path | None) -> Callable[[dict], None]:

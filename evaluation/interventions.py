@@ -21,7 +21,7 @@ from evaluation.metrics.faithfulness import region_imputer
 from evaluation.metrics.interventions import effects
 from evaluation.subjects import Subject
 
-CELLS = 4  # regions along each side of an image that is no scene
+GRID = 4  # regions along each side of an image that is no scene
 IMPUTED = ("mean", "blur")
 EVIDENCE, EXCHANGED, LIGHT = "evidence", "exchanged evidence", "light"
 
@@ -69,12 +69,12 @@ def interventions_on(split: Split, index: int, image: Tensor, config: dict) -> I
         return
     height, width = image.shape[-2:]
     regions = {}
-    for row in range(CELLS):
-        for column in range(CELLS):
+    for row in range(GRID):
+        for column in range(GRID):
             cell = np.zeros((height, width), dtype=bool)
             cell[
-                row * height // CELLS : (row + 1) * height // CELLS,
-                column * width // CELLS : (column + 1) * width // CELLS,
+                row * height // GRID : (row + 1) * height // GRID,
+                column * width // GRID : (column + 1) * width // GRID,
             ] = True
             regions[f"cell {row}, {column}"] = cell
     masks = prepared_masks(split.masks(index) or {}, config)

@@ -3,7 +3,7 @@
 Letters: N images, T targets, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def store_maps(subject: Subject, method: RelevanceOptions, path: Path) -> Stored
     path: where they are stored, see `files_of`.
     """
     images = subject.images(subject.options.images)
-    probability = np.concatenate(list(_probabilities(subject, images)))
+    probability = probabilities_on(subject, images)
     targets = choose_targets(subject, images, probability)
     maps = save_chunks(files_of(path)[0], compute_maps(subject, images, targets.classes, method), len(images))
     with atomic(files_of(path)[1]) as temporary, open(temporary, "wb") as file:
@@ -106,11 +106,13 @@ def explain_batch(subject: Subject, x: Tensor, classes: np.ndarray, method: Rele
     return relevance(subject.model, x.to(subject.device), targets, method.method, **method.keywords() | options)
 
 
-def _probabilities(subject: Subject, images: Images) -> Iterable[np.ndarray]:
+def probabilities_on(subject: Subject, images: Images) -> np.ndarray:
+    """Return the run's probabilities (N, C), float64, computed by all processes together."""
+
     def work(batches: Sequence[range]) -> Iterator[np.ndarray]:
         return (probabilities_of(subject.run, x, subject.device) for x in images.read(batches))
 
-    return _shared(subject, images, work, "predictions")
+    return np.concatenate(list(_shared(subject, images, work, "predictions")))
 
 
 def _shared(subject: Subject, images: Images, work, what: str) -> Iterator[np.ndarray]:

@@ -5,10 +5,11 @@ They belong to a model's weights, not to a run: runs with equal weights, such as
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from evaluation.statistics.depth import DepthRun
 from evaluation.subjects import Subject
 from explain.registry import RelevanceOptions
 
+T = TypeVar("T")
 FOLDER = "measurements"  # in the folder that a command writes to
 FILES = "files"  # a card's entry with the hashes of the files that it marks as whole
 
@@ -100,32 +102,15 @@ class MeasurementCache:
     def effects(self, subject: Subject) -> list[list[Effect]]:
         """Return the effects of interventions on a run, image by image, stored or computed now."""
         arrays = self._folder(subject) / f"{subject.split_name}-effects.npz"
-        card = arrays.with_suffix(".json")
-        settings = {"model": subject.content_hash, **_images(subject), **MEASURES["interventions"].settings(subject)}
-        if not processes.on_main_process(lambda: _is_whole(card, settings, arrays)):
-            found = effects_on_images(subject)
-
-            def write() -> None:
-                card.unlink(missing_ok=True)
-                save_effects(arrays, found)
-                _mark(card, settings, arrays)
-
-            processes.on_main_process(write)
+        key = {"model": subject.content_hash, **_images(subject), **MEASURES["interventions"].settings(subject)}
+        _make_once(arrays, key, lambda: effects_on_images(subject), lambda found: save_effects(arrays, found))
         return load_effects(arrays)
 
     def predictions(self, subject: Subject) -> Rows:
         """Return a run's predictions of all images of a split, stored or computed now."""
         table = self._folder(subject) / f"{subject.split_name}-predictions.csv"
-        card, key = table.with_suffix(".json"), {"model": subject.content_hash, "data": subject.data.fingerprint}
-        if not processes.on_main_process(lambda: _is_whole(card, key, table)):
-            rows = list(predicted_rows(subject))
-
-            def write() -> None:
-                card.unlink(missing_ok=True)
-                write_csv(table, rows)
-                _mark(card, key, table)
-
-            processes.on_main_process(write)
+        key = {"model": subject.content_hash, "data": subject.data.fingerprint}
+        _make_once(table, key, lambda: list(predicted_rows(subject)), lambda rows: write_csv(table, rows))
         return read_predictions(table, subject.split_name, len(subject.split), f"remove {table.parent}")
 
     def holds(self, subject: Subject, task: Task) -> bool:
@@ -141,15 +126,14 @@ class MeasurementCache:
         """
         name = "none" if method is None else _name_of(method)
         arrays = self._folder(after) / f"{after.split_name}-depth-{name}.npz"
-        card = arrays.with_suffix(".json")
-        settings = {"before": before.content_hash, "after": after.content_hash, **_images(after)}
-        settings |= {"images": after.options.metric_images, "version": DEPTH_VERSION}
-        if not _is_whole(card, settings, arrays):
-            card.unlink(missing_ok=True)
-            found = compare_depth(before, after, method)
+        key = {"before": before.content_hash, "after": after.content_hash, **_images(after)}
+        key |= {"images": after.options.metric_images, "version": DEPTH_VERSION}
+
+        def write(found: dict[str, Any]) -> None:
             with atomic(arrays) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **found)
-            _mark(card, settings, arrays)
+
+        _make_once(arrays, key, lambda: compare_depth(before, after, method), write)
         with np.load(arrays) as stored:
             first, second = (depth_run_of(one, place, stored) for place, one in enumerate((before, after)))
         return first, second
@@ -190,6 +174,21 @@ class MeasurementCache:
         one = MEASURES[task.measurement]
         about = {"model": subject.content_hash, **_images(subject), "relevance": asdict(task.method)}
         return about | {"version": one.version, **one.settings(subject)}
+
+
+def _make_once(file: Path, key: dict[str, Any], compute: Callable[[], T], write: Callable[[T], None]) -> None:
+    """Compute a file with all processes and write it with the first, unless it is stored for this key."""
+    card = file.with_suffix(".json")
+    if processes.on_main_process(lambda: _is_whole(card, key, file)):
+        return
+    found = compute()
+
+    def write_and_mark() -> None:
+        card.unlink(missing_ok=True)
+        write(found)
+        _mark(card, key, file)
+
+    processes.on_main_process(write_and_mark)
 
 
 def _mark(card: Path, key: dict[str, Any], *files: Path) -> None:

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from common import processes
 from evaluation.images import Images
-from evaluation.interventions import CELLS as REGIONS_ASIDE
-from evaluation.interventions import Effect
+from evaluation.interventions import GRID, Effect
 from evaluation.maps import StoredMaps, compute_maps
 from evaluation.metrics.complexity import entropy, gini, mass_outside_top, total_variation
 from evaluation.metrics.faithfulness import Curves, perturbation_curves
@@ -351,7 +350,5 @@ MEASURES = {
         version=3,
     ),
     "randomisation": Measurement(measure_randomisation, _of_expensive, version=2),
-    "interventions": Measurement(
-        measure_interventions, lambda subject: _of_expensive(subject) | {"grid": REGIONS_ASIDE}
-    ),
+    "interventions": Measurement(measure_interventions, lambda subject: _of_expensive(subject) | {"grid": GRID}),
 }

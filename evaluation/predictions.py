@@ -1,39 +1,46 @@
 """What runs predict: as train.py wrote it, and for splits that training never sees."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.errors import ExplainedError, in_one_line
 from data.datasets import ImageData
+from evaluation.maps import probabilities_on
 from evaluation.subjects import Subject
 
 Rows = list[dict[str, Any]]  # one row per image: probability and correct are numbers, the rest is text
+
+
+def prediction_row(
+    split: str, image: str, names: Sequence[str], label: int, predicted: int, probability: float
+) -> dict[str, Any]:
+    """Return what is predicted for an image, as tables of predictions have it.
+
+    split, image: its names.
+    names: of the classes.
+    label, predicted: true and predicted class.
+    probability: of the true class.
+    """
+    return {
+        "split": split,
+        "image": image,
+        "label": names[label],
+        "predicted": names[predicted],
+        "probability": probability,
+        "correct": int(label == predicted),
+    }
 
 
 def predicted_rows(subject: Subject) -> Iterator[dict[str, Any]]:
     """Predict all images of a subject's split; yield a row per image, as train.py writes them."""
     images, names = subject.images(), subject.run.class_names
     places = [names.index(name) for name in subject.data.class_names]  # of the data's classes in the model's head
-    model = subject.model.eval()
-    batches = images.batches
-    for rows, pixels in zip(batches, subject.progress("predictions", images.read(batches), len(batches))):
-        with torch.inference_mode():
-            logits = model(pixels.to(subject.device)).float().cpu()
-        probability, predicted = logits.softmax(-1), logits.argmax(-1).tolist()
-        for row, number, chances in zip(rows, predicted, probability):
-            label = places[int(images.labels[row])]
-            yield {
-                "split": subject.split_name,
-                "image": images.names[row],
-                "label": names[label],
-                "predicted": names[number],
-                "probability": float(chances[label]),
-                "correct": int(number == label),
-            }
+    probabilities = probabilities_on(subject, images)
+    for image, number, chances in zip(images.names, images.labels.tolist(), probabilities):
+        label = places[number]
+        yield prediction_row(subject.split_name, image, names, label, int(chances.argmax()), float(chances[label]))
 
 
 def predictions_of(folder: Path, data: ImageData, split: str) -> Rows:

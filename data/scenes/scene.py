@@ -37,6 +37,7 @@ SPLITS = ("train", "val", "val_shuffled")
 # What can be changed in a scene, all else being equal; see Change.
 FACTORS = ("evidence", "exchanged evidence", "distractor", "player", "bystander", "surface", "clutter", "light")
 CHOSEN, FIRST_LIGHT, FIRST_EXCHANGE = 3, 10, 20  # purposes of random numbers, see _generator
+MOST_BYSTANDERS = 2
 LIGHTS, EXCHANGES = 3, 3  # other lights, and other sports' equipment, that a scene's changes try
 CHANCE_BIAS = 1 / len(SURFACES)  # at this bias the surface is independent of the class
 
@@ -124,12 +125,12 @@ def changes_of(
     sketch = _Sketch(data_seed, split, index, plan)
     others = [i for i in range(len(SPORTS)) if i not in (plan.label, plan.distractor)]
     exchanged = sketch.generator(CHOSEN).permutation(others)[:EXCHANGES]
-    parts = sketch.parts()
+    painted = sketch.paint(Canvas(16), plan.surface)
     found = [Change("evidence"), *(Change("exchanged evidence", int(sport)) for sport in exchanged)]
     found += [Change("distractor")] if plan.distractor >= 0 else []
-    found += [Change("player"), *(Change("bystander", i) for i in range(parts.count("bystander")))]
+    found += [Change("player"), *(Change("bystander", i) for i in range(painted.bystanders))]
     found += [Change("surface", i) for i in range(len(SURFACES)) if i != plan.surface]
-    found += [Change("clutter")] if "clutter" in parts else []
+    found += [Change("clutter")] if painted.clutter else []
     return found + [Change("light", i) for i in range(LIGHTS)]
 
 
@@ -173,6 +174,25 @@ def _label(data_seed, split, index):
 
 
 @dataclass(frozen=True)
+class _Painted:
+    """What was decided while a scene was painted.
+
+    light: its own light.
+    mirror: whether the picture is mirrored.
+    height: of the player, image sides.
+    ground: colour of its own surface.
+    clutter, bystanders: how many there are.
+    """
+
+    light: Light
+    mirror: bool
+    height: float
+    ground: Colour
+    clutter: int
+    bystanders: int
+
+
+@dataclass(frozen=True)
 class _Sketch:
     """A scene that can be drawn several times, with and without changes.
 
@@ -191,58 +211,53 @@ class _Sketch:
 
     def draw(self, size: int, change: Change | None) -> Scene:
         """Draw the scene, changed in at most one factor. Raises ValueError for a change that it does not allow."""
-        if change is not None and change.factor not in FACTORS:
-            raise ValueError(f"unknown factor {change.factor!r}; a scene has {', '.join(FACTORS)}")
-        if change is not None and not _allows(change, self.plan, self.parts()):
-            raise ValueError(f"scene {self.split}/{self.index} does not allow {change}; see changes_of")
         factor, value = (change.factor, change.value) if change else ("", 0)
+        if change is not None:
+            self._check(change)
         left_out: LeftOut = _left_out(factor, value)
         if factor == "exchanged evidence":
             left_out = {EVIDENCE_DRAWN: self._exchange(value, size)}
-        canvas, random = Canvas(size, left_out), self.generator(1)
-        light = Light.sample(random)
-        if factor == "light":
-            light = Light.sample(self.generator(FIRST_LIGHT + value))
-        surface = value if factor == "surface" else self.plan.surface
-        self._paint(canvas, random, surface)
-        return _render(canvas, self.plan, surface, light, mirror=random.random() < 0.5)
+        canvas, surface = Canvas(size, left_out), value if factor == "surface" else self.plan.surface
+        painted = self.paint(canvas, surface)
+        if value >= {"bystander": painted.bystanders, "clutter": painted.clutter}.get(factor, value + 1):
+            raise ValueError(f"scene {self.split}/{self.index} does not allow {change}; see changes_of")
+        light = Light.sample(self.generator(FIRST_LIGHT + value)) if factor == "light" else painted.light
+        return _render(canvas, self.plan, surface, light, painted.mirror)
 
-    def parts(self) -> list[str]:
-        """Return what the scene shows beside background and player: "clutter" and "bystander", as often as it does."""
-        random = self.generator(1)
-        Light.sample(random)
-        return self._paint(Canvas(16), random, self.plan.surface)
+    def _check(self, change: Change) -> None:
+        """Raise ValueError for a change that the scene does not allow, as far as this is known before it is painted."""
+        if change.factor not in FACTORS:
+            raise ValueError(f"unknown factor {change.factor!r}; a scene has {', '.join(FACTORS)}")
+        counts = {
+            "distractor": int(self.plan.distractor >= 0),
+            "bystander": MOST_BYSTANDERS,
+            "exchanged evidence": len(SPORTS),
+            "surface": len(SURFACES),
+            "light": LIGHTS,
+        }
+        own = {"exchanged evidence": self.plan.label, "surface": self.plan.surface}.get(change.factor)
+        if not 0 <= change.value < counts.get(change.factor, 1) or change.value == own:
+            raise ValueError(f"scene {self.split}/{self.index} does not allow {change}; see changes_of")
 
     def _exchange(self, sport: int, size: int) -> Callable[[Canvas], None]:
         """Return what paints another sport's equipment in the middle of the scene's own evidence."""
-        first, random = Canvas(size), self.generator(1)
-        Light.sample(random)
-        rows: list[tuple[float, Colour]] = []
-        self._paint(first, random, self.plan.surface, lambda height, ground: rows.append((height, ground)))
-        (height, ground), drawn = rows[0], np.argwhere(np.asarray(first.roles) == EVIDENCE)
+        first = Canvas(size)
+        painted = self.paint(first, self.plan.surface)
+        drawn = np.argwhere(np.asarray(first.roles) == EVIDENCE)
         y, x = (drawn.min(0) + drawn.max(0) + 1) / 2 / first.fine
-        scale = min(height, 0.6 / SPORT_DRAWINGS[SPORTS[sport]].length)
+        scale = min(painted.height, 0.6 / SPORT_DRAWINGS[SPORTS[sport]].length)
         random = self.generator(FIRST_EXCHANGE + sport)
         return lambda canvas: draw_unused_equipment(
-            SPORTS[sport], canvas, x, y, scale, EVIDENCE, random, ground, lies=False
+            SPORTS[sport], canvas, x, y, scale, EVIDENCE, random, painted.ground, lies=False
         )
 
-    def _paint(
-        self,
-        canvas: Canvas,
-        random: np.random.Generator,
-        surface: int,
-        tell: Callable[[float, Colour], None] = lambda height, ground: None,
-    ) -> list[str]:
+    def paint(self, canvas: Canvas, surface: int) -> _Painted:
         """Paint from far to near: background, clutter, bystanders, the player with equipment, the distractor.
 
-        random: after the light was drawn.
         surface: the painted one; people keep the colours that stand out from the scene's own.
-        tell: is told the player's height and the colour of the scene's own surface.
-        Returns what was painted beside background and player.
         """
-        plan = self.plan
-        sport = SPORT_DRAWINGS[SPORTS[plan.label]]
+        plan, random = self.plan, self.generator(1)
+        light, sport = Light.sample(random), SPORT_DRAWINGS[SPORTS[plan.label]]
         width_left = 0.96 if plan.distractor < 0 else 0.7
         feet = random.uniform(0.84, 0.93) if plan.distractor < 0 else random.uniform(0.76, 0.84)
         height = min(random.uniform(0.52, 0.76), width_left / (sport.left + sport.right), (feet - 0.03) / sport.top)
@@ -257,14 +272,12 @@ class _Sketch:
         ground = draw_background(shown, SURFACES[plan.surface], view, self.generator(2))
         if surface != plan.surface:
             draw_background(canvas, SURFACES[surface], view, self.generator(2))
-        tell(height, ground)
-        parts = []
-        for _ in range(random.integers(0, 3)):
-            parts.append("clutter")
-            with canvas.painting("clutter"):
+        clutter = int(random.integers(0, 3))
+        with canvas.painting("clutter"):
+            for _ in range(clutter):
                 draw_clutter(canvas, view, random, height)
-        for number in range(random.choice((0, 0, 1, 2))):
-            parts.append("bystander")
+        bystanders = int(random.choice((0, 0, 1, MOST_BYSTANDERS)))
+        for number in range(bystanders):
             with canvas.painting(f"bystander {number}"):
                 _draw_bystander(canvas, view, feet, height, ground, random)
         with canvas.painting("player"):
@@ -275,7 +288,7 @@ class _Sketch:
             with canvas.painting("distractor"):
                 edge = x + sport.right * height
                 _draw_distractor(canvas, SPORTS[plan.distractor], edge, feet, height, ground, random)
-        return parts
+        return _Painted(light, random.random() < 0.5, height, ground, clutter, bystanders)
 
 
 EVIDENCE_DRAWN = "player", EVIDENCE
@@ -291,19 +304,6 @@ def _left_out(factor: str, value: int) -> dict[tuple[str, int], None]:
         part = f"bystander {value}" if factor == "bystander" else factor
         return {(part, role): None for role in range(len(ROLES))}
     return {}
-
-
-def _allows(change: Change, plan: Plan, parts: list[str]) -> bool:
-    counts = {
-        "distractor": int(plan.distractor >= 0),
-        "bystander": parts.count("bystander"),
-        "clutter": int("clutter" in parts),
-        "exchanged evidence": len(SPORTS),
-        "surface": len(SURFACES),
-        "light": LIGHTS,
-    }
-    same = (change.factor, change.value) in (("exchanged evidence", plan.label), ("surface", plan.surface))
-    return 0 <= change.value < counts.get(change.factor, 1) and not same
 
 
 def _draw_bystander(canvas, view, feet, height, ground, random):

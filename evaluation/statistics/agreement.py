@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from evaluation.metrics.similarity import spearman
 from evaluation.statistics.paired import SIGNIFICANT, Paired, holm, paired
 from evaluation.statistics.verdicts import FEWEST_IMAGES
 
@@ -120,10 +120,7 @@ def decided(changes: Sequence[FactorChange]) -> list[bool]:
 
 def rank_correlation(relevance: np.ndarray, effect: np.ndarray) -> float:
     """Return the Spearman correlation of (P,) pairs; NaN where one of both is constant."""
-    a, b = (stats.rankdata(one) for one in (relevance, effect))
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / size) if size > 0 else float("nan")
+    return float(spearman(relevance[None], effect[None]))
 
 
 def sign_agreement(relevance: np.ndarray, effect: np.ndarray) -> float:

@@ -216,27 +216,23 @@ def agreement_of_relevance(groups: Mapping[tuple[str, str], Sequence[Claim]]) ->
     groups: both methods' names -> their claims.
     Returns a paragraph; "" where no claim about maps is judged.
     """
-    kinds: dict[str, None] = {}
-    apart = []
-    for (first, second), found in groups.items():
-        about: dict[str, dict[str, Judgement]] = {}
+    about: dict[tuple[str, str, str], dict[str, Judgement]] = {}
+    for pair, found in groups.items():
         for claim in found:
             if claim.judgement and claim.relevance and claim.letter in MAIN:
-                about.setdefault(claim.letter, {})[claim.relevance] = claim.judgement
-        for letter, by in about.items():
-            kinds |= dict.fromkeys(by)
-            if len({judgement.side for judgement in by.values()}) > 1:
-                each = ", ".join(f"{judgement.word} by {kind}" for kind, judgement in by.items())
-                apart.append(f"({letter}) of {first} and {second} is {each}.")
+                about.setdefault((claim.letter, *pair), {})[claim.relevance] = claim.judgement
+    kinds = list(dict.fromkeys(kind for by in about.values() for kind in by))
+    sides = {which: {judgement.side for judgement in by.values()} for which, by in about.items()}
     if len(kinds) < 2:
-        return f"Claims about maps are judged by {next(iter(kinds))} alone." if kinds else ""
-    if apart:
-        return " ".join(["The relevance methods disagree:", *apart])
-    if not any(
-        c.judgement and c.judgement.side != "undecided" and c.relevance and c.letter in MAIN
-        for found in groups.values()
-        for c in found
-    ):
+        return f"Claims about maps are judged by {kinds[0]} alone." if kinds else ""
+    if apart := [which for which in about if len(sides[which]) > 1]:
+        said = [
+            f"({letter}) of {first} and {second} is "
+            f"{', '.join(f'{one.word} by {kind}' for kind, one in about[letter, first, second].items())}."
+            for letter, first, second in apart
+        ]
+        return " ".join(["The relevance methods disagree:", *said])
+    if all(found == {"undecided"} for found in sides.values()):
         return f"No claim about maps is decided, neither by {' nor by '.join(kinds)}."
     return f"{' and '.join(kinds)} judge the claims about maps alike."
 

@@ -13,7 +13,7 @@ import study
 import train
 from data.datasets import load_data
 from data.options import DataOptions
-from evaluation.interventions import CELLS, effects_on_images, interventions_on, load_effects, save_effects
+from evaluation.interventions import GRID, effects_on_images, interventions_on, load_effects, save_effects
 from evaluation.measurement_cache import MeasurementCache, Task
 from evaluation.observations import Results, read_results
 from evaluation.study_interventions import agreement_of_change, aligned, factor_changes, factor_values
@@ -55,8 +55,8 @@ def test_interventions_on_a_scene_change_what_they_name(scenes):
 def test_interventions_on_a_photo_impute_its_regions(photos):
     index, image = first_image(photos)
     found = list(interventions_on(photos.split, index, image, photos.run.config.data_config))
-    assert [one.imputation for one in found] == ["mean"] * CELLS**2 + ["blur"] * CELLS**2
-    assert np.sum([one.pixels for one in found[: CELLS**2]], axis=0).tolist() == np.ones((32, 32)).tolist()
+    assert [one.imputation for one in found] == ["mean"] * GRID**2 + ["blur"] * GRID**2
+    assert np.sum([one.pixels for one in found[: GRID**2]], axis=0).tolist() == np.ones((32, 32)).tolist()
     for one in found:
         inside = torch.from_numpy(one.pixels)
         assert torch.equal(one.images[0][:, ~inside], image[:, ~inside])
